@@ -1,0 +1,305 @@
+"""What an encoder looks like, as data.
+
+Dense teacher, gated student and compact model are one class; they differ in this description alone.
+A layer lists its living heads with the number each had in the dense model, because WavLM's position
+gate reads the slice of the layer's input that belongs to that number (see `attention.py`).
+
+Names follow fairseq's configuration where it has one (`extractor_mode`, `conv_pos`, `layer_norm_first`,
+`normalize`); public WavLM: microsoft/unilm, wavlm/WavLM.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
+EXTRACTOR_MODES = ("default", "layer_norm")
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One convolution of the front end; `channels` of its `dense_channels` output channels live."""
+
+    channels: int
+    kernel: int
+    stride: int
+    dense_channels: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """A living attention head: its number in the dense layer, its query/key width and its value/output width."""
+
+    id: int
+    qk: int
+    vo: int
+
+
+@dataclass(frozen=True)
+class TransformerLayer:
+    """One transformer layer.
+
+    `attention` and `feed_forward` say whether the sublayer exists. A sublayer that exists without heads
+    (without `ffn` dimensions) adds its output bias alone; one that does not exist adds nothing. The layer
+    norms stay in every case.
+    """
+
+    attention: bool
+    heads: tuple[Head, ...]
+    feed_forward: bool
+    ffn: int
+
+    @property
+    def qk(self) -> int:
+        """Rows of the query (and of the key) projection."""
+        return sum(head.qk for head in self.heads)
+
+    @property
+    def vo(self) -> int:
+        """Rows of the value projection, columns of the output projection."""
+        return sum(head.vo for head in self.heads)
+
+
+@dataclass(frozen=True)
+class RelativePosition:
+    """WavLM's relative position bias: one table of `buckets` x heads, shared by all layers."""
+
+    buckets: int
+    max_distance: int
+    gated: bool
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder; everything needed to build it and to load its weights."""
+
+    family: str
+    conv: tuple[ConvLayer, ...]
+    extractor_mode: str  # "default": one group norm in the first block; "layer_norm": a layer norm in every block
+    conv_bias: bool
+    normalize: bool  # each waveform is brought to zero mean and unit variance first
+    embed_dim: int
+    num_heads: int  # of the dense model: fixes the head width and the columns of the bias table
+    ffn_dim: int  # of the dense model
+    layer_norm_first: bool
+    conv_pos: int  # kernel of the convolutional position embedding
+    conv_pos_groups: int
+    layers: tuple[TransformerLayer, ...]
+    conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own
+    relative_position: RelativePosition | None = None
+    prediction_heads: int = 0  # linear heads kept from distillation (DistilHuBERT), one a predicted teacher layer
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a dense head; the attention scale stays head_dim ** -0.5 whatever is left of a head."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def feature_dim(self) -> int:
+        """Living channels the front end gives."""
+        return self.conv[-1].channels
+
+    @property
+    def has_projection(self) -> bool:
+        """fairseq leaves the projection out when front end and transformer are equally wide."""
+        return self.conv[-1].dense_channels != self.embed_dim
+
+    @property
+    def downsample_rate(self) -> int:
+        """Samples a frame (320 for every published model)."""
+        rate = 1
+        for layer in self.conv:
+            rate *= layer.stride
+        return rate
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that the front end needs to give its first frame (400 for every published model)."""
+        samples = 1
+        for layer in reversed(self.conv):
+            samples = (samples - 1) * layer.stride + layer.kernel
+        return samples
+
+    @property
+    def is_dense(self) -> bool:
+        return self == self.densified()
+
+    def frames(self, samples: int) -> int:
+        """Frames that the front end makes of a waveform of `samples` samples (0 when it is too short)."""
+        for layer in self.conv:
+            samples = (samples - layer.kernel) // layer.stride + 1 if samples >= layer.kernel else 0
+        return samples
+
+    def dense_layer(self) -> TransformerLayer:
+        heads = tuple(Head(i, self.head_dim, self.head_dim) for i in range(self.num_heads))
+        return TransformerLayer(attention=True, heads=heads, feed_forward=True, ffn=self.ffn_dim)
+
+    def densified(self) -> EncoderConfig:
+        """The same encoder before anything was pruned."""
+        conv = tuple(dataclasses.replace(layer, channels=layer.dense_channels) for layer in self.conv)
+        return dataclasses.replace(self, conv=conv, layers=(self.dense_layer(),) * self.num_layers)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: unknown or missing key, wrong type, or a shape that cannot be built.
+        """
+        try:
+            tree = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the encoder config is not JSON: {error}") from error
+        tree = _fields(cls, tree, "config")
+        tree["conv"] = tuple(ConvLayer(**_fields(ConvLayer, c, f"conv[{i}]")) for i, c in enumerate(tree["conv"]))
+        tree["layers"] = tuple(_layer(layer, f"layers[{i}]") for i, layer in enumerate(tree["layers"]))
+        if tree.get("relative_position") is not None:
+            relative = _fields(RelativePosition, tree["relative_position"], "relative_position")
+            tree["relative_position"] = RelativePosition(**relative)
+        return cls(**tree)
+
+    def _check(self) -> None:
+        if self.family not in FAMILIES:
+            raise ConfigError(f"unknown model family '{self.family}'; known are {', '.join(FAMILIES)}")
+        if self.extractor_mode not in EXTRACTOR_MODES:
+            raise ConfigError(f"extractor_mode is '{self.extractor_mode}'; it must be one of {EXTRACTOR_MODES}")
+        sizes = ("embed_dim", "num_heads", "ffn_dim", "conv_pos", "conv_pos_groups", "conv_pos_depth")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.conv or not self.layers:
+            raise ConfigError("an encoder needs at least one convolution and one transformer layer")
+        for name in ("num_heads", "conv_pos_groups"):
+            if self.embed_dim % getattr(self, name):
+                raise ConfigError(f"embed_dim {self.embed_dim} is not divisible by {name} {getattr(self, name)}")
+        for i, layer in enumerate(self.conv):
+            if not 1 <= layer.channels <= layer.dense_channels or layer.kernel < 1 or layer.stride < 1:
+                raise ConfigError(f"conv[{i}] cannot be built: {layer}")
+        if not self.has_projection and self.feature_dim != self.embed_dim:
+            raise ConfigError("the last convolution of a model without a projection cannot lose channels")
+        for i, layer in enumerate(self.layers):
+            self._check_layer(i, layer)
+
+    def _check_layer(self, number: int, layer: TransformerLayer) -> None:
+        ids = [head.id for head in layer.heads]
+        if ids != sorted(set(ids)) or any(not 0 <= i < self.num_heads for i in ids):
+            raise ConfigError(f"layer {number}: head numbers {ids} are not rising and below {self.num_heads}")
+        for head in layer.heads:
+            if not (0 <= head.qk <= self.head_dim and 1 <= head.vo <= self.head_dim):
+                raise ConfigError(f"layer {number}: {head} does not fit heads of width {self.head_dim}")
+        if not 0 <= layer.ffn <= self.ffn_dim:
+            raise ConfigError(f"layer {number}: ffn width {layer.ffn} is not between 0 and {self.ffn_dim}")
+        if (layer.heads and not layer.attention) or (layer.ffn and not layer.feed_forward):
+            raise ConfigError(f"layer {number}: a sublayer that is gone cannot have heads or dimensions")
+
+
+def _fields(cls: type, tree: Any, where: str) -> dict[str, Any]:
+    """The key-value pairs of `tree`, refused unless they are exactly the fields of `cls`."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} is not a JSON object but {type(tree).__name__}")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(tree.keys() - known.keys())
+    missing = sorted(n for n, f in known.items() if n not in tree and f.default is dataclasses.MISSING)
+    if unknown or missing:
+        raise ConfigError(f"{where}: unknown keys {unknown}, missing keys {missing}; was it written by a newer version?")
+    for name, value in tree.items():
+        if known[name].type in ("int", "bool", "str") and type(value).__name__ != known[name].type:
+            raise ConfigError(f"{where}.{name} is {value!r}; it must be of type {known[name].type}")
+    return dict(tree)
+
+
+def _layer(tree: Any, where: str) -> TransformerLayer:
+    tree = _fields(TransformerLayer, tree, where)
+    tree["heads"] = tuple(Head(**_fields(Head, h, f"{where}.heads[{i}]")) for i, h in enumerate(tree["heads"]))
+    return TransformerLayer(**tree)
+
+
+def _conv_stack(*blocks: tuple[int, int, int]) -> tuple[ConvLayer, ...]:
+    return tuple(ConvLayer(dim, kernel, stride, dim) for dim, kernel, stride in blocks)
+
+
+# (512,10,5) + (512,3,2) x 4 + (512,2,2) x 2: the front end of every published model (wav2vec 2.0, section 4.2)
+CONV_FEATURE_LAYERS = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+
+
+def dense_config(
+    *,
+    family: str = "wavlm",
+    conv_layers: tuple[tuple[int, int, int], ...] = CONV_FEATURE_LAYERS,
+    num_layers: int = 12,
+    embed_dim: int = 768,
+    num_heads: int = 12,
+    ffn_dim: int = 3072,
+    extractor_mode: str = "default",
+    conv_bias: bool = False,
+    normalize: bool = False,
+    layer_norm_first: bool = False,
+    conv_pos: int = 128,
+    conv_pos_groups: int = 16,
+    conv_pos_depth: int = 1,
+    relative_position: RelativePosition | None = None,
+    prediction_heads: int = 0,
+) -> EncoderConfig:
+    """A dense encoder; the defaults are the shape of HuBERT Base without its family name.
+
+    Args:
+        conv_layers: (channels, kernel, stride) of each convolution, as fairseq's `conv_feature_layers`.
+    """
+    if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+        raise ConfigError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
+    width = embed_dim // num_heads
+    layer = TransformerLayer(True, tuple(Head(i, width, width) for i in range(num_heads)), True, ffn_dim)
+    return EncoderConfig(
+        family=family,
+        conv=_conv_stack(*conv_layers),
+        extractor_mode=extractor_mode,
+        conv_bias=conv_bias,
+        normalize=normalize,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        ffn_dim=ffn_dim,
+        layer_norm_first=layer_norm_first,
+        conv_pos=conv_pos,
+        conv_pos_groups=conv_pos_groups,
+        conv_pos_depth=conv_pos_depth,
+        layers=(layer,) * num_layers,
+        relative_position=relative_position,
+        prediction_heads=prediction_heads,
+    )
+
+
+def wavlm_base_config() -> EncoderConfig:
+    """WavLM Base and Base+. max_distance 800 is what the released checkpoints' own cfg says; a file's cfg wins."""
+    return dense_config(relative_position=RelativePosition(buckets=320, max_distance=800, gated=True))
+
+
+def wavlm_large_config() -> EncoderConfig:
+    return dense_config(
+        num_layers=24,
+        embed_dim=1024,
+        num_heads=16,
+        ffn_dim=4096,
+        extractor_mode="layer_norm",
+        normalize=True,
+        layer_norm_first=True,
+        relative_position=RelativePosition(buckets=320, max_distance=800, gated=True),
+    )
+
+
+def hubert_base_config() -> EncoderConfig:
+    return dense_config(family="hubert")
