@@ -92,6 +92,7 @@ class EncoderConfig:
     layers: tuple[TransformerLayer, ...]
     conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own
     relative_position: RelativePosition | None = None
+    feature_scale: bool = False  # a factor a channel after the front end, where fractional gates cannot be folded
     prediction_heads: int = 0  # linear heads kept from distillation (DistilHuBERT), one a predicted teacher layer
 
     def __post_init__(self) -> None:

@@ -3,6 +3,10 @@
 A value of None means "not gated" (multiplied by one). The values multiply what method.md A1 says:
 qk the projected query (its bias included), vo the projected value, ffn the activation between the two
 feed-forward matrices, attention and feed_forward the sublayer's whole output, output bias included.
+
+A convolution's values multiply its block's output, after the activation. Where the block normalises over
+channels (extractor_mode "layer_norm") they multiply the convolution's output too, before the norm: only so
+does a closed channel leave the statistics of the others alone, and a removed one equal a closed one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,192 @@
+"""Self-attention whose heads may each have a different width, and WavLM's gated relative position bias.
+
+Shapes: B utterances, T frames, d the model's width, h living heads, w the width the heads are padded to.
+The parameters are exactly ragged: the rows of q/k/v_proj and the columns of out_proj lie head after head.
+For computing, heads are padded with zero rows to one width: a zero row of q and k adds nothing to a score,
+a zero row of v meets a zero column of W_o. (A loop over heads launches twice as many operations, see
+benchmarks.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import EncoderConfig, RelativePosition, TransformerLayer
+from .derived import DerivesWeights
+from .gating import LayerGates
+
+GATE_WIDTH = 8  # outputs of grep_linear: two gates of four summands each (unilm, wavlm/modules.py)
+
+
+def position_buckets(distances: Tensor, relative: RelativePosition) -> Tensor:
+    """Bucket of each signed distance (key position minus query position), as T5 and WavLM number them.
+
+    Half of the buckets serve keys to the right. In each half the first half is exact, the rest is
+    logarithmic up to `max_distance` (unilm, wavlm/modules.py `_relative_positions_bucket`).
+    """
+    half = relative.buckets // 2
+    exact = half // 2
+    size = distances.abs()
+    large = torch.log(size.clamp(min=1).float() / exact) / math.log(relative.max_distance / exact) * (half - exact)
+    large = (exact + large.long()).clamp(max=half - 1)
+    return (distances > 0).long() * half + torch.where(size < exact, size, large)
+
+
+def relative_position_bias(table: Tensor, frames: int, relative: RelativePosition) -> Tensor:
+    """Position bias (heads, T, T), laid out from its 2T - 1 distinct distances.
+
+    Args:
+        table: (buckets, heads), shared by all layers.
+    """
+    distances = torch.arange(1 - frames, frames, device=table.device)
+    values = F.embedding(position_buckets(distances, relative), table).t()  # (heads, 2T - 1)
+    # window s of length T starts at distance s - (T - 1): query T - 1 - s
+    return values.unfold(1, frames, 1).flip(1)  # (heads, T, T)
+
+
+class SelfAttention(DerivesWeights):
+    """Multi-head self-attention with the heads that `layer` lists."""
+
+    def __init__(self, config: EncoderConfig, layer: TransformerLayer, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        d = config.embed_dim
+        self.dropout = dropout
+        self.num_heads = config.num_heads
+        self.head_dim = config.head_dim
+        self.scale = config.head_dim**-0.5  # of the dense head, whatever is left of it
+        self.heads = layer.heads
+        self.out_proj = nn.Linear(layer.vo, d) if layer.heads else BiasOnly(d)
+        if not layer.heads:
+            return
+        self.q_proj = nn.Linear(d, layer.qk)
+        self.k_proj = nn.Linear(d, layer.qk)
+        self.v_proj = nn.Linear(d, layer.vo)
+        self.gated_position = config.relative_position is not None and config.relative_position.gated
+        if self.gated_position:
+            self.grep_linear = nn.Linear(config.head_dim, GATE_WIDTH)
+            self.grep_a = nn.Parameter(torch.ones(1, len(layer.heads), 1, 1))
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        qk, vo = [head.qk for head in self.heads], [head.vo for head in self.heads]
+        self.width = max(qk + vo)
+        self.uniform = min(qk + vo) == self.width
+        ids = [head.id for head in self.heads]
+        self.all_heads = ids == list(range(self.num_heads))
+        # all three follow from the config: they move with the module but are never saved
+        self.register_buffer("head_ids", torch.tensor(ids), persistent=False)
+        self.register_buffer("qk_rows", _padded_rows(qk, self.width), persistent=False)
+        self.register_buffer("vo_rows", _padded_rows(vo, self.width), persistent=False)
+
+    def derive(self) -> tuple[Tensor, ...]:
+        """Fused q/k/v weight (3hw, d) and bias (3hw,), and W_o (d, hw), heads padded to one width."""
+        if self.uniform:
+            rows = [self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]
+            biases = [self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]
+            return torch.cat(rows), torch.cat(biases), self.out_proj.weight
+        projections = ((self.q_proj, self.qk_rows), (self.k_proj, self.qk_rows), (self.v_proj, self.vo_rows))
+        weight = torch.cat([F.pad(p.weight, (0, 0, 0, 1))[rows] for p, rows in projections])
+        bias = torch.cat([F.pad(p.bias, (0, 1))[rows] for p, rows in projections])
+        return weight, bias, F.pad(self.out_proj.weight, (0, 1))[:, self.vo_rows]
+
+    def forward(
+        self,
+        x: Tensor,
+        position_bias: Tensor | None = None,
+        key_bias: Tensor | None = None,
+        gates: LayerGates | None = None,
+    ) -> Tensor:
+        """Args:
+            x: (B, T, d), the sublayer's input: after the norm in pre-norm models.
+            position_bias: (dense heads, T, T).
+            key_bias: (B, 1, 1, T), minus infinity at padded frames.
+            gates: `qk` and `vo` multiply the projected queries and values.
+
+        Returns:
+            (B, T, d)
+        """
+        if not self.heads:
+            return self.out_proj(x)
+        batch, frames, _ = x.shape
+        weight, bias, out_weight = self.derived()
+        qkv = F.linear(x, weight, bias).view(batch, frames, 3, len(self.heads), self.width)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, h, T, w) each
+        if gates is not None and gates.qk is not None:
+            query = query * self._per_head(gates.qk, self.qk_rows)
+        if gates is not None and gates.vo is not None:
+            value = value * self._per_head(gates.vo, self.vo_rows)
+        out = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self._score_bias(x, position_bias, key_bias, query.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+        )
+        out = out.transpose(1, 2).reshape(batch, frames, -1)  # (B, T, h * w)
+        return F.linear(out, out_weight, self.out_proj.bias)
+
+    def _per_head(self, gate: Tensor, rows: Tensor) -> Tensor:  # (rows,) -> (h, 1, w)
+        padded = gate if self.uniform else F.pad(gate, (0, 1))[rows]
+        return padded.view(len(self.heads), 1, self.width)
+
+    def _score_bias(
+        self, x: Tensor, position_bias: Tensor | None, key_bias: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """What is added to the scores before the softmax: gate * position bias, and the padding."""
+        if position_bias is None:
+            return None if key_bias is None else key_bias.to(dtype)
+        bias = position_bias if self.all_heads else position_bias[self.head_ids]  # (h, T, T)
+        if self.gated_position:
+            bias = self._position_gate(x) * bias  # (B, h, T, T)
+        if key_bias is not None:
+            bias = bias + key_bias
+        return bias.to(dtype) if bias.dim() == 4 else bias.to(dtype).unsqueeze(0)
+
+    def _position_gate(self, x: Tensor) -> Tensor:
+        """WavLM's gate on the position bias, (B, h, T, 1).
+
+        It reads, for head i, the slice of the sublayer's INPUT at the head's place in the dense layer, not the
+        projected query: that is what the public code computes for dense models (unilm, wavlm/modules.py, the
+        branch taken when q_head_dim == head_dim), so pruning q and k must not change it.
+        """
+        slices = x.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, d / H)
+        # the four outputs of each gate are summed before the sigmoid, so their weights can be
+        weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
+        bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)
+        if not self.all_heads:
+            slices = slices[:, :, self.head_ids]
+        update, reset = torch.sigmoid(F.linear(slices, weight, bias)).permute(3, 0, 2, 1).unsqueeze(-1)  # (B, h, T, 1)
+        return update * (reset * self.grep_a - 1.0) + 2.0
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        if self.heads:
+            for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+                nn.init.normal_(projection.weight, std=0.02)
+                nn.init.zeros_(projection.bias)
+
+
+class BiasOnly(nn.Module):
+    """What is left of a linear map that has lost every input: its bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., d) -> (..., d)
+        return self.bias.expand_as(x)
+
+
+def _padded_rows(widths: list[int], width: int) -> Tensor:
+    """For each head `width` row numbers: its own rows, then the number after the last row (a row of zeros)."""
+    zero = sum(widths)
+    rows, start = [], 0
+    for own in widths:
+        rows += list(range(start, start + own)) + [zero] * (width - own)
+        start += own
+    return torch.tensor(rows)

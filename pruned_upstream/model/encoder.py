@@ -1,0 +1,282 @@
+"""The encoder: WavLM, HuBERT, wav2vec 2.0 and data2vec audio; dense, gated or compact.
+
+waveform -> convolutions -> norm, projection -> + position convolution -> transformer layers -> hidden states
+
+Shapes: B utterances, S samples, T frames, C front-end channels, d the transformer's width, L layers.
+Parameter names are the official WavLM names (microsoft/unilm, wavlm/WavLM.py) with one exception: the table
+of the relative position bias belongs to the encoder, not to layer 0, whose attention may be pruned away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import DataError
+from .attention import BiasOnly, SelfAttention, relative_position_bias
+from .config import EncoderConfig, TransformerLayer
+from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
+from .gating import EncoderGates, LayerGates
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Probabilities of dropout in training mode; names of fairseq's options in brackets."""
+
+    hidden: float = 0.0  # after each sublayer and after the position convolution (dropout)
+    attention: float = 0.0  # on attention weights (attention_dropout)
+    activation: float = 0.0  # between the feed-forward matrices (activation_dropout)
+    features: float = 0.0  # on the projected features (dropout_input)
+    layerdrop: float = 0.0  # of a whole layer (encoder_layerdrop)
+
+
+class EncoderOutput(NamedTuple):
+    """What `Encoder.forward` gives.
+
+    hidden_states: L + 1 tensors (B, T, d): the input of each layer, then the output of the last, as s3prl's
+        WavLM expert gives them (the final norm of pre-norm models is applied to the last alone).
+    padding_mask: (B, T), True at padded frames; None when nothing is padded.
+    projected: (B, T, d), the projected features before the position convolution.
+    """
+
+    hidden_states: list[Tensor]
+    padding_mask: Tensor | None
+    projected: Tensor
+
+
+class TransformerEncoderLayer(nn.Module):
+    """One layer; which of its sublayers exist, and how wide they are, is in `layer`."""
+
+    def __init__(self, config: EncoderConfig, layer: TransformerLayer, dropout: Dropout) -> None:
+        super().__init__()
+        d = config.embed_dim
+        self.layer_norm_first = config.layer_norm_first
+        self.dropout = dropout
+        self.self_attn = SelfAttention(config, layer, dropout=dropout.attention) if layer.attention else None
+        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.fc1 = nn.Linear(d, layer.ffn) if layer.ffn else None
+        self.fc2 = (nn.Linear(layer.ffn, d) if layer.ffn else BiasOnly(d)) if layer.feed_forward else None
+        self.final_layer_norm = nn.LayerNorm(d)
+
+    def forward(
+        self,
+        x: Tensor,
+        position_bias: Tensor | None,
+        key_bias: Tensor | None,
+        gates: LayerGates | None,
+    ) -> Tensor:  # (B, T, d) -> (B, T, d)
+        if self.layer_norm_first:
+            x = self._attend(x, self.self_attn_layer_norm(x), position_bias, key_bias, gates)
+            return self._feed_forward(x, self.final_layer_norm(x), gates)
+        x = self.self_attn_layer_norm(self._attend(x, x, position_bias, key_bias, gates))
+        return self.final_layer_norm(self._feed_forward(x, x, gates))
+
+    def _attend(
+        self,
+        residual: Tensor,
+        x: Tensor,
+        position_bias: Tensor | None,
+        key_bias: Tensor | None,
+        gates: LayerGates | None,
+    ) -> Tensor:
+        if self.self_attn is None:
+            return residual
+        out = self.self_attn(x, position_bias, key_bias, gates)
+        if gates is not None and gates.attention is not None:
+            out = out * gates.attention
+        return residual + F.dropout(out, self.dropout.hidden, self.training)
+
+    def _feed_forward(self, residual: Tensor, x: Tensor, gates: LayerGates | None) -> Tensor:
+        if self.fc2 is None:
+            return residual
+        if self.fc1 is None:
+            out = self.fc2(x)
+        else:
+            inner = F.gelu(self.fc1(x))  # (B, T, ffn)
+            if gates is not None and gates.ffn is not None:
+                inner = inner * gates.ffn
+            out = self.fc2(F.dropout(inner, self.dropout.activation, self.training))
+        if gates is not None and gates.feed_forward is not None:
+            out = out * gates.feed_forward
+        return residual + F.dropout(out, self.dropout.hidden, self.training)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        if self.self_attn is not None:
+            self.self_attn.reset_parameters()
+        for linear in (self.fc1, self.fc2):
+            if isinstance(linear, nn.Linear):
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
+
+
+class TransformerEncoder(nn.Module):
+    """Position convolution, layers, and the bias table that the layers share."""
+
+    def __init__(self, config: EncoderConfig, dropout: Dropout) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.pos_conv = position_convolution(config)
+        self.layers = nn.ModuleList(TransformerEncoderLayer(config, layer, dropout) for layer in config.layers)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        if config.relative_position is not None:
+            self.relative_attention_bias = nn.Embedding(config.relative_position.buckets, config.num_heads)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None, gates: EncoderGates | None) -> list[Tensor]:
+        key_bias = None
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+            key_bias = torch.zeros(padding_mask.shape, dtype=x.dtype, device=x.device)
+            key_bias = key_bias.masked_fill(padding_mask, -torch.inf)[:, None, None, :]  # (B, 1, 1, T)
+        x = x + self._positions(x)
+        if not self.config.layer_norm_first:
+            x = self.layer_norm(x)
+        x = F.dropout(x, self.dropout.hidden, self.training)
+        position_bias = self._position_bias(x.size(1))
+        hidden_states = [x]
+        for number, layer in enumerate(self.layers):
+            if not self._drops_layer():
+                x = layer(x, position_bias, key_bias, None if gates is None else gates.layers[number])
+            hidden_states.append(x)
+        if self.config.layer_norm_first:
+            hidden_states[-1] = self.layer_norm(hidden_states[-1])
+        return hidden_states
+
+    def _positions(self, x: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
+        x = x.transpose(1, 2)
+        for block in self.pos_conv:
+            x = block(x)
+        return x.transpose(1, 2)
+
+    def _position_bias(self, frames: int) -> Tensor | None:
+        if self.config.relative_position is None:
+            return None
+        return relative_position_bias(self.relative_attention_bias.weight, frames, self.config.relative_position)
+
+    def _drops_layer(self) -> bool:
+        return self.training and self.dropout.layerdrop > 0 and torch.rand(()).item() < self.dropout.layerdrop
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        for block in self.pos_conv:
+            if isinstance(block, WeightNormConv):
+                block.reset_parameters()
+        for layer in self.layers:
+            layer.reset_parameters()
+        if self.config.relative_position is not None:
+            nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
+
+
+class Encoder(nn.Module):
+    """A self-supervised speech encoder in the shape that `config` describes.
+
+    Args:
+        dropout: what training mode drops; a loaded model drops nothing.
+
+    >>> encoder = Encoder(wavlm_base_config()).eval()
+    >>> encoder.extract([torch.randn(16000)]).hidden_states[-1].shape
+    torch.Size([1, 49, 768])
+    """
+
+    def __init__(self, config: EncoderConfig, dropout: Dropout = Dropout()) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.feature_extractor = ConvFeatureExtractor(config)
+        self.layer_norm = ChannelNorm(config.feature_dim, config.conv[-1].dense_channels)
+        self.post_extract_proj = nn.Linear(config.feature_dim, config.embed_dim) if config.has_projection else None
+        self.encoder = TransformerEncoder(config, dropout)
+        self.prediction_heads = nn.ModuleList(
+            nn.Linear(config.embed_dim, config.embed_dim) for _ in range(config.prediction_heads)
+        )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random weights as fairseq starts pre-training with (`init_bert_params`), from torch's global RNG."""
+        self.feature_extractor.reset_parameters()
+        self.encoder.reset_parameters()
+        if self.post_extract_proj is not None:
+            nn.init.normal_(self.post_extract_proj.weight, std=0.02)
+            nn.init.zeros_(self.post_extract_proj.bias)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        gates: EncoderGates | None = None,
+    ) -> EncoderOutput:
+        """Args:
+            waveforms: (B, S), zero-padded, as `prepare` gives them.
+            lengths: (B,) samples of each utterance; None when none is padded.
+            gates: multipliers; None for an encoder without gates.
+
+        Raises:
+            DataError: the batch is shorter than the front end's receptive field.
+        """
+        samples = waveforms.size(1)
+        frames = self.config.frames(samples)
+        if frames < 1:
+            raise DataError(
+                f"waveforms of {samples} samples are shorter than the front end's receptive field of "
+                f"{self.config.receptive_field}; pad them or leave them out"
+            )
+        projected = self.project(self.features(waveforms, gates=gates))
+        mask = None if lengths is None else self.padding_mask(lengths, samples, frames)
+        return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)
+
+    def extract(self, wavs: Sequence[Tensor]) -> EncoderOutput:
+        """Hidden states of unpadded waveforms, (samples,) each at 16 kHz."""
+        waveforms, lengths = self.prepare(wavs)
+        padded = any(len(wav) != waveforms.size(1) for wav in wavs)
+        return self(waveforms, lengths if padded else None)
+
+    def prepare(self, wavs: Sequence[Tensor], pad_to: int | None = None) -> tuple[Tensor, Tensor]:
+        """Normalise each waveform if the model wants it, and pad with zeros.
+
+        Args:
+            pad_to: samples to pad to; the longest waveform by default.
+
+        Returns:
+            (B, S) waveforms and (B,) lengths in samples.
+        """
+        if self.config.normalize:
+            wavs = [F.layer_norm(wav, wav.shape) for wav in wavs]
+        samples = max(len(wav) for wav in wavs) if pad_to is None else pad_to
+        waveforms = torch.stack([F.pad(wav, (0, samples - len(wav))) for wav in wavs])
+        return waveforms, torch.tensor([len(wav) for wav in wavs], device=waveforms.device)
+
+    def features(self, waveforms: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
+        """Front end alone: (B, S) -> (B, T, C), before any norm."""
+        return self.feature_extractor(waveforms, None if gates is None else gates.conv)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Norm and projection: (B, T, C) -> (B, T, d)."""
+        features = self.layer_norm(features)
+        if self.post_extract_proj is not None:
+            features = self.post_extract_proj(features)
+        return F.dropout(features, self.dropout.features, self.training)
+
+    def contextualize(
+        self, x: Tensor, padding_mask: Tensor | None = None, *, gates: EncoderGates | None = None
+    ) -> list[Tensor]:
+        """Position convolution and transformer: (B, T, d) -> L + 1 hidden states (B, T, d)."""
+        return self.encoder(x, padding_mask, gates)
+
+    @staticmethod
+    def padding_mask(lengths: Tensor, samples: int, frames: int) -> Tensor:
+        """(B, T), True where a frame is padding.
+
+        fairseq's rule (`forward_padding_mask`): the samples are dealt to the frames in equal shares, and a
+        frame is padding when its whole share is.
+        """
+        share = samples // frames
+        starts = torch.arange(frames, device=lengths.device) * share
+        return starts >= lengths.unsqueeze(1)

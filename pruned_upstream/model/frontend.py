@@ -1,0 +1,171 @@
+"""From waveform to frames: the convolutional front end and the position convolution.
+
+Shapes: B utterances, S samples, T frames, C channels, d the transformer's width.
+Source of structure and parameter names: microsoft/unilm, wavlm/WavLM.py, and facebookresearch/fairseq,
+fairseq/models/wav2vec/wav2vec2.py (`ConvFeatureExtractionModel`, `make_conv_pos`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import EncoderConfig
+from .derived import DerivesWeights
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over `channels` living ones of `dense_channels`; those that are gone count as zeros.
+
+    Keeping the dense count in mean and variance is what makes a pruned front end equal the gated one.
+    """
+
+    def __init__(self, channels: int, dense_channels: int) -> None:
+        super().__init__(channels)
+        self.dense_channels = dense_channels
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., channels)
+        gone = self.dense_channels - x.size(-1)
+        if gone == 0:
+            return super().forward(x)
+        x = x.float()
+        mean = x.sum(-1, keepdim=True) / self.dense_channels
+        centred = x - mean
+        variance = (centred.square().sum(-1, keepdim=True) + gone * mean.square()) / self.dense_channels
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class TransposedChannelNorm(nn.Module):
+    """A ChannelNorm on (B, C, T), under the name it has in fairseq's Sequential(TransposeLast, norm, TransposeLast)."""
+
+    def __init__(self, channels: int, dense_channels: int) -> None:
+        super().__init__()
+        self.add_module("1", ChannelNorm(channels, dense_channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T)
+        return self.get_submodule("1")(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm, GELU; the children keep the places they have in fairseq's Sequential ("0" and "2")."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        *,
+        bias: bool,
+        norm: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.add_module("0", nn.Conv1d(in_channels, out_channels, kernel, stride=stride, bias=bias))
+        if norm is not None:
+            self.add_module("2", norm)
+        self.normalises_channels = isinstance(norm, TransposedChannelNorm)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
+        x = self._modules["0"](x)
+        if gate is not None and self.normalises_channels:
+            x = x * gate[:, None]
+        if "2" in self._modules:
+            x = self._modules["2"](x)
+        x = F.gelu(x)
+        return x if gate is None else x * gate[:, None]
+
+
+class ConvFeatureExtractor(nn.Module):
+    """The stack of convolutions; one frame every `config.downsample_rate` samples."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        blocks = []
+        in_channels = 1
+        for number, layer in enumerate(config.conv):
+            norm: nn.Module | None = None
+            if config.extractor_mode == "layer_norm":
+                norm = TransposedChannelNorm(layer.channels, layer.dense_channels)
+            elif number == 0:
+                norm = nn.GroupNorm(layer.channels, layer.channels)
+            blocks.append(
+                ConvBlock(in_channels, layer.channels, layer.kernel, layer.stride, bias=config.conv_bias, norm=norm)
+            )
+            in_channels = layer.channels
+        self.conv_layers = nn.ModuleList(blocks)
+        self.scale = nn.Parameter(torch.ones(in_channels)) if config.feature_scale else None
+
+    def forward(self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None) -> Tensor:  # (B, S) -> (B, T, C)
+        x = waveforms.unsqueeze(1)  # (B, 1, S)
+        for number, block in enumerate(self.conv_layers):
+            x = block(x, None if gates is None else gates[number])
+        x = x.transpose(1, 2)  # (B, T, C)
+        return x if self.scale is None else x * self.scale
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        for block in self.conv_layers:
+            nn.init.kaiming_normal_(block.get_submodule("0").weight)
+
+
+class WeightNormConv(DerivesWeights):
+    """The convolutional position embedding of wav2vec 2.0, HuBERT and WavLM.
+
+    Its weight is v * g / |v|, the norm taken for each tap of the kernel; `weight_g` (1, 1, k) and
+    `weight_v` (d, d / groups, k) are the parameters, as torch's weight_norm(dim=2) names them.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_g = nn.Parameter(torch.ones(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(dim, dim // groups, kernel))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def derive(self) -> tuple[Tensor, ...]:
+        norm = torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True)  # (1, 1, k)
+        return (self.weight_v * (self.weight_g / norm),)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        (weight,) = self.derived()
+        kernel = weight.size(-1)
+        out = F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)
+        return F.gelu(out[..., : x.size(-1)])  # an even kernel gives one frame too many
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        dim, _, kernel = self.weight_v.shape
+        nn.init.normal_(self.weight_v, std=math.sqrt(4.0 / (kernel * dim)))
+        self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True))
+        nn.init.zeros_(self.bias)
+
+
+class StackedPositionBlock(nn.Module):
+    """One of data2vec audio's position convolutions: convolution, layer norm without parameters, GELU."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.add_module("0", nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        length = x.size(-1)
+        x = self.get_submodule("0")(x)[..., :length].transpose(1, 2)
+        return F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)
+
+
+def position_convolution(config: EncoderConfig) -> nn.ModuleList:
+    """The position embedding's blocks, applied one after another on (B, d, T).
+
+    data2vec spreads the kernel over its depth: each block's is max(3, conv_pos // depth) taps wide
+    (fairseq, examples/data2vec/models and wav2vec2.py `make_conv_block`).
+    """
+    if config.conv_pos_depth == 1:
+        return nn.ModuleList([WeightNormConv(config.embed_dim, config.conv_pos, config.conv_pos_groups)])
+    kernel = max(3, config.conv_pos // config.conv_pos_depth)
+    return nn.ModuleList(
+        StackedPositionBlock(config.embed_dim, kernel, config.conv_pos_groups) for _ in range(config.conv_pos_depth)
+    )
