@@ -1,0 +1,1 @@
+"""The ten SUPERB tasks: running them, scoring them, comparing and submitting the result."""

@@ -1,0 +1,223 @@
+"""What a run of the tasks measured: `results.yaml` in the run folder, written after every task that ends.
+
+The file is meant to be read by people and may be edited by them, so reading checks everything: unknown keys,
+wrong types, NaN, and numbers that no evaluation can give are refused with the place they stand at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import DataError
+from ..files import atomic_write
+from .metrics import TASK_METRICS
+
+FILE_NAME = "results.yaml"
+VERSION = 1
+MAC_BUCKETS = 4
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The outcome of one task.
+
+    Attributes:
+        metrics: metric name -> value in the papers' unit, exactly the metrics of the task (`metrics.TASK_METRICS`).
+        official: official data, lists, scorer and number of steps; False whenever one was substituted.
+        notes: remarks for the reader; a result that is not official says why here.
+        steps: optimisation steps that were trained (None for QbE, which trains nothing).
+        seconds: wall time of the task.
+        folders: where the counted predictions lie, relative to the run folder: one folder, five for ER's folds.
+        details: what the protocol chose on the way (QbE's layer, SD's threshold, the learning rate ...).
+    """
+
+    metrics: Mapping[str, float]
+    official: bool
+    notes: tuple[str, ...] = ()
+    steps: int | None = None
+    seconds: float | None = None
+    folders: tuple[str, ...] = ()
+    details: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Everything measured for one model.
+
+    Attributes:
+        model: the name it has in tables.
+        upstream: s3prl's upstream name; `checkpoint` is what followed `-k`.
+        parameters: counted parameters; None where the upstream was not counted.
+        macs: multiply-accumulates of the four official buckets (`profile.OFFICIAL_LENGTHS`), or None.
+        tasks: task name -> result; a task that was not run, or failed, is absent.
+        provenance: versions, seed, commit, command: free text for the reader.
+    """
+
+    model: str
+    upstream: str
+    checkpoint: str | None = None
+    parameters: int | None = None
+    macs: tuple[int, ...] | None = None
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total_macs(self) -> int | None:
+        return None if self.macs is None else sum(self.macs)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics by key: `{"pr.per": 9.09, ...}`."""
+        return {
+            f"{task}.{name}": value for task, result in self.tasks.items() for name, value in result.metrics.items()
+        }
+
+
+def write_results(folder: str | Path, results: RunResults) -> Path:
+    """Write `results.yaml` into the run folder, replacing the former one in one step.
+
+    Raises:
+        DataError: the results are not valid (the file keeps what it held).
+        PrunedUpstreamError: the folder cannot be written.
+    """
+    path = Path(folder) / FILE_NAME
+    tree = {"version": VERSION, **_plain(results)}
+    _parse(tree, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+    return path
+
+
+def read_results(folder: str | Path) -> RunResults:
+    """Read the run folder's `results.yaml`.
+
+    Raises:
+        DataError: no such file, no YAML, or a value that cannot be; the message names the place.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} is not a run folder: it holds no {FILE_NAME}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return _parse(tree, path)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as the dicts and lists that YAML knows."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _parse(tree: Any, path: Path) -> RunResults:
+    at = _Place(path)
+    tree = at.fields(tree, RunResults, extra=("version",))
+    if tree.pop("version") != VERSION:
+        raise at.error("version", f"is not {VERSION}; the file was written by another version of this package")
+    at.check(tree, "model", str)
+    at.check(tree, "upstream", str)
+    at.check(tree, "checkpoint", str, optional=True)
+    at.check(tree, "parameters", int, optional=True, low=0)
+    if tree["macs"] is not None:
+        tree["macs"] = at.items(tree, "macs", int)
+        if len(tree["macs"]) != MAC_BUCKETS or min(tree["macs"]) < 0:
+            raise at.error("macs", f"must be {MAC_BUCKETS} counts, one an official bucket of utterances")
+    tree["provenance"] = at.mapping(tree, "provenance", str)
+    if not isinstance(tree["tasks"], Mapping):
+        raise at.error("tasks", "is not a mapping from task to result")
+    tree["tasks"] = {name: _parse_task(name, task, path) for name, task in tree["tasks"].items()}
+    return RunResults(**tree)
+
+
+def _parse_task(name: str, tree: Any, path: Path) -> TaskResult:
+    at = _Place(path, f"tasks.{name}")
+    if name not in TASK_METRICS:
+        raise DataError(f"{path}: unknown task '{name}'; known are {', '.join(TASK_METRICS)}")
+    tree = at.fields(tree, TaskResult)
+    at.check(tree, "official", bool)
+    at.check(tree, "steps", int, optional=True, low=0)
+    at.check(tree, "seconds", float, optional=True, low=0)
+    tree["notes"] = at.items(tree, "notes", str)
+    tree["folders"] = at.items(tree, "folders", str)
+    tree["details"] = at.mapping(tree, "details", (str, int, float))
+    if not tree["official"] and not tree["notes"]:
+        raise at.error("notes", "is empty; a result that is not official must say why")
+
+    known = {metric.name: metric for metric in TASK_METRICS[name]}
+    tree["metrics"] = at.mapping(tree, "metrics", float)
+    if tree["metrics"].keys() != known.keys():
+        raise at.error("metrics", f"has {sorted(tree['metrics'])}; the task has {sorted(known)}")
+    for key, value in tree["metrics"].items():
+        if not math.isfinite(value) or not known[key].low <= value <= known[key].high:
+            bounds = f"{known[key].low:g} to {known[key].high:g} ({known[key].unit})"
+            raise at.error(f"metrics.{key}", f"is {value}; a measured value is a number from {bounds}")
+    return TaskResult(**tree)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Checks on one mapping of the file; every complaint names the file and the key."""
+
+    path: Path
+    prefix: str = ""
+
+    def error(self, key: str, complaint: str) -> DataError:
+        where = f"{self.prefix}.{key}" if self.prefix else key
+        return DataError(f"{self.path}: {where} {complaint}")
+
+    def fields(self, tree: Any, cls: type, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+        names = {f.name for f in dataclasses.fields(cls)} | set(extra)
+        if not isinstance(tree, Mapping):
+            raise DataError(f"{self.path}: {self.prefix or 'the file'} is not a mapping of keys to values")
+        if tree.keys() != names:
+            unknown, missing = sorted(map(str, tree.keys() - names)), sorted(names - tree.keys())
+            raise DataError(f"{self.path}: {self.prefix or 'the file'} has unknown keys {unknown}, lacks {missing}")
+        return dict(tree)
+
+    def check(
+        self, tree: dict[str, Any], key: str, kind: type, *, optional: bool = False, low: float = -math.inf
+    ) -> None:
+        value = tree[key]
+        if value is None and optional:
+            return
+        if not _is(value, kind):
+            raise self.error(key, f"is {value!r}; it must be of type {kind.__name__}")
+        if kind in (int, float) and not (math.isfinite(value) and value >= low):
+            raise self.error(key, f"is {value}; it must be a number of at least {low:g}")
+
+    def items(self, tree: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:
+        value = tree[key]
+        if not isinstance(value, list) or not all(_is(item, kind) for item in value):
+            raise self.error(key, f"is {value!r}; it must be a list of {kind.__name__}")
+        return tuple(value)
+
+    def mapping(self, tree: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
+        value = tree[key]
+        if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is(v, kind) for k, v in value.items()):
+            raise self.error(key, f"is {value!r}; it must map names to values of type {_names(kind)}")
+        return dict(value)
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """isinstance, except that True is no number and that an int passes as a float."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds + (int,) if float in kinds else kinds)
+
+
+def _names(kind: type | tuple[type, ...]) -> str:
+    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))

@@ -1,0 +1,117 @@
+"""results.yaml: what is written is read back; what a person may break is refused with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruned_upstream.errors import DataError, PrunedUpstreamError
+from pruned_upstream.superb.metrics import METRICS, TASK_METRICS
+from pruned_upstream.superb.results import FILE_NAME, RunResults, TaskResult, read_results, write_results
+
+RESULTS = RunResults(
+    model="ours",
+    upstream="pruned_wavlm",
+    checkpoint="compact.safetensors",
+    parameters=26_571_392,
+    macs=(1, 2, 3, 4),
+    tasks={
+        "pr": TaskResult({"per": 9.09}, official=True, steps=100_000, seconds=12.5, folders=("pr",)),
+        "sf": TaskResult({"f1": 87.14, "cer": 27.13}, official=False, notes=("20 steps instead of 200000",), steps=20),
+        "qbe": TaskResult({"mtwv": 7.4}, official=True, folders=("qbe/layer_09_test",), details={"layer": 9}),
+    },
+    provenance={"s3prl": "0.4.18"},
+)
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_results(tmp_path, RESULTS)
+    assert read_results(tmp_path) == RESULTS
+    assert RESULTS.total_macs == 10
+    assert RESULTS.metrics == {"pr.per": 9.09, "sf.f1": 87.14, "sf.cer": 27.13, "qbe.mtwv": 7.4}
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            key: st.floats(0, min(m.high, 1000), allow_nan=False) for key, m in METRICS.items() if key[:2] != "sf"
+        },
+    )
+)
+def test_every_float_survives_the_file(values, tmp_path_factory):
+    tasks = {METRICS[key].task: TaskResult({METRICS[key].name: value}, official=True) for key, value in values.items()}
+    folder = tmp_path_factory.mktemp("run")
+    write_results(folder, RunResults(model="m", upstream="u", tasks=tasks))
+    assert read_results(folder).metrics == values
+
+
+def test_there_are_ten_tasks_and_eleven_metrics():
+    assert list(TASK_METRICS) == ["pr", "asr", "ks", "qbe", "sid", "sv", "sd", "ic", "sf", "er"]
+    assert len(METRICS) == 11 and [m.name for m in TASK_METRICS["sf"]] == ["f1", "cer"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("tasks", "pr", "metrics", "per"), float("nan"), "tasks.pr.metrics.per is nan"),
+        (("tasks", "pr", "metrics", "per"), -1.0, "tasks.pr.metrics.per is -1.0"),
+        (("tasks", "pr", "metrics", "per"), "9.09", "tasks.pr.metrics"),
+        (("tasks", "qbe", "metrics", "mtwv"), 740.0, "from 0 to 100"),
+        (("tasks", "sf", "metrics"), {"f1": 87.14}, r"the task has \['cer', 'f1'\]"),
+        (("tasks", "pr", "official"), False, "must say why"),
+        (("tasks", "pr", "official"), "yes", "official is 'yes'"),
+        (("tasks", "pr", "steps"), True, "steps is True"),
+        (("tasks", "pr", "seconds"), float("inf"), "seconds is inf"),
+        (("tasks", "pr", "folders"), "pr", "must be a list of str"),
+        (("tasks", "pr", "colour"), "blue", r"unknown keys \['colour'\]"),
+        (("tasks", "st"), {}, "unknown task 'st'"),
+        (("tasks", "pr"), [], "tasks.pr is not a mapping"),
+        (("tasks",), None, "tasks is not a mapping"),
+        (("macs",), [1, 2, 3], "must be 4 counts"),
+        (("parameters",), 26.57, "parameters is 26.57"),
+        (("version",), 2, "another version"),
+    ],
+)
+def test_a_broken_edit_is_refused_with_its_place(tmp_path, place, value, words):
+    path = write_results(tmp_path, RESULTS)
+    tree = yaml.safe_load(path.read_text())
+    inner = tree
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(DataError, match=words) as refusal:
+        read_results(tmp_path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_results_file_is_refused(tmp_path, content):
+    (tmp_path / FILE_NAME).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=FILE_NAME):
+        read_results(tmp_path)
+
+
+def test_a_folder_without_results_is_no_run_folder(tmp_path):
+    with pytest.raises(DataError, match="is not a run folder"):
+        read_results(tmp_path)
+
+
+def test_invalid_results_do_not_replace_valid_ones(tmp_path):
+    write_results(tmp_path, RESULTS)
+    broken = dataclasses.replace(RESULTS, tasks={"pr": TaskResult({"per": float("nan")}, official=True)})
+    with pytest.raises(DataError, match="nan"):
+        write_results(tmp_path, broken)
+    assert read_results(tmp_path) == RESULTS
+    assert [p.name for p in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrunedUpstreamError, match="file"):
+        write_results(tmp_path / "file" / "run", RESULTS)
