@@ -1,0 +1,1 @@
+"""The encoder: its shape as data, its code, its files. Knows nothing of training, s3prl or recipes."""

@@ -1,0 +1,181 @@
+"""Our model file: one safetensors with everything needed to rebuild the encoder.
+
+| part of the file | what it holds |
+|---|---|
+| metadata `format`, `version` | "pruned_upstream", the version of this layout |
+| metadata `config` | `EncoderConfig` as JSON: front end, transformer shape, living heads of every layer |
+| metadata `provenance` | JSON of strings: teacher, recipe, commit, whatever the writer knows |
+| `feature_extractor.conv_layers.{i}.0.*` | convolution i (living channels) |
+| `feature_extractor.conv_layers.{i}.2.*` / `.2.1.*` | its group norm / layer norm |
+| `feature_extractor.scale` | factor a channel, only where fractional channel gates were folded |
+| `layer_norm.*`, `post_extract_proj.*` | norm and projection of the features |
+| `encoder.pos_conv.{i}.*` | position convolution (`weight_g`, `weight_v`, `bias`; data2vec: `0.weight`, `0.bias`) |
+| `encoder.relative_attention_bias.weight` | (buckets, heads of the dense model), shared by all layers |
+| `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each, in the order of `layers[i].heads` |
+| `encoder.layers.{i}.self_attn.v_proj.*` | rows head after head, `head.vo` each |
+| `encoder.layers.{i}.self_attn.out_proj.*` | columns head after head; the bias alone where no head lives |
+| `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` a living head |
+| `encoder.layers.{i}.fc1.*`, `.fc2.*` | feed-forward; the bias of fc2 alone where no dimension lives |
+| `encoder.layers.{i}.self_attn_layer_norm.*`, `.final_layer_norm.*`, `encoder.layer_norm.*` | always there |
+| `prediction_heads.{i}.*` | only where a distilled student kept them |
+
+Widths are exactly ragged; what is padded for computing is never saved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError
+from ..files import atomic_write
+from .config import EncoderConfig
+from .encoder import Dropout, Encoder
+
+FORMAT = "pruned_upstream"
+VERSION = "1"
+METADATA_KEYS = {"format", "version", "config", "provenance"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself, read without its weights."""
+
+    config: EncoderConfig
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    version: str = VERSION
+
+
+def save(path: str | Path, encoder: Encoder, *, provenance: Mapping[str, str] | None = None) -> None:
+    """Write an encoder and its description to one file, whole or not at all.
+
+    Args:
+        provenance: where the model comes from (teacher, recipe, commit ...).
+
+    Raises:
+        PrunedUpstreamError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": encoder.config.to_json(),
+        "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_header(path: str | Path) -> Header:
+    """The description inside a model file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind or of an unknown version.
+    """
+    return _read(Path(path), with_tensors=False)[0]
+
+
+def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
+    """The encoder of a model file, in evaluation mode and single precision.
+
+    >>> encoder = load("compact.safetensors")
+    >>> hidden_states = encoder.extract([torch.randn(16000)]).hidden_states
+
+    Raises:
+        CheckpointError: as `read_header`; or a tensor is missing, unexpected or of another shape.
+    """
+    path = Path(path)
+    header, tensors = _read(path, with_tensors=True)
+    return assemble(header.config, tensors, source=str(path), dropout=dropout)
+
+
+def assemble(
+    config: EncoderConfig, tensors: Mapping[str, Tensor], *, source: str, dropout: Dropout = Dropout()
+) -> Encoder:
+    """An encoder in evaluation mode with exactly these weights.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape; it is named, and `source` too.
+    """
+    with torch.device("meta"):  # no random weights are drawn to be thrown away
+        encoder = Encoder(config, dropout)
+    wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{source} does not fit its own description: missing tensors {_some(missing)}, unexpected {_some(extra)}"
+        )
+    for name, shape in wanted.items():
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(
+                f"{source}: tensor {name} has shape {tuple(tensors[name].shape)} where the description wants {shape}"
+            )
+    state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    nn.Module.load_state_dict(encoder, state, strict=True, assign=True)
+    return encoder.eval()
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    check_readable(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _header(path, file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of checkpoint? "
+            "Published teachers (.pt, transformers folders) are turned into one by `pruned-upstream convert`"
+        ) from error
+    return header, tensors
+
+
+def check_readable(path: Path) -> None:
+    """Raises CheckpointError with the reason when `path` is not a file that can be opened."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the model file inside it")
+    if not path.is_file():
+        raise CheckpointError(f"there is no model file {path}; check the path")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty; copy or download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the model; run `git lfs pull` where it came from")
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> Header:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file of another program (format '{metadata.get('format')}'); "
+            "a transformers model is read from its folder by `pruned-upstream convert`"
+        )
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {metadata.get('version')} of the file layout, this program reads {VERSION}; "
+            "update pruned_upstream"
+        )
+    unknown, missing = sorted(metadata.keys() - METADATA_KEYS), sorted(METADATA_KEYS - metadata.keys())
+    if unknown or missing:
+        raise CheckpointError(f"{path}: unknown metadata {unknown}, missing metadata {missing}")
+    try:
+        provenance = json.loads(metadata["provenance"])
+        return Header(EncoderConfig.from_json(metadata["config"]), provenance, metadata["version"])
+    except (ConfigError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else (shown or "none")

@@ -1,0 +1,77 @@
+"""Parameters of an encoder, in closed form from its shape.
+
+The count is exact: it equals the sum over `Encoder(config).parameters()`. The papers' tables say 94.70M for
+WavLM Base where the public model, counted so, has 94.38M; method tables name which count they show.
+"""
+
+from __future__ import annotations
+
+from .attention import GATE_WIDTH
+from .config import EncoderConfig, TransformerLayer
+
+PRUNABLE_PARTS = ("attention", "feed_forward")
+
+
+def parameters_by_part(config: EncoderConfig) -> dict[str, int]:
+    """Parameters of each part; the parts sum to `count_parameters`."""
+    d = config.embed_dim
+    table = config.relative_position.buckets * config.num_heads if config.relative_position else 0
+    feature_norm = 2 * config.feature_dim
+    projection = config.feature_dim * d + d if config.has_projection else 0
+    return {
+        "front_end": front_end_parameters(config),
+        "projection": feature_norm + projection,
+        "position_convolution": _position_parameters(config),
+        "position_bias": table,
+        "attention": sum(attention_parameters(config, layer) for layer in config.layers),
+        "feed_forward": sum(feed_forward_parameters(config, layer) for layer in config.layers),
+        "layer_norms": 2 * d * (2 * config.num_layers + 1),
+        "prediction_heads": config.prediction_heads * (d * d + d),
+    }
+
+
+def count_parameters(config: EncoderConfig) -> int:
+    return sum(parameters_by_part(config).values())
+
+
+def prunable_parameters(config: EncoderConfig) -> int:
+    """Attention and feed-forward sublayers: what the paper's sparsity is a share of (85.02M at WavLM Base)."""
+    parts = parameters_by_part(config)
+    return sum(parts[name] for name in PRUNABLE_PARTS)
+
+
+def front_end_parameters(config: EncoderConfig) -> int:
+    total, in_channels = 0, 1
+    for number, layer in enumerate(config.conv):
+        total += layer.channels * (in_channels * layer.kernel + config.conv_bias)
+        if config.extractor_mode == "layer_norm" or number == 0:
+            total += 2 * layer.channels
+        in_channels = layer.channels
+    return total + (in_channels if config.feature_scale else 0)
+
+
+def attention_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
+    """One attention sublayer: projections with their biases, and WavLM's position gate while a head lives."""
+    if not layer.attention:
+        return 0
+    d = config.embed_dim
+    total = d  # output bias
+    total += 2 * layer.qk * (d + 1) + layer.vo * (d + 1) + layer.vo * d
+    if layer.heads and config.relative_position is not None and config.relative_position.gated:
+        total += GATE_WIDTH * (config.head_dim + 1) + len(layer.heads)
+    return total
+
+
+def feed_forward_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
+    if not layer.feed_forward:
+        return 0
+    d = config.embed_dim
+    return layer.ffn * (d + 1) + layer.ffn * d + d
+
+
+def _position_parameters(config: EncoderConfig) -> int:
+    d, groups, depth = config.embed_dim, config.conv_pos_groups, config.conv_pos_depth
+    if depth == 1:
+        return d * (d // groups) * config.conv_pos + config.conv_pos + d
+    kernel = max(3, config.conv_pos // depth)
+    return depth * (d * (d // groups) * kernel + d)
