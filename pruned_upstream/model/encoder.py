@@ -228,7 +228,7 @@ class Encoder(nn.Module):
                 f"waveforms of {samples} samples are shorter than the front end's receptive field of "
                 f"{self.config.receptive_field}; pad them or leave them out"
             )
-        projected = self.project(self.features(waveforms, gates=gates))
+        projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples, frames)
         return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)
 
@@ -257,9 +257,14 @@ class Encoder(nn.Module):
         """Front end alone: (B, S) -> (B, T, C), before any norm."""
         return self.feature_extractor(waveforms, None if gates is None else gates.conv)
 
-    def project(self, features: Tensor) -> Tensor:
-        """Norm and projection: (B, T, C) -> (B, T, d)."""
+    def project(self, features: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
+        """Norm and projection: (B, T, C) -> (B, T, d).
+
+        A channel's gate counts on both sides of the norm, for the norm's own bias would let a closed one through.
+        """
         features = self.layer_norm(features)
+        if gates is not None and gates.conv is not None and gates.conv[-1] is not None:
+            features = features * gates.conv[-1]
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         return F.dropout(features, self.dropout.features, self.training)
