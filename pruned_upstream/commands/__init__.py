@@ -1,0 +1,1 @@
+"""The command line, one file a group of commands; each offers `add_to(app)`. Rooms do the work."""
