@@ -1,0 +1,179 @@
+"""A clip: lines placed in time on a bed of noise, written as one 16 kHz mono file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .phones import align
+from .voice import Espeak, Line, Segment
+
+SAMPLE_RATE = 16_000
+_SPEECH_RMS = 0.06  # every line is brought to this level, then to its cue's gain
+_PEAK = 0.98
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A line that starts `gap` seconds after the line before it ends (before, if negative); the first line's gap is the lead-in.
+
+    `gain` is in dB against the common level.
+    """
+
+    line: Line
+    gap: float = 0.0
+    gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sound file to be made.
+
+    `path` is relative to the corpus. The clip ends `tail` seconds after the last line, or is `seconds` long in all, which
+    cuts what does not fit. The noise is `snr` dB below the common speech level; `colour` is the exponent of its 1/f^colour
+    spectrum and `seed` its draw.
+    """
+
+    path: str
+    cues: tuple[Cue, ...] = ()
+    tail: float = 0.1
+    seconds: float | None = None
+    snr: float = 40.0
+    colour: float = 1.0
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Clip:
+        cues = tuple(Cue(Line(**cue["line"]), cue["gap"], cue["gain"]) for cue in fields["cues"])
+        return cls(**{**fields, "cues": cues})
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Where a cue came to lie in its clip, in seconds: the whole line, its phones (ARPAbet) and words.
+
+    `pronunciations[i]` are the phones of word i.
+    """
+
+    start: float
+    end: float
+    phones: tuple[Segment, ...]
+    words: tuple[Segment, ...]
+    pronunciations: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Take:
+    """A clip as recorded: its length in samples and its cues as spoken."""
+
+    path: str
+    samples: int
+    spoken: tuple[Spoken, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Take:
+        spoken = tuple(
+            Spoken(
+                cue["start"],
+                cue["end"],
+                tuple(Segment(**phone) for phone in cue["phones"]),
+                tuple(Segment(**word) for word in cue["words"]),
+                tuple(tuple(phones) for phones in cue["pronunciations"]),
+            )
+            for cue in fields["spoken"]
+        )
+        return cls(fields["path"], fields["samples"], spoken)
+
+
+def render(clip: Clip, espeak: Espeak) -> tuple[np.ndarray, Take]:
+    """Samples (S,) int16 of the clip, and what lies where."""
+    parts: list[tuple[int, np.ndarray]] = []
+    spoken: list[Spoken] = []
+    end = 0.0
+    for cue in clip.cues:
+        wave, line = _perform(cue, espeak)
+        start = max(0, round((end + cue.gap) * SAMPLE_RATE))
+        parts.append((start, wave))
+        spoken.append(_moved(line, start / SAMPLE_RATE))
+        end = spoken[-1].end
+    total = round((clip.seconds if clip.seconds is not None else end + clip.tail) * SAMPLE_RATE)
+    mixture = _noise(clip, total)
+    for start, wave in parts:
+        wave = wave[: max(0, total - start)]
+        mixture[start : start + len(wave)] += wave
+    mixture *= min(1.0, _PEAK / max(np.abs(mixture).max(), 1e-9))
+    samples = np.round(mixture * 32767).astype(np.int16)
+    return samples, Take(clip.path, total, tuple(spoken))
+
+
+def write(samples: np.ndarray, path: Path) -> None:
+    """Write 16-bit samples as the format that the path's suffix names."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _perform(cue: Cue, espeak: Espeak) -> tuple[np.ndarray, Spoken]:
+    """One line at 16 kHz, from its first phone to its last, at its level."""
+    from scipy.signal import resample_poly
+
+    speech = espeak.say(cue.line)
+    voiced = [phone for phone in speech.phones if not phone.label.startswith("_")]
+    start, end = voiced[0].start, voiced[-1].end
+    first, last = round(start * speech.sample_rate), round(end * speech.sample_rate)
+    wave = resample_poly(
+        speech.samples[first:last].astype(np.float64), SAMPLE_RATE, speech.sample_rate, window=_lowpass(speech.sample_rate)
+    )
+    level = _SPEECH_RMS * 10 ** (cue.gain / 20)
+    wave *= level / max(np.sqrt(np.mean(wave**2)), 1e-9)
+    pronunciations = tuple(
+        tuple(phone.label for phone in align(p for p, w in zip(speech.phones, speech.phone_words, strict=True) if w == i))
+        for i in range(len(speech.words))
+    )
+    pronunciations = tuple(tuple(p for p in phones if p != "SIL") for phones in pronunciations)
+    inside = [phone for phone in speech.phones if start <= phone.start < end]
+    line = Spoken(start, end, tuple(align(inside)), speech.words, pronunciations)
+    return wave, _moved(line, -start)
+
+
+def _moved(line: Spoken, by: float) -> Spoken:
+    def shift(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        return tuple(Segment(s.label, round(s.start + by, 4), round(s.end + by, 4)) for s in segments)
+
+    return Spoken(round(line.start + by, 4), round(line.end + by, 4), shift(line.phones), shift(line.words), line.pronunciations)
+
+
+@cache
+def _lowpass(sample_rate: int) -> np.ndarray:
+    """The anti-aliasing filter that `resample_poly` would design anew for every line."""
+    from scipy.signal import firwin
+
+    up, down = SAMPLE_RATE // np.gcd(SAMPLE_RATE, sample_rate), sample_rate // np.gcd(SAMPLE_RATE, sample_rate)
+    widest = max(up, down)
+    return firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0))
+
+
+def _noise(clip: Clip, total: int) -> np.ndarray:
+    """Noise (S,) with a 1/f^colour power spectrum, `snr` dB below the common speech level."""
+    white = np.random.default_rng(clip.seed).standard_normal(total)
+    spectrum = np.fft.rfft(white)
+    frequencies = np.arange(len(spectrum)) / max(1, total) * SAMPLE_RATE
+    spectrum *= np.maximum(frequencies, 50.0) ** (-clip.colour / 2)
+    spectrum[0] = 0.0
+    noise = np.fft.irfft(spectrum, total)
+    return noise * (_SPEECH_RMS * 10 ** (-clip.snr / 20) / max(np.sqrt(np.mean(noise**2)), 1e-9))
