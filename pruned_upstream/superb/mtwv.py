@@ -12,10 +12,11 @@ stdlist, rttm, ecf and tlist in; a trial without a score gets -10; queries that 
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -34,8 +35,8 @@ Scores = Mapping[str, Mapping[str, float]]
 class GroundTruth:
     """What is to be found: the recordings searched, and for each query that occurs those which contain it."""
 
-    recordings: Set[str]
-    targets: Mapping[str, Set[str]]
+    recordings: AbstractSet[str]
+    targets: Mapping[str, AbstractSet[str]]
 
 
 def read_ground_truth(folder: str | Path) -> GroundTruth:

@@ -1,0 +1,60 @@
+"""Audio SNIPS: sentences with slots, spoken by synthetic voices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ....errors import DataError
+from .buckets import BucketedUtterances
+
+
+class SnipsDataset(BucketedUtterances):
+    """Slot filling on Audio SNIPS.
+
+    Args:
+        split: folders under `path`, each with `SPEAKER-snips-SPLIT-N.wav` files.
+        tokenizer: s3prl's character tokenizer with slots; it takes the words and the tags, separated by a tab.
+        bucket_size: utterances an item.
+        path: root of the corpus, with `all.iob.snips.txt` (utterance, words, tab, tags).
+        {train,valid,test}_speakers: voices of the folder of that name; all if not given.
+
+    Raises:
+        DataError: the transcripts or a split are missing, or no recording of a split has a transcript.
+    """
+
+    def __init__(
+        self,
+        split: Sequence[str],
+        tokenizer: Any,
+        bucket_size: int,
+        *,
+        path: str,
+        ascending: bool = False,
+        **options: Any,
+    ) -> None:
+        root = Path(path)
+        sentences = _read_sentences(root / "all.iob.snips.txt")
+        utterances = []
+        for name in split:
+            speakers = options.get(f"{name}_speakers")
+            # the order among sentences of equal length is fixed here, not by the file system
+            recordings = sorted(
+                wav
+                for wav in (root / name).rglob("*.wav")
+                if wav.stem in sentences and (speakers is None or wav.stem.partition("-")[0] in speakers)
+            )
+            if not recordings:
+                raise DataError(f"{root / name} holds no .wav file of its speakers with a line in all.iob.snips.txt")
+            utterances += [(str(wav), tokenizer.encode(sentences[wav.stem])) for wav in recordings]
+        super().__init__(utterances, bucket_size, ascending=ascending)
+
+
+def _read_sentences(path: Path) -> dict[str, str]:
+    """Utterance -> "words<tab>tags" of the corpus's transcript file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return dict(line.strip().split(" ", 1) for line in lines if line.strip())
