@@ -23,3 +23,8 @@ official corpora (a star marks what stands in for a list that the official data 
     er       IEMOCAP                          SessionN/sentences/wav/DIALOG/*.wav, SessionN/dialog/EmoEvaluation/DIALOG.txt,
                                               *meta_data/SessionN/{train,test}_meta_data.json
 """
+
+from .building import STAMP, build
+from .catalogue import CORPORA
+
+__all__ = ["CORPORA", "STAMP", "build"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +129,13 @@ def write(samples: np.ndarray, path: Path) -> None:
 
 def _perform(cue: Cue, espeak: Espeak) -> tuple[np.ndarray, Spoken]:
     """One line at 16 kHz, from its first phone to its last, at its level."""
-    from scipy.signal import resample_poly
+    import soxr
 
     speech = espeak.say(cue.line)
     voiced = [phone for phone in speech.phones if not phone.label.startswith("_")]
     start, end = voiced[0].start, voiced[-1].end
     first, last = round(start * speech.sample_rate), round(end * speech.sample_rate)
-    wave = resample_poly(
-        speech.samples[first:last].astype(np.float64), SAMPLE_RATE, speech.sample_rate, window=_lowpass(speech.sample_rate)
-    )
+    wave = soxr.resample(speech.samples[first:last].astype(np.float64), speech.sample_rate, SAMPLE_RATE, quality="VHQ")
     level = _SPEECH_RMS * 10 ** (cue.gain / 20)
     wave *= level / max(np.sqrt(np.mean(wave**2)), 1e-9)
     pronunciations = tuple(
@@ -158,22 +155,12 @@ def _moved(line: Spoken, by: float) -> Spoken:
     return Spoken(round(line.start + by, 4), round(line.end + by, 4), shift(line.phones), shift(line.words), line.pronunciations)
 
 
-@cache
-def _lowpass(sample_rate: int) -> np.ndarray:
-    """The anti-aliasing filter that `resample_poly` would design anew for every line."""
-    from scipy.signal import firwin
-
-    up, down = SAMPLE_RATE // np.gcd(SAMPLE_RATE, sample_rate), sample_rate // np.gcd(SAMPLE_RATE, sample_rate)
-    widest = max(up, down)
-    return firwin(20 * widest + 1, 1 / widest, window=("kaiser", 5.0))
-
-
 def _noise(clip: Clip, total: int) -> np.ndarray:
     """Noise (S,) with a 1/f^colour power spectrum, `snr` dB below the common speech level."""
-    white = np.random.default_rng(clip.seed).standard_normal(total)
-    spectrum = np.fft.rfft(white)
-    frequencies = np.arange(len(spectrum)) / max(1, total) * SAMPLE_RATE
+    length = 1 << max(1, total - 1).bit_length()  # a power of two, for the transform's sake
+    spectrum = np.fft.rfft(np.random.default_rng(clip.seed).standard_normal(length))
+    frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     spectrum *= np.maximum(frequencies, 50.0) ** (-clip.colour / 2)
     spectrum[0] = 0.0
-    noise = np.fft.irfft(spectrum, total)
+    noise = np.fft.irfft(spectrum, length)[:total]
     return noise * (_SPEECH_RMS * 10 ** (-clip.snr / 20) / max(np.sqrt(np.mean(noise**2)), 1e-9))

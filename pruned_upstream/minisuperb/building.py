@@ -1,0 +1,114 @@
+"""Building corpora under a root: whole or not at all, and once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from random import Random
+
+from ..errors import ConfigError, DataError, PrunedUpstreamError
+from .catalogue import CORPORA
+from .plan import Corpus
+from .studio import SHARD, record
+
+SCALES = ("demo", "tiny")
+STAMP = ".minisuperb.json"  # in every corpus folder: who made it, from which recipe
+
+Progress = Callable[[str, int, int], None]
+
+
+def build(
+    root: Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    scale: str = "demo",
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Make the corpora that `tasks` need (all by default), unless they are there already.
+
+    Args:
+        root: the folder that holds the corpora, in the layout of the package's docstring.
+        tasks: keys of the ten tasks, and `pretrain` for the demo teacher's speech.
+        scale: "demo", learnable, or "tiny", a few clips of everything for tests.
+        seed: another seed draws other sentences, pitches and noises.
+        workers: processes at a time; the result does not depend on it.
+        progress: called with a corpus's folder name, clips recorded so far, clips in all.
+
+    Returns:
+        The folders, by name, as `CORPORA` lists them.
+
+    Raises:
+        ConfigError: an unknown task or scale.
+        DataError: a folder of that name is there and was not made here.
+        PrunedUpstreamError: espeak-ng is missing, a recording failed, or the folder cannot be written.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"scale {scale!r} is unknown; choose one of {', '.join(SCALES)}")
+    known = {task for corpus in CORPORA for task in corpus.tasks}
+    if unknown := sorted(set(tasks or ()) - known):
+        raise ConfigError(f"no corpus serves {', '.join(unknown)}; the tasks are {', '.join(sorted(known))}")
+    wanted = [corpus for corpus in CORPORA if tasks is None or set(corpus.tasks) & set(tasks)]
+    folders: dict[str, Path] = {}
+    for corpus in wanted:
+        folders[corpus.folder] = Path(root) / corpus.folder
+        try:
+            _build_one(corpus, folders[corpus.folder], scale, seed, workers, progress)
+        except OSError as error:
+            raise PrunedUpstreamError(f"could not write {folders[corpus.folder]}: {error.strerror or error}") from error
+    return folders
+
+
+def _build_one(corpus: Corpus, folder: Path, scale: str, seed: int, workers: int, progress: Progress | None) -> None:
+    """Record beside `folder` and rename: a folder that has the corpus's name is complete."""
+    recipe = _recipe(corpus, scale, seed)
+    if folder.exists():
+        if not (folder / STAMP).is_file():
+            raise DataError(f"{folder} was not made here and is left alone; choose another root for the self-made corpora")
+        if json.loads((folder / STAMP).read_text())["recipe"] == recipe:
+            return
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    plan = corpus.plan(corpus.sizes[scale], Random(f"{corpus.folder}/{seed}"))
+    done = 0
+
+    def report(recorded: int) -> None:
+        nonlocal done
+        done += recorded
+        if progress is not None:
+            progress(corpus.folder, done, len(plan.clips))
+
+    takes = record(plan.clips, unfinished, workers=workers, progress=report)
+    plan.annotate(unfinished, takes)
+    hours = sum(take.seconds for take in takes) / 3600
+    stamp = {"recipe": recipe, "scale": scale, "seed": seed, "clips": len(takes), "hours": round(hours, 4)}
+    (unfinished / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+
+
+def _recipe(corpus: Corpus, scale: str, seed: int) -> str:
+    """The hash of everything that shapes the bytes: this package's code, the sizes, the seed and the libraries."""
+    digest = hashlib.sha256(f"{corpus.folder}/{corpus.sizes[scale]}/{seed}/{SHARD}".encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    for library in ("espeakng-loader", "soxr", "soundfile", "numpy"):
+        digest.update(f"{library} {_version(library)}".encode())
+    return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError as error:
+        raise PrunedUpstreamError(
+            f"the self-made corpora need {library}, which is not installed; pip install 'pruned_upstream[demo]'"
+        ) from error
