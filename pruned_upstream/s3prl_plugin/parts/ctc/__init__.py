@@ -1,0 +1,1 @@
+"""Put behind the search path of `s3prl.downstream.ctc`."""

@@ -1,0 +1,198 @@
+"""What s3prl wants to be given besides the audio: lists, vocabularies, and where everything lies.
+
+All of it goes to a cache, in a folder keyed by the corpus: its path and the name, size and time of every file. So two
+corpora never share a list, a changed corpus gets new ones, and the lengths of a large corpus are measured once. s3prl's
+own caches (SID's file list, SV's lengths), which it keeps inside its installed package for whatever corpus came first,
+are led to the same folder (`worker.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..files import atomic_write
+from ..s3prl_plugin.parts import libri2mix, librispeech, vocabularies
+from .layout import FOLDS, LIBRISPEECH_SPLITS, Data
+from .tasks import TASKS
+
+Overrides = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's data as s3prl is told of them.
+
+    Attributes:
+        overrides: what replaces the yaml's values, nested as in the yaml.
+        cache: folder of this corpus for prepared files and s3prl's caches.
+    """
+
+    overrides: Overrides
+    cache: Path
+
+
+def prepare(task: str, data: Data, cache: Path) -> Prepared:
+    """Write what the task lacks, unless it is there, and say where all of it is.
+
+    Raises:
+        DataError: a file of the corpus cannot be used (`layout.take_inventory` would have said so).
+    """
+    roots = [data.corpus(corpus) for corpus in TASKS[task].corpora]
+    folder = cache / f"{task}-{_fingerprint(roots)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Prepared({"downstream_expert": _PREPARATIONS[task](data, folder)}, folder)
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/pruned_upstream/superb`, by default under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruned_upstream" / "superb"
+
+
+def _fingerprint(roots: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for root in roots:
+        digest.update(f"{root.resolve()}\n".encode())
+        for folder, names, files in os.walk(root):
+            names.sort()
+            for file in sorted(files):
+                status = os.stat(os.path.join(folder, file))
+                digest.update(f"{folder}/{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _once(path: Path, write: Callable[[Path], Any]) -> str:
+    """The path of a prepared file, written now if it is not there yet."""
+    if not path.exists():
+        write(path)
+    return str(path)
+
+
+def _pr(data: Data, folder: Path) -> Overrides:
+    root = data.corpus("LibriSpeech")
+    for part, split in LIBRISPEECH_SPLITS.items():
+        _once(
+            folder / f"{part}.csv",
+            lambda path, split=split: librispeech.write_transcripts_csv(
+                path, librispeech.find_utterances(root, [split])
+            ),
+        )
+    return {
+        "corpus": {"csv_dir": str(folder), "lexicon": [str(path) for path in data.lexicons()]}
+        | {part: f"{part}.csv" for part in LIBRISPEECH_SPLITS},
+        "text": {"vocab_file": _once(folder / "phoneme.txt", vocabularies.write_phonemes)},
+    }
+
+
+def _asr(data: Data, folder: Path) -> Overrides:
+    root = data.corpus("LibriSpeech")
+    for split in LIBRISPEECH_SPLITS.values():
+        _once(folder / f"{split}.csv", lambda path, split=split: librispeech.write_lengths_csv(path, root, split))
+    return {
+        "datarc": {
+            "libri_root": str(root),
+            "bucket_file": str(folder),
+            "dict_path": _once(folder / "char.dict", vocabularies.write_asr_dictionary),
+        }
+    }
+
+
+def _ks(data: Data, folder: Path) -> Overrides:
+    training, testing = (str(data.corpus(corpus)) for corpus in TASKS["ks"].corpora)
+    return {"datarc": {"speech_commands_root": training, "speech_commands_test_root": testing}}
+
+
+def _qbe(data: Data, folder: Path) -> Overrides:
+    return {"datarc": {"dataset_root": str(data.corpus("quesst14Database"))}}
+
+
+def _sid(data: Data, folder: Path) -> Overrides:
+    return {"datarc": {"file_path": str(data.corpus("VoxCeleb1")), "meta_data": str(data.split_list())}}
+
+
+def _sv(data: Data, folder: Path) -> Overrides:
+    # there is no development set: s3prl opens the list all the same, and never evaluates it
+    lists = dict.fromkeys(("train_meta_data", "dev_meta_data", "test_meta_data"), str(data.trial_list()))
+    return {"datarc": {"file_path": str(data.corpus("VoxCeleb1"))} | lists}
+
+
+def _sd(data: Data, folder: Path) -> Overrides:
+    root = data.corpus("diarization")
+    if not root.is_dir():
+        root, mixed = folder, data.corpus("Libri2Mix")
+        for split, turns in libri2mix.TURN_FILES.items():
+            mixtures = mixed / libri2mix.MIXTURES.format(split=split)
+            turn_file = data.corpus("LibriMix") / "metadata/LibriSpeech" / turns
+            if not (folder / split / "rttm").exists():
+                libri2mix.write_kaldi_folder(folder / split, mixtures=mixtures, turns=turn_file, libri2mix=mixed)
+    return {"loaderrc": {f"{split}_dir": str(root / split) for split in libri2mix.TURN_FILES}}
+
+
+def _ic(data: Data, folder: Path) -> Overrides:
+    return {"datarc": {"file_path": str(data.corpus("fluent_speech_commands_dataset"))}}
+
+
+def _sf(data: Data, folder: Path) -> Overrides:
+    root = data.corpus("SNIPS")
+    return {
+        "corpus": {"path": str(root)},
+        "text": {
+            "vocab_file": _once(folder / "character.txt", vocabularies.write_characters),
+            "slots_file": str(root / "slots.txt"),
+        },
+    }
+
+
+def _er(data: Data, folder: Path) -> Overrides:
+    root, folds = data.corpus("IEMOCAP"), data.emotion_folds()
+    if folds is None:
+        folds = folder / "meta_data"
+        _write_emotion_folds(root, folds)
+    # the fold is left to `-v`, so that one configuration serves all five
+    return {"datarc": {"root": str(root), "meta_data": str(folds), "test_fold": None}}
+
+
+def _write_emotion_folds(root: Path, folds: Path) -> None:
+    """ER's json files from IEMOCAP's own labels: happy and excited are one class, four classes are kept.
+
+    The rule is that of s3prl's downstream/emotion/IEMOCAP_preprocess.py; utterances are sorted by name here.
+    """
+    by_session = {session: _emotions(root, session) for session in FOLDS}
+    for session in FOLDS:
+        others = [entry for other in FOLDS if other != session for entry in by_session[other]]
+        for part, entries in {"test": by_session[session], "train": others}.items():
+            with atomic_write(folds / session / f"{part}_meta_data.json") as temporary:
+                temporary.write_text(
+                    json.dumps({"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": entries})
+                )
+
+
+def _emotions(root: Path, session: str) -> list[dict[str, str]]:
+    recordings = {wav.stem: wav for wav in (root / session / "sentences/wav").rglob("*.wav")}
+    entries = []
+    for labels in sorted((root / session / "dialog/EmoEvaluation").glob("*.txt")):
+        for line in labels.read_text(encoding="utf-8").splitlines():
+            # [start - end] <tab> utterance <tab> emotion <tab> [valence, activation, dominance]
+            _, *fields = line.split("\t") if line.startswith("[") else [""]
+            if len(fields) < 2 or fields[0] not in recordings:
+                continue
+            emotion = {"exc": "hap"}.get(fields[1], fields[1])
+            if emotion in ("neu", "hap", "ang", "sad"):
+                wav = recordings[fields[0]]
+                entries.append(
+                    {"path": str(wav.relative_to(root)), "label": emotion, "speaker": wav.stem.partition("_")[0]}
+                )
+    if not entries:
+        raise DataError(f"{root / session} has no utterance with one of the four emotions and a recording")
+    return sorted(entries, key=lambda entry: entry["path"])
+
+
+_PREPARATIONS: Mapping[str, Callable[[Data, Path], Overrides]] = {
+    "pr": _pr, "asr": _asr, "ks": _ks, "qbe": _qbe, "sid": _sid, "sv": _sv, "sd": _sd, "ic": _ic, "sf": _sf, "er": _er,
+}  # fmt: skip

@@ -1,0 +1,232 @@
+"""The forked process that is one run of s3prl.
+
+The parent has imported s3prl already (`preload`), so a run starts at once. The child sends its output to files, keeps
+s3prl's caches out of the installed package, makes checkpoints appear whole or not at all, and reports its steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ..errors import PrunedUpstreamError
+from ..files import atomic_write
+
+STDOUT, STDERR = "stdout.txt", "stderr.txt"
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
+_fork = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Worker:
+    """A running child, and the step it has reached (shared memory)."""
+
+    process: BaseProcess
+    step: Any
+
+    @property
+    def failure(self) -> str | None:
+        """Why the ended child failed, or None if it did not."""
+        code = self.process.exitcode
+        if code == 0:
+            return None
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            hint = " (often: the machine ran out of memory)" if -code == signal.SIGKILL else ""
+            return f"was killed by {name}{hint}"
+        return f"ended with exit code {code}"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def preload(downstreams: Iterable[str]) -> None:
+    """Import s3prl and the tasks' code, so that forked children need not; no device is touched.
+
+    Raises:
+        PrunedUpstreamError: s3prl, or a package that one of the tasks imports, is not installed.
+    """
+    from ..s3prl_plugin.registry import register
+
+    try:
+        register()
+        importlib.import_module("s3prl.run_downstream")
+        for downstream in downstreams:
+            importlib.import_module(f"s3prl.downstream.{downstream}.expert")
+    except ModuleNotFoundError as error:
+        raise PrunedUpstreamError(
+            f"the package '{error.name}' is not installed; `pip install 'pruned-upstream[superb]'` brings what the ten "
+            "tasks import"
+        ) from error
+
+
+def start(
+    work: Callable[[], None],
+    *,
+    folder: Path,
+    cache: Path | None = None,
+    append: bool = False,
+    threads: int | None = None,
+) -> Worker:
+    """Fork a child that does `work` with its output in `folder`.
+
+    Args:
+        cache: where s3prl's caches of this corpus go.
+        append: go on with the output of a run that was interrupted.
+        threads: for torch's operations on the CPU; torch's default if None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    step = _fork.Value("q", 0, lock=False)
+    process = _fork.Process(target=_child, args=(work, folder, cache, append, threads, step, os.getpid()))
+    process.start()
+    return Worker(process, step)
+
+
+def run_s3prl(arguments: Sequence[str]) -> None:
+    """One run of s3prl's command line."""
+    from ..run_downstream import main
+
+    main(list(arguments))
+
+
+def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, report: Path) -> None:
+    """Build the upstream once and write what it is: number of hidden states, and of parameters."""
+    import torch
+    import yaml
+    from s3prl import hub
+
+    from ..run_downstream import check_upstream
+
+    check_upstream(name)
+    upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).eval()
+    with torch.no_grad():
+        hidden_states = upstream([torch.randn(16000)])["hidden_states"]
+    facts = {"layers": len(hidden_states), "parameters": sum(p.numel() for p in upstream.parameters())}
+    with atomic_write(report) as temporary:
+        temporary.write_text(yaml.safe_dump(facts))
+
+
+def _child(
+    work: Callable[[], None],
+    folder: Path,
+    cache: Path | None,
+    append: bool,
+    threads: int | None,
+    step: Any,
+    parent: int,
+) -> None:
+    _die_with(parent)
+    _send_output_to(folder, "ab" if append else "wb")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(_whole_checkpoints())
+        if "s3prl.downstream.runner" in sys.modules:
+            _report_steps(step)
+            _keep_loader_workers()
+        if cache is not None:
+            _lead_caches_to(cache)
+            changes.enter_context(_preprocess_in_threads())
+        try:
+            work()
+        except PrunedUpstreamError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _die_with(parent: int) -> None:
+    """A child whose parent was killed must not go on writing into the folder of the next attempt."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _send_output_to(folder: Path, mode: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for name, stream in ((STDOUT, 1), (STDERR, 2)):
+        with open(folder / name, mode) as file:
+            os.dup2(file.fileno(), stream)
+    # by line, so that what was printed before a kill is in the file
+    sys.stdout = open(1, "w", buffering=1, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+
+
+@contextlib.contextmanager
+def _whole_checkpoints() -> Iterator[None]:
+    """s3prl resumes from the last states-N.ckpt: a kill while one is written must not leave half of it."""
+    import torch
+
+    save = torch.save
+
+    @functools.wraps(save)
+    def save_whole(obj: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(file, str | os.PathLike):
+            save(obj, file, *args, **kwargs)
+            return
+        with atomic_write(file) as temporary:
+            save(obj, temporary, *args, **kwargs)
+
+    torch.save = save_whole
+    try:
+        yield
+    finally:
+        torch.save = save
+
+
+def _report_steps(step: Any) -> None:
+    """s3prl counts optimisation steps on the progress bar named 'overall'."""
+    runner = sys.modules["s3prl.downstream.runner"]
+
+    class ReportingBar(runner.tqdm):
+        def update(self, n: float = 1) -> bool | None:
+            shown = super().update(n)
+            if (self.desc or "").startswith("overall"):
+                step.value = int(self.n)
+            return shown
+
+    runner.tqdm = ReportingBar
+
+
+def _keep_loader_workers() -> None:
+    """s3prl's ctc/data.py pops `num_workers` from the configuration: every loader but the first then has 12."""
+    expert = sys.modules.get("s3prl.downstream.ctc.expert")
+    if expert is not None:
+        load = expert.load_dataset
+        expert.load_dataset = lambda split, tokenizer, corpus: load(split, tokenizer, dict(corpus))
+
+
+def _lead_caches_to(cache: Path) -> None:
+    """SID's list of files and SV's lengths, which s3prl keeps beside its own code, whatever the corpus."""
+    identification = sys.modules.get("s3prl.downstream.voxceleb1.dataset")
+    if identification is not None:
+        identification.CACHE_PATH = str(cache)
+    verification = sys.modules.get("s3prl.downstream.sv_voxceleb1.dataset")
+    if verification is not None:
+        verification.__file__ = str(cache / "dataset.py")  # the lengths go to .wav_lengths beside this
+
+
+def _preprocess_in_threads() -> contextlib.AbstractContextManager:
+    """SV measures lengths with 12 joblib processes, each of which would import torch anew."""
+    import joblib
+
+    return joblib.parallel_config(backend="threading", n_jobs=os.cpu_count() or 1)
