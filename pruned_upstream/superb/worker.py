@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ..errors import PrunedUpstreamError
+from ..errors import ConfigError, PrunedUpstreamError
 from ..files import atomic_write
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
@@ -56,8 +56,12 @@ class Worker:
             self.process.join()
 
 
-def preload(downstreams: Iterable[str]) -> None:
+def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) -> None:
     """Import s3prl and the tasks' code, so that forked children need not; no device is touched.
+
+    Args:
+        downstreams: s3prl's names of the tasks.
+        clone_downstream: the `downstream` folder of a clone, whose readers of PR's and SF's corpora are preferred to ours.
 
     Raises:
         PrunedUpstreamError: s3prl, or a package that one of the tasks imports, is not installed.
@@ -67,6 +71,9 @@ def preload(downstreams: Iterable[str]) -> None:
     try:
         register()
         importlib.import_module("s3prl.run_downstream")
+        if clone_downstream is not None:
+            search_path = importlib.import_module("s3prl.downstream.ctc").__path__
+            search_path.insert(1, str(clone_downstream / "ctc"))  # behind the installed package, before ours
         for downstream in downstreams:
             importlib.import_module(f"s3prl.downstream.{downstream}.expert")
     except ModuleNotFoundError as error:
@@ -111,9 +118,10 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
     import yaml
     from s3prl import hub
 
-    from ..run_downstream import check_upstream
-
-    check_upstream(name)
+    if name not in hub.options():
+        raise ConfigError(
+            f"s3prl has no upstream '{name}'; `python -c 'from s3prl import hub; print(hub.options())'` lists them"
+        )
     upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).eval()
     with torch.no_grad():
         hidden_states = upstream([torch.randn(16000)])["hidden_states"]

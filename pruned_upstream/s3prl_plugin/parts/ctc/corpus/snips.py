@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ....errors import DataError
+from pruned_upstream.errors import DataError
+
 from .buckets import BucketedUtterances
 
 

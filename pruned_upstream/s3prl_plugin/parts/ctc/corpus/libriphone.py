@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ....errors import DataError
-from .. import librispeech
+from pruned_upstream.errors import DataError
+from pruned_upstream.s3prl_plugin.parts import librispeech
+
 from .buckets import BucketedUtterances
 
 
