@@ -77,8 +77,9 @@ class SelfAttention(DerivesWeights):
         self.uniform = min(qk + vo) == self.width
         ids = [head.id for head in self.heads]
         self.all_heads = ids == list(range(self.num_heads))
-        # all three follow from the config: they move with the module but are never saved
-        self.register_buffer("head_ids", torch.tensor(ids), persistent=False)
+        # all three follow from the config: they move with the module but are never saved, so that no file brings
+        # their values to a module built on the meta device
+        self.register_buffer("head_ids", torch.tensor(ids, device="cpu"), persistent=False)
         self.register_buffer("qk_rows", _padded_rows(qk, self.width), persistent=False)
         self.register_buffer("vo_rows", _padded_rows(vo, self.width), persistent=False)
 
@@ -189,4 +190,4 @@ def _padded_rows(widths: list[int], width: int) -> Tensor:
     for own in widths:
         rows += list(range(start, start + own)) + [zero] * (width - own)
         start += own
-    return torch.tensor(rows)
+    return torch.tensor(rows, device="cpu")

@@ -56,7 +56,12 @@ def test_ragged_shape_survives(tmp_path, tiny):
     )
     encoder = random_encoder(dataclasses.replace(tiny.config, layers=layers))
     save(tmp_path / "ragged.safetensors", encoder)
-    assert load(tmp_path / "ragged.safetensors").config.layers == layers
+    again = load(tmp_path / "ragged.safetensors")
+    assert again.config.layers == layers
+    with torch.no_grad():
+        wavs = unequal_waveforms()
+        for ours, theirs in zip(again.extract(wavs).hidden_states, encoder.extract(wavs).hidden_states, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_loading_draws_no_random_numbers(saved):
