@@ -1,0 +1,241 @@
+"""The gates of an encoder: what is learned, what one step draws, and what remains at the end.
+
+Gates live in one tensor a kind, all layers stacked (L layers, H heads, w head width, F feed-forward width, C_i
+channels of convolution i):
+
+    qk            (L, H, w)  query and key dimensions, pruned together    } fine-grained attention head pruning
+    vo            (L, H, w)  value and output dimensions                  }
+    head          (L, H)     whole heads, where heads are not fine-grained
+    ffn           (L, F)     dimensions between the two feed-forward matrices
+    attention     (L,)       attention sublayers                          } the coarse scale
+    feed_forward  (L,)       feed-forward sublayers                       }
+    conv_i        (C_i,)     channels of the front end (DPHuBERT: Peng et al., Interspeech 2023)
+
+Scales multiply: a dimension passes when its own gate and those of its head and sublayer do (Wang et al., Interspeech
+2023, equation 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..model.config import EncoderConfig
+from ..model.gating import EncoderGates, LayerGates
+from . import hard_concrete
+
+SUBLAYER_KINDS = ("attention", "feed_forward")
+COARSE_KINDS = (*SUBLAYER_KINDS, "head")
+CONV = "conv_"  # a kind for each convolution: conv_0, conv_1, ...
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Which gates there are and how they are learned. A recipe's `gates` section has these fields.
+
+    A drop rate is the probability that a gate starts below one half, before it is stretched: its log_alpha starts at
+    log((1 - rate) / rate). The paper names none; CoFi takes 0.5 for `ffn` and next to nothing for coarse gates,
+    DPHuBERT 0.5 and 0.01.
+    """
+
+    fine_grained: bool = True  # a gate a dimension of q/k and of v/o; else one a head ("w/o FAHP")
+    multi_scale: bool = True  # gates of whole sublayers besides
+    conv: bool = False  # gates of the front end's channels
+    straight_through: bool = True  # the clipped estimator; else the true gradient ("w/o STE")
+    beta: float = hard_concrete.BETA
+    drop_qk: float = 0.1
+    drop_vo: float = 0.1
+    drop_head: float = 0.01
+    drop_ffn: float = 0.5
+    drop_attention: float = 0.01
+    drop_feed_forward: float = 0.01
+    drop_conv: float = 0.01
+    init_std: float = 0.01  # spread of log_alpha at the start: it breaks ties
+    clamp: float | None = math.log(100)  # largest |log_alpha| in training, so that no gate is stuck (CoFi)
+
+    def __post_init__(self) -> None:
+        for kind in ("qk", "vo", "head", "ffn", "attention", "feed_forward", "conv"):
+            rate = getattr(self, f"drop_{kind}")
+            if not 0 < rate < 1:
+                raise ConfigError(f"gates.drop_{kind} is {rate}; it must lie between 0 and 1, both excluded")
+        if self.beta <= 0:
+            raise ConfigError(f"gates.beta is {self.beta}; a temperature must be above 0")
+        if self.init_std < 0:
+            raise ConfigError(f"gates.init_std is {self.init_std}; it must be at least 0")
+        if self.clamp is not None and self.clamp <= 0:
+            raise ConfigError(f"gates.clamp is {self.clamp}; it must be above 0, or null for none")
+
+    def initial_log_alpha(self, kind: str) -> float:
+        """Mean of log_alpha at the start for a kind of gate."""
+        rate = getattr(self, "drop_conv" if kind.startswith(CONV) else f"drop_{kind}")
+        return math.log((1 - rate) / rate)
+
+
+def gate_shapes(config: EncoderConfig, settings: GateSettings) -> dict[str, tuple[int, ...]]:
+    """Shape of the stacked gates of each kind that `settings` asks for, in the order of the module's table."""
+    layers, heads, width = config.num_layers, config.num_heads, config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    if settings.fine_grained:
+        shapes |= {"qk": (layers, heads, width), "vo": (layers, heads, width)}
+    else:
+        shapes["head"] = (layers, heads)
+    shapes["ffn"] = (layers, config.ffn_dim)
+    if settings.multi_scale:
+        shapes |= {"attention": (layers,), "feed_forward": (layers,)}
+    if settings.conv:
+        # without a projection the last convolution is as wide as the transformer, whose width is not pruned
+        gated = config.conv if config.has_projection else config.conv[:-1]
+        shapes |= {conv_kind(i): (layer.dense_channels,) for i, layer in enumerate(gated)}
+    return shapes
+
+
+def conv_kind(number: int) -> str:
+    """Name of the gates of convolution `number`."""
+    return f"{CONV}{number}"
+
+
+def encoder_gates(config: EncoderConfig, stacked: Mapping[str, Tensor]) -> EncoderGates:
+    """Deal stacked gates out to the layers of a dense encoder, a head's gate to each of its v/o dimensions."""
+    kinds = {kind: stacked[kind].flatten(1) for kind in ("qk", "vo", "ffn") if kind in stacked}
+    if "head" in stacked:
+        heads = stacked["head"].repeat_interleave(config.head_dim, dim=1)  # (L, H * w)
+        kinds["vo"] = kinds["vo"] * heads if "vo" in kinds else heads
+    kinds |= {kind: stacked[kind] for kind in ("attention", "feed_forward") if kind in stacked}
+    dealt = {kind: tensor.unbind() for kind, tensor in kinds.items()}
+    layers = [LayerGates(**{kind: gates[i] for kind, gates in dealt.items()}) for i in range(config.num_layers)]
+    conv = [stacked.get(conv_kind(i)) for i in range(len(config.conv))]
+    return EncoderGates(layers, conv if any(gate is not None for gate in conv) else None)
+
+
+class GateSample:
+    """One draw of all gates, for every micro-batch and every process of one optimiser step.
+
+    The draw is cut off from log_alpha: micro-batches leave their gradients on the drawn values, where they add up,
+    and `backward` carries the sum across in one go. Clipping each micro-batch's gradient apart would be another
+    estimator, since clip(a) + clip(b) is not clip(a + b).
+    """
+
+    def __init__(self, config: EncoderConfig, drawn: Mapping[str, Tensor]) -> None:
+        self._config = config
+        self._drawn = dict(drawn)
+        self.values = {kind: z.detach().requires_grad_(torch.is_grad_enabled()) for kind, z in drawn.items()}
+
+    @property
+    def gates(self) -> EncoderGates:
+        """What the encoder takes; ask anew for each micro-batch, whose backward pass frees its own graph."""
+        return encoder_gates(self._config, self.values)
+
+    def backward(self, reduce: Callable[[Tensor], object] | None = None) -> None:
+        """Carry the gradient that has gathered on the values into the gates' log_alpha.
+
+        Args:
+            reduce: sums a gradient over processes, in place; called once a kind of gate, in one fixed order.
+        """
+        gradients = []
+        for value in self.values.values():
+            gradient = torch.zeros_like(value) if value.grad is None else value.grad
+            if reduce is not None:
+                reduce(gradient)
+            gradients.append(gradient)
+        torch.autograd.backward(list(self._drawn.values()), gradients)
+
+
+class Gates(nn.Module):
+    """Learnable hard concrete gates of a dense encoder; the only parameters are the log_alpha of each kind.
+
+    Raises:
+        ConfigError: the encoder has been pruned already.
+    """
+
+    def __init__(self, config: EncoderConfig, settings: GateSettings = GateSettings()) -> None:
+        super().__init__()
+        if not config.is_dense:
+            raise ConfigError("gates are learned on a dense encoder; this one has been pruned already")
+        self.config = config
+        self.settings = settings
+        self.log_alpha = nn.ParameterDict(
+            {
+                kind: nn.Parameter(settings.initial_log_alpha(kind) + settings.init_std * torch.randn(shape))
+                for kind, shape in gate_shapes(config, settings).items()
+            }
+        )
+
+    def sample(self, generator: torch.Generator | None = None) -> GateSample:
+        """Draw every gate once.
+
+        Args:
+            generator: source of the noise, on any device: processes whose generators agree draw the same gates.
+        """
+        cut = hard_concrete.ClippedStraightThrough.apply if self.settings.straight_through else hard_concrete.hard_tanh
+        drawn = {}
+        for kind, log_alpha in self.log_alpha.items():
+            device = log_alpha.device if generator is None else generator.device
+            noise = torch.rand(log_alpha.shape, generator=generator, device=device).to(log_alpha.device)
+            drawn[kind] = cut(hard_concrete.stretched(log_alpha, noise, self.settings.beta))
+        return GateSample(self.config, drawn)
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """P(z > 0) of every gate, differentiable, in the stacked shapes."""
+        return {kind: self._probability(log_alpha) for kind, log_alpha in self.log_alpha.items()}
+
+    @torch.no_grad()
+    def means(self) -> dict[str, Tensor]:
+        """E[z] of every gate: what plots show, and what tells a living layer from a dead one."""
+        return {kind: hard_concrete.mean(a, self.settings.beta) for kind, a in self.log_alpha.items()}
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring log_alpha back into its bounds; to be called after each optimiser step."""
+        if self.settings.clamp is not None:
+            for log_alpha in self.log_alpha.values():
+                log_alpha.clamp_(-self.settings.clamp, self.settings.clamp)
+
+    @torch.no_grad()
+    def deterministic(self, shift: float = 0.0) -> EncoderGates:
+        """The gates to keep: in each group as many of the smallest close as are expected to be closed.
+
+        The others take their noise-free value (CoFiPruning, models/l0_module.py, `_deterministic_z`). A group is one
+        kind in one layer; of coarse gates, of which a layer has too few to round, one kind in all layers. A
+        convolution keeps one channel at least.
+
+        Args:
+            shift: added to the log_alpha of all but the sublayers' gates when it is counted how many are open, for
+                those who want a certain size (`sparsity.final_gates`).
+        """
+        final = {}
+        for kind, log_alpha in self.log_alpha.items():
+            coarse = kind in COARSE_KINDS
+            moved = log_alpha if kind in SUBLAYER_KINDS else log_alpha + shift
+            is_open = self._probability_without_clamp(moved) if coarse else self._probability(moved)
+            values = hard_concrete.soft_value(log_alpha, self.settings.beta)
+            is_conv = kind.startswith(CONV)
+            groups = (1, -1) if coarse or is_conv else (log_alpha.size(0), -1)
+            kept = _close_smallest(values.reshape(groups), is_open.reshape(groups), at_least=int(is_conv))
+            final[kind] = kept.view_as(log_alpha)
+        return encoder_gates(self.config, final)
+
+    def _probability(self, log_alpha: Tensor) -> Tensor:
+        return hard_concrete.probability_open(log_alpha, self.settings.beta)
+
+    def _probability_without_clamp(self, log_alpha: Tensor) -> Tensor:
+        """P(z > 0), stretched so that the clamp's bounds are certainties.
+
+        The clamp leaves a closed gate 0.047: eleven dead sublayers would add up to one that is kept.
+        """
+        if self.settings.clamp is None:
+            return self._probability(log_alpha)
+        bounds = log_alpha.new_tensor([-self.settings.clamp, self.settings.clamp])
+        low, high = self._probability(bounds)
+        return ((self._probability(log_alpha) - low) / (high - low)).clamp(0, 1)
+
+
+def _close_smallest(values: Tensor, probability_open: Tensor, *, at_least: int) -> Tensor:
+    """`values` (G, n), in each group zeros for the round(n - sum of P(z > 0)) smallest, but `at_least` some are kept."""
+    closed = (1 - probability_open).sum(1, keepdim=True).round().clamp(max=values.size(1) - at_least)  # (G, 1)
+    rank = values.argsort(dim=1, stable=True).argsort(dim=1)  # (G, n), 0 for the smallest
+    return values.masked_fill(rank < closed, 0.0)

@@ -1,0 +1,179 @@
+"""How large a gated encoder is expected to be, and what drives it to a target size.
+
+One formula serves training, where a gate counts with its probability of being open, and the finished model, where it
+counts 0 or 1: for every such pattern the formula gives the number of parameters that `compaction.py` leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..model.attention import GATE_WIDTH
+from ..model.config import EncoderConfig
+from ..model.gating import EncoderGates
+from ..model.size import PRUNABLE_PARTS, parameters_by_part
+from .compaction import compact_config
+from .gates import Gates, conv_kind
+
+SCOPES = ("transformer", "everything")
+SHIFT_RANGE = 16.0  # of log_alpha: beyond it every gate within the clamp is certain
+SHIFT_HALVINGS = 24
+
+
+def expected_size(config: EncoderConfig, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Expected parameters of each part of an encoder under independent gates, differentiable, in double precision.
+
+    A v/o dimension counts if its own gate, its head's and its sublayer's are open. A q/k dimension needs besides its
+    own gate and the sublayer's that some v/o dimension of its head lives, for a head without output is gone. A
+    feed-forward dimension counts with its own gate and its sublayer's. Biases go with their rows, output biases with
+    the sublayer, a head's position gate with the head.
+
+    Args:
+        config: the dense encoder.
+        probabilities: P(z > 0) of each kind of gate, stacked as `gates.py` says; a kind that is missing is open.
+
+    Returns:
+        Scalars under the names of `model.size.parameters_by_part`.
+    """
+    p = _Probabilities(probabilities)
+    dense = parameters_by_part(config)
+    return {part: p.one * count for part, count in dense.items()} | {
+        "attention": _attention(config, p),
+        "feed_forward": _feed_forward(config, p),
+        **_front_end(config, p),
+    }
+
+
+class _Probabilities:
+    """P(z > 0) by kind, in double precision: 85 million does not fit into single precision to the last unit."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        self._given = given
+        device = next(iter(given.values())).device if given else None
+        self.one = torch.ones((), dtype=torch.double, device=device)
+
+    def of(self, kind: str, *shape: int) -> Tensor:
+        return self._given[kind].double() if kind in self._given else self.one.expand(shape)
+
+
+def _attention(config: EncoderConfig, p: _Probabilities) -> Tensor:
+    layers, heads, width, d = config.num_layers, config.num_heads, config.head_dim, config.embed_dim
+    vo, qk = p.of("vo", layers, heads, width), p.of("qk", layers, heads, width)
+    head = p.of("head", layers, heads)  # (L, H)
+    living = head * (1 - (1 - vo).prod(-1))  # (L, H), its gate and any of its v/o gates are open
+    size = d + 2 * (d + 1) * (qk.sum(-1) * living).sum(-1) + (2 * d + 1) * (vo.sum(-1) * head).sum(-1)  # (L,)
+    if config.relative_position is not None and config.relative_position.gated:
+        any_head = 1 - (1 - living).prod(-1)  # (L,)
+        size = size + GATE_WIDTH * (width + 1) * any_head + living.sum(-1)
+    return (p.of("attention", layers) * size).sum()
+
+
+def _feed_forward(config: EncoderConfig, p: _Probabilities) -> Tensor:
+    layers, d = config.num_layers, config.embed_dim
+    dimensions = p.of("ffn", layers, config.ffn_dim).sum(-1)  # (L,)
+    return (p.of("feed_forward", layers) * ((2 * d + 1) * dimensions + d)).sum()
+
+
+def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
+    """Convolutions, and the norm and projection that read their channels; widths of different layers are independent."""
+    size, inputs = 0 * p.one, p.one
+    for number, layer in enumerate(config.conv):
+        channels = p.of(conv_kind(number), layer.dense_channels).sum()
+        size = size + channels * (inputs * layer.kernel + config.conv_bias)
+        if config.extractor_mode == "layer_norm" or number == 0:
+            size = size + 2 * channels
+        inputs = channels
+    projection = 2 * inputs
+    if config.has_projection:
+        projection = projection + (inputs + 1) * config.embed_dim
+    return {"front_end": size, "projection": projection}
+
+
+def expected_sparsity(config: EncoderConfig, probabilities: Mapping[str, Tensor], scope: str = "transformer") -> Tensor:
+    """Share of the dense encoder's parameters that is expected to go: p_hat, a differentiable scalar.
+
+    Args:
+        scope: "transformer" takes the share of attention and feed-forward sublayers, as the paper does; "everything"
+            that of the whole encoder, as DPHuBERT does.
+    """
+    expected = expected_size(config, probabilities)
+    parts = _parts_in(scope, expected)
+    dense = parameters_by_part(config)
+    return 1 - torch.stack([expected[part] for part in parts]).sum() / sum(dense[part] for part in parts)
+
+
+def counted_sparsity(dense: EncoderConfig, compact: EncoderConfig, scope: str = "transformer") -> float:
+    """Share of the parameters that is really gone from a compact encoder; `scope` as in `expected_sparsity`."""
+    before, after = parameters_by_part(dense), parameters_by_part(compact)
+    parts = _parts_in(scope, before)
+    return 1 - sum(after[part] for part in parts) / sum(before[part] for part in parts)
+
+
+def final_gates(gates: Gates, target: float | None = None, scope: str = "transformer") -> EncoderGates:
+    """The gates to keep at the end of training.
+
+    Rounding each group to its expected number leaves a model of nearly the expected size: a fine group is wrong by at
+    most half a row. Two things are not rounding and make the counted sparsity the larger: sublayers and heads that are
+    dead keep a few percent of probability under the clamp, and their insides are expected with it, but go in full.
+
+    Args:
+        target: the counted sparsity that is wanted. How many dimensions are open is then shifted everywhere alike,
+            the choice of sublayers kept, until the count is as near to it as whole rows allow. None takes what
+            the rounding gives.
+    """
+    if target is None:
+        return gates.deterministic()
+
+    def counted(shift: float) -> float:
+        return counted_sparsity(gates.config, compact_config(gates.config, gates.deterministic(shift)), scope)
+
+    low, high = -SHIFT_RANGE, SHIFT_RANGE  # fewest and most dimensions open: the sparsity falls from low to high
+    for _ in range(SHIFT_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if counted(middle) > target else (low, middle)
+    return gates.deterministic(min(low, high, key=lambda shift: abs(counted(shift) - target)))
+
+
+def _parts_in(scope: str, parts: Mapping[str, object]) -> tuple[str, ...]:
+    if scope not in SCOPES:
+        raise ConfigError(f"the scope of sparsity is '{scope}'; it must be one of {', '.join(SCOPES)}")
+    return PRUNABLE_PARTS if scope == "transformer" else tuple(parts)
+
+
+class Lagrangian(nn.Module):
+    """lambda1 (p_hat - p) + lambda2 (p_hat - p)^2, the price of missing the target (equation 5).
+
+    The gates descend on it while the two multipliers ascend, so that the price rises for as long as the target is
+    missed: give them an optimiser group with `maximize=True` and no weight decay. Both start at 0 (CoFi).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lambda1 = nn.Parameter(torch.zeros(()))
+        self.lambda2 = nn.Parameter(torch.zeros(()))
+
+    def forward(self, expected: Tensor, target: float) -> Tensor:
+        excess = expected - target
+        return self.lambda1 * excess + self.lambda2 * excess.square()
+
+
+@dataclass(frozen=True)
+class TargetSparsity:
+    """The target at each step: linear from 0 over `warmup_steps`, then constant."""
+
+    final: float
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final < 1:
+            raise ConfigError(f"the target sparsity is {self.final}; it must be at least 0 and below 1")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"the target sparsity warms up over {self.warmup_steps} steps; it cannot be below 0")
+
+    def __call__(self, step: int) -> float:
+        return self.final * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.final
