@@ -1,0 +1,39 @@
+"""`pruned-upstream hook`: our upstreams in s3prl started from a clone."""
+
+from __future__ import annotations
+
+import typer
+from rich import print
+
+from ..s3prl_plugin import hook
+
+hook_app = typer.Typer(
+    no_args_is_help=True,
+    help="Let every s3prl of this environment, a clone included, know our upstreams (-u pruned_wavlm).",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(hook_app, name="hook")
+
+
+@hook_app.command()
+def install() -> None:
+    """Write the hook, a .pth file in site-packages. s3prl itself is not touched."""
+    print(f"installed {hook.install()}")
+    print(f"it does nothing until s3prl is imported; {hook.SWITCH}=0 switches it off")
+
+
+@hook_app.command()
+def remove() -> None:
+    """Delete the hook."""
+    path = hook.status().path
+    print(f"removed {path}" if hook.remove() else f"there was no hook at {path}")
+
+
+@hook_app.command()
+def status() -> None:
+    """Say whether the hook is there and active."""
+    found = hook.status()
+    state = "not installed" if not found.installed else "installed" if found.enabled else "installed, switched off"
+    print(f"{state}: {found.path}")

@@ -1,0 +1,167 @@
+"""s3prl's `run_downstream.py` with our upstreams in it, on any supported torch, with unchanged arguments.
+
+    python -m pruned_upstream.run_downstream -m train -u pruned_wavlm -k compact.safetensors -d speech_commands -c ks -p run
+    torchrun --nproc_per_node 4 -m pruned_upstream.run_downstream ...
+
+`run_downstream.py` on the PATH is the same. Beyond s3prl's own: `-c` also takes the bare name of a shipped config
+(ks, asr ...); without `-c` the shipped config of the task stands in where s3prl's own is missing; without `--device`
+a machine without a GPU computes on its CPU; `--local-rank` is understood, as is torchrun's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.util
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from .errors import ConfigError, DataError, PrunedUpstreamError
+from .resources import downstream_config_path
+
+USAGE_ERROR = 2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run s3prl's command line; a user's mistake is printed as a sentence, and the exit code is 2."""
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except PrunedUpstreamError as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def run(arguments: list[str]) -> None:
+    """Compatibility layer, registration, then s3prl's own `main`.
+
+    Raises:
+        PrunedUpstreamError: an upstream, downstream, config or checkpoint that does not exist or cannot be used.
+    """
+    from .s3prl_plugin.registry import register
+
+    if importlib.util.find_spec("s3prl") is None:
+        raise ConfigError("s3prl is not installed; `pip install s3prl` brings it")
+    register()
+    from s3prl import run_downstream as s3prl_runner
+
+    sys.argv = ["run_downstream.py", *prepare(arguments)]
+    try:
+        s3prl_runner.main()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"{error.filename or error} does not exist; is the path in the config, or given with -o, the right one?"
+        ) from error
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """s3prl's arguments with names made paths and torch's spelling of the rank made s3prl's.
+
+    Raises:
+        ConfigError: an upstream, downstream or config of that name does not exist.
+        DataError: there is nothing to resume or evaluate at the path given.
+    """
+    known, rest = _parser().parse_known_args(arguments)
+    if known.past_exp is not None:
+        _check_experiment(Path(known.past_exp))
+        rest += ["-e", known.past_exp]
+    if known.upstream is not None:
+        _check_upstream(known.upstream, from_hub="huggingface" in rest)
+        rest += ["-u", known.upstream]
+    if known.downstream is not None:
+        _check_downstream(known.downstream)
+        rest += ["-d", known.downstream]
+    config = known.config
+    if config is not None:
+        config = downstream_config_path(config)
+    elif known.past_exp is None and known.downstream is not None:
+        config = _default_config(known.downstream)
+    if config is not None:
+        rest += ["-c", str(config)]
+    local_rank = known.local_rank if known.local_rank is not None else os.environ.get("LOCAL_RANK")
+    if local_rank is not None:
+        rest += ["--local_rank", local_rank]
+    return rest + ["--device", _device(known.device, distributed=local_rank is not None)]
+
+
+def sentence(error: Exception) -> str:
+    """The error's own words; a DataLoader worker's error carries them on the last line of its traceback."""
+    last = str(error).strip().splitlines()[-1]
+    return last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-u", "--upstream")
+    parser.add_argument("-d", "--downstream")
+    parser.add_argument("-c", "--config")
+    parser.add_argument("-e", "--past_exp")
+    parser.add_argument("--local-rank", "--local_rank")
+    parser.add_argument("--device")
+    return parser
+
+
+def _check_upstream(name: str, *, from_hub: bool) -> None:
+    from s3prl import hub
+
+    known = hub.options()
+    if name not in known and not from_hub:
+        raise ConfigError(f"s3prl has no upstream {name}; {_hint(name, known)}")
+
+
+def _check_downstream(name: str) -> None:
+    import s3prl.downstream
+
+    known = sorted(
+        path.parent.name for folder in s3prl.downstream.__path__ for path in Path(folder).glob("*/expert.py")
+    )
+    if name not in known:
+        raise ConfigError(f"s3prl has no downstream task {name}; {_hint(name, known)}")
+
+
+def _device(wanted: str | None, *, distributed: bool) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return wanted or "cuda"
+    if distributed:
+        raise ConfigError("s3prl gives each process of torchrun a GPU, and there is none; start one without torchrun")
+    if wanted is not None and wanted.startswith("cuda"):
+        raise ConfigError(f"there is no GPU for --device {wanted}; leave it out, or say --device cpu")
+    return wanted or "cpu"
+
+
+def _check_experiment(path: Path) -> None:
+    if path.is_dir() and not any(path.glob("states-*.ckpt")):
+        raise DataError(f"{path} holds no checkpoint states-*.ckpt to go on from; was anything saved there?")
+    if not path.exists():
+        raise DataError(f"there is no checkpoint {path}; name one of an experiment's *.ckpt files, or its folder")
+
+
+def _default_config(downstream: str) -> Path | None:
+    """The shipped config for a task whose `downstream/<task>/config.yaml` s3prl would look for in vain."""
+    if Path("downstream", downstream, "config.yaml").is_file():
+        return None
+    from .superb.tasks import TASKS
+
+    matching = [name for name, task in TASKS.items() if task.downstream == downstream]
+    if len(matching) != 1:
+        choice = " or ".join(f"-c {name}" for name in matching) or "-c with the path of one"
+        raise ConfigError(f"the task {downstream} needs a config: {choice}")
+    return downstream_config_path(matching[0])
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
+
+
+# A worker that is started afresh instead of forked imports the main module again, and s3prl right behind it.
+if multiprocessing.parent_process() is not None:
+    from .s3prl_plugin import compat
+
+    compat.apply()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Our upstreams under names of their own in `s3prl.hub`, beside the hundred that s3prl brings.
+
+s3prl has no way to register a model: `hub.py` is a list of functions, and the runner takes the one whose name
+stands behind `-u`. The same is done here from outside; nothing is written into s3prl.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError
+from . import after_import
+
+if TYPE_CHECKING:
+    from .expert import UpstreamExpert
+
+# name behind -u -> the model family it takes; None takes any
+ENTRIES: dict[str, str | None] = {
+    "pruned_upstream": None,
+    "pruned_wavlm": "wavlm",
+    "pruned_hubert": "hubert",
+    "pruned_wav2vec2": "wav2vec2",
+    "pruned_data2vec": "data2vec",
+    "distil_wavlm": "wavlm",
+    "parp_wav2vec2": "wav2vec2",
+}
+CHECKPOINT_VARIABLE = "PRUNED_UPSTREAM_CKPT"
+
+
+def register() -> None:
+    """Make the compact upstreams known to s3prl, and s3prl run on this machine's libraries.
+
+    Call it before `s3prl.nn.S3PRLUpstream`; it may be called more than once.
+
+    >>> import pruned_upstream
+    >>> pruned_upstream.register()
+    >>> from s3prl.nn import S3PRLUpstream
+    >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
+    """
+    from . import compat, parts
+
+    compat.apply()
+    parts.supply()
+    after_import.after("s3prl.hub", add_entries)
+
+
+def add_entries(hub: ModuleType) -> None:
+    """Put one function for each of `ENTRIES` into `s3prl.hub`."""
+    for name, family in ENTRIES.items():
+        setattr(hub, name, entry(name, family))
+
+
+def entry(name: str, family: str | None) -> Callable[..., UpstreamExpert]:
+    """The function s3prl calls for `-u name`; it refuses models of another family than `family`."""
+
+    def build(ckpt: str | None = None, model_config: str | None = None, refresh: bool = False) -> UpstreamExpert:
+        from .expert import UpstreamExpert
+
+        path = ckpt or os.environ.get(CHECKPOINT_VARIABLE)
+        if not path:
+            raise CheckpointError(
+                f"the upstream {name} needs a model file: name it with -k (in Python as the second argument of "
+                f"S3PRLUpstream), or set the environment variable {CHECKPOINT_VARIABLE}"
+            )
+        if model_config is not None:
+            raise CheckpointError(f"{name} takes no -g {model_config}: a compact model file holds its configuration")
+        return UpstreamExpert(path, name=name, family=family)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"A compact {family or 'speech'} encoder; `ckpt` is the path of its model file."
+    return build
