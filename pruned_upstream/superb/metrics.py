@@ -27,8 +27,10 @@ class Metric:
         return f"{self.task}.{self.name}"
 
     @property
-    def arrow(self) -> str:
-        return "↑" if self.higher_is_better else "↓"
+    def label(self) -> str:
+        """Heading in tables and plots: `QbE MTWV ↑`."""
+        task = "QbE" if self.task == "qbe" else self.task.upper()
+        return f"{task} {self.title} {'↑' if self.higher_is_better else '↓'}"
 
 
 def _accuracy(task: str) -> Metric:

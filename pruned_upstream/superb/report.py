@@ -1,0 +1,249 @@
+"""Tables of measured and published models: terminal, Markdown, CSV and LaTeX.
+
+Three things are said wherever a number stands: whether it was measured or published by others, whether it is
+official (a star otherwise), and which tasks are missing. A model without all ten tasks has no superb_s; the mean of
+its points over the tasks it has stands in a column of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from .metrics import METRICS, TASK_METRICS
+from .published import PAPER, PublishedRow, published
+from .results import RunResults
+from .scores import LEADERBOARD, SUPERB_S, Scale, missing_tasks, on_tasks, partial_mean, truncate
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+BASELINES = ("DistilHuBERT", "DPHuBERT", PAPER)
+ABSENT = "–"
+STAR = "*"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a comparison.
+
+    Attributes:
+        metrics: metric key -> value in the papers' unit; missing tasks are absent.
+        unofficial: task -> why its result is not official.
+        remarks: what else the reader must know.
+    """
+
+    name: str
+    origin: Literal["measured", "published"]
+    metrics: dict[str, float]
+    parameters: float | None = None
+    macs: float | None = None
+    unofficial: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def measured(cls, results: RunResults) -> Entry:
+        unofficial = {name: "; ".join(task.notes) for name, task in results.tasks.items() if not task.official}
+        return cls(
+            results.model,
+            "measured",
+            results.metrics,
+            results.parameters,
+            results.total_macs,
+            unofficial=unofficial,
+        )
+
+    @classmethod
+    def published(cls, row: PublishedRow) -> Entry:
+        remarks = (f"published: {row.source}",) + ((row.notes,) if row.notes else ())
+        return cls(row.name, "published", dict(row.metrics), row.parameters, row.macs, remarks=remarks)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return missing_tasks(self.metrics)
+
+    @property
+    def superb_s(self) -> float | None:
+        return self._score(SUPERB_S)
+
+    @property
+    def leaderboard_score(self) -> float | None:
+        return self._score(LEADERBOARD)
+
+    def _score(self, scale: Scale) -> float | None:
+        return None if self.missing else scale(self.metrics)
+
+
+def baselines(teacher: str) -> list[Entry]:
+    """Whom a model is compared with: DistilHuBERT, DPHuBERT, the paper's model, and its teacher.
+
+    Raises:
+        DataError: no published row has the teacher's name.
+    """
+    return [Entry.published(published(name)) for name in (*BASELINES, teacher)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells; the first column names the rows. `better[row][column]` is None where nothing is compared."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    better: list[list[bool | None]] | None = None
+
+    def markdown(self) -> str:
+        from tabulate import tabulate
+
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in self.rows]
+        body = tabulate(rows, self.header, tablefmt="github", disable_numparse=True, colalign=self._alignment())
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return f"### {self.title}\n\n{body}\n" + (f"\n{notes}" if notes else "")
+
+    def latex(self) -> str:
+        """A booktabs tabular with its notes as comments."""
+        from tabulate import tabulate
+
+        body = tabulate(
+            self.rows, self.header, tablefmt="latex_booktabs", disable_numparse=True, colalign=self._alignment()
+        )
+        for sign, command in {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", ABSENT: "--"}.items():
+            body = body.replace(sign, command)
+        return "".join(f"% {line}\n" for line in (self.title, *self.notes)) + body + "\n"
+
+    def terminal(self) -> RichTable:
+        """The table turned on its side, a model a column: eleven metrics do not fit into the width of a terminal."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=self.title, title_justify="left")
+        table.add_column("")
+        for row in self.rows:
+            table.add_column(row[0], justify="right", overflow="fold")
+        for column in range(1, len(self.header)):
+            cells = [Text(row[column], style=self._style(number, column)) for number, row in enumerate(self.rows)]
+            table.add_row(self.header[column], *cells)
+        return table
+
+    def _style(self, row: int, column: int) -> str:
+        better = None if self.better is None else self.better[row][column]
+        return {True: "green", False: "red", None: ""}[better]
+
+    def _alignment(self) -> tuple[str, ...]:
+        return ("left", *["right"] * (len(self.header) - 1))
+
+
+def overview(entries: Sequence[Entry]) -> Table:
+    """One row a model: size, cost, eleven metrics, both scores."""
+    partial = any(entry.missing for entry in entries)
+    header = ["Model", "Origin", "Params (M)", "MACs (G)", *_labels(), "superb_s", "Score"]
+    rows = []
+    for entry in entries:
+        star = STAR if entry.unofficial else ""
+        row = [entry.name, entry.origin, _scaled(entry.parameters, 1e6, 2), _scaled(entry.macs, 1e9, 1)]
+        row += [_metric_cell(entry, key) for key in METRICS]
+        row.append(ABSENT if entry.superb_s is None else truncate(entry.superb_s) + star)
+        row.append(ABSENT if entry.leaderboard_score is None else f"{entry.leaderboard_score:.0f}{star}")
+        if partial:
+            mean = partial_mean(entry.metrics)
+            tasks = len(SUPERB_S.task_scores(entry.metrics))
+            row.append(ABSENT if mean is None else f"{truncate(mean)}{star} ({tasks}/{len(TASK_METRICS)})")
+        rows.append(row)
+    if partial:
+        header.append("mean points (tasks)")
+    return Table("SUPERB", header, rows, notes=_notes(entries))
+
+
+def differences(entry: Entry, references: Sequence[Entry]) -> Table:
+    """What `entry` has more or less than each reference, in the metrics' own units, on the tasks both have."""
+    header = [f"{entry.name} minus", "Params (M)", "MACs (G)", *_labels(), "superb_s", "Score"]
+    partial = bool(entry.missing) or any(reference.missing for reference in references)
+    if partial:
+        header.append("mean points over shared tasks")
+    rows, better = [], []
+    for reference in references:
+        deltas = [
+            (_minus(entry.parameters, reference.parameters, 1e6), 2, False),
+            (_minus(entry.macs, reference.macs, 1e9), 1, False),
+        ]
+        for key, metric in METRICS.items():
+            deltas.append((_minus(entry.metrics.get(key), reference.metrics.get(key)), 2, metric.higher_is_better))
+        deltas.append((_minus(entry.superb_s, reference.superb_s), 2, True))
+        deltas.append((_minus(entry.leaderboard_score, reference.leaderboard_score), 0, True))
+        if partial:
+            shared = tuple(t for t in TASK_METRICS if t not in entry.missing + reference.missing)
+            means = [partial_mean(on_tasks(e.metrics, shared)) for e in (entry, reference)]
+            deltas.append((_minus(*means), 2, True))
+        rows.append(
+            [f"{reference.name} ({reference.origin})", *[_signed(delta, digits) for delta, digits, _ in deltas]]
+        )
+        better.append([None, *[_improves(delta, higher) for delta, _, higher in deltas]])
+    notes = []
+    if entry.unofficial:
+        notes.append(f"{entry.name}: results that are not official are not comparable with published ones")
+    return Table(f"{entry.name}: difference to", header, rows, notes=notes, better=better)
+
+
+def to_csv(entries: Sequence[Entry]) -> str:
+    """Plain numbers, one row a model; what is missing or not official is named, never left to guess."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["model", "origin", "parameters", "macs", *METRICS, "superb_s", "leaderboard_score", "missing_tasks"]
+        + ["unofficial_tasks", "notes"]
+    )
+    for entry in entries:
+        score = "" if entry.superb_s is None else truncate(entry.superb_s)
+        leaderboard = "" if entry.leaderboard_score is None else f"{entry.leaderboard_score:.2f}"
+        writer.writerow(
+            [entry.name, entry.origin, _plain(entry.parameters), _plain(entry.macs)]
+            + [_plain(entry.metrics.get(key), 4) for key in METRICS]
+            + [score, leaderboard, " ".join(entry.missing), " ".join(entry.unofficial), " | ".join(_notes([entry]))]
+        )
+    return out.getvalue()
+
+
+def _labels() -> list[str]:
+    return [metric.label for metric in METRICS.values()]
+
+
+def _metric_cell(entry: Entry, key: str) -> str:
+    if key not in entry.metrics:
+        return ABSENT
+    return f"{entry.metrics[key]:.2f}" + (STAR if METRICS[key].task in entry.unofficial else "")
+
+
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    notes = []
+    for entry in entries:
+        if entry.missing:
+            notes.append(f"{entry.name}: no superb_s, missing tasks: {', '.join(entry.missing)}")
+        for why in dict.fromkeys(entry.unofficial.values()):
+            tasks = [task for task, reason in entry.unofficial.items() if reason == why]
+            notes.append(f"{STAR} {entry.name}, not official ({', '.join(tasks)}): {why}")
+        notes += [f"{entry.name}: {remark}" for remark in entry.remarks]
+    return [" ".join(note.split()) for note in notes]
+
+
+def _scaled(value: float | None, unit: float, digits: int) -> str:
+    return ABSENT if value is None else f"{value / unit:.{digits}f}"
+
+
+def _plain(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _minus(value: float | None, reference: float | None, unit: float = 1.0) -> float | None:
+    return None if value is None or reference is None else (value - reference) / unit
+
+
+def _signed(delta: float | None, digits: int) -> str:
+    return ABSENT if delta is None else f"{delta:+.{digits}f}"
+
+
+def _improves(delta: float | None, higher_is_better: bool) -> bool | None:
+    return None if not delta else (delta > 0) == higher_is_better
