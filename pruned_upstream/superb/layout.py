@@ -214,7 +214,8 @@ def _pr(data: Data, found: Inventory) -> None:
     lexicons = data.lexicons()
     if not lexicons:
         found.problems.append(
-            f"{data.corpus('LibriSpeech')} holds no librispeech-lexicon*.txt: copy s3prl's two from a clone, or name the clone"
+            f"{data.corpus('LibriSpeech')} holds no librispeech-lexicon*.txt: copy s3prl's two from a clone, "
+            "or name the clone"
         )
         return
     librispeech.require_pronunciations(utterances, librispeech.read_lexicon(lexicons))

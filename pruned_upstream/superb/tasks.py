@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import ConfigError, PrunedUpstreamError
 
@@ -48,10 +48,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Short:
-    """A short, unofficial training that shows the task at work on minisuperb within seconds."""
+    """A short, unofficial training that shows the task at work on minisuperb.
+
+    Attributes:
+        steps: optimisation steps.
+        overrides: values of the yaml to change, `a.b.c` -> value.
+    """
 
     steps: int
-    lr: float
+    overrides: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Task:
         dev: what s3prl prints on the development set, for choosing a learning rate; None where there is no such set.
         best_checkpoint: what s3prl calls the checkpoint of the best development result.
         test_split: what is evaluated (`-t`).
-        short: steps and learning rate of the demo.
+        short: training of the demo.
     """
 
     name: str
@@ -113,7 +118,7 @@ _ALL = (
         steps=100_000,
         dev=Reading("per", "dev per:", higher_is_better=False),
         best_checkpoint="dev-best.ckpt",
-        short=Short(200, 1e-2),
+        short=Short(200, {"optimizer.lr": 1e-2}),
     ),
     Task(
         "asr",
@@ -126,7 +131,7 @@ _ALL = (
         dev=Reading("wer", "dev-clean wer:", scale=1.0, higher_is_better=False),
         best_checkpoint="dev-clean-best.ckpt",
         test_split="test-clean",
-        short=Short(200, 1e-3),
+        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "ks",
@@ -134,10 +139,17 @@ _ALL = (
         "speech_commands",
         ("speech_commands_v0.01", "speech_commands_test_set_v0.01"),
         steps=200_000,
-        short=Short(200, 1e-3),
+        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     Task("qbe", "Query by Example Spoken Term Detection", "quesst14_dtw", ("quesst14Database",), "layers"),
-    _accuracy_task("sid", "Speaker Identification", "voxceleb1", ("VoxCeleb1",), steps=200_000, short=Short(200, 5e-3)),
+    _accuracy_task(
+        "sid",
+        "Speaker Identification",
+        "voxceleb1",
+        ("VoxCeleb1",),
+        steps=200_000,
+        short=Short(200, {"optimizer.lr": 5e-3}),
+    ),
     Task(
         "sv",
         "Automatic Speaker Verification",
@@ -146,7 +158,7 @@ _ALL = (
         "checkpoints",
         test=(Reading("eer", "sv-voxceleb1/test-EER:", higher_is_better=False),),
         steps=200_000,
-        short=Short(100, 5e-4),
+        short=Short(100, {"optimizer.lr": 5e-4}),
     ),
     Task(
         "sd",
@@ -157,7 +169,7 @@ _ALL = (
         steps=30_000,
         dev=Reading("acc", "mode dev acc"),
         best_checkpoint="best-states-dev.ckpt",
-        short=Short(100, 1e-3),
+        short=Short(100, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "ic",
@@ -165,7 +177,7 @@ _ALL = (
         "fluent_commands",
         ("fluent_speech_commands_dataset",),
         steps=200_000,
-        short=Short(200, 1e-3),
+        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     Task(
         "sf",
@@ -180,7 +192,7 @@ _ALL = (
         steps=200_000,
         dev=Reading("f1", "dev slot_type_f1:"),
         best_checkpoint="dev-best.ckpt",
-        short=Short(200, 1e-3),
+        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "er",
@@ -188,7 +200,7 @@ _ALL = (
         "emotion",
         ("IEMOCAP",),
         steps=30_000,
-        short=Short(100, 1e-3),
+        short=Short(100, {"optimizer.lr": 1e-3}),
         protocol="folds",
     ),
 )

@@ -61,7 +61,7 @@ def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) ->
 
     Args:
         downstreams: s3prl's names of the tasks.
-        clone_downstream: the `downstream` folder of a clone, whose readers of PR's and SF's corpora are preferred to ours.
+        clone_downstream: the `downstream` folder of a clone; its readers of PR's and SF's corpora are preferred.
 
     Raises:
         PrunedUpstreamError: s3prl, or a package that one of the tasks imports, is not installed.
@@ -175,8 +175,8 @@ def _send_output_to(folder: Path, mode: str) -> None:
         with open(folder / name, mode) as file:
             os.dup2(file.fileno(), stream)
     # by line, so that what was printed before a kill is in the file
-    sys.stdout = open(1, "w", buffering=1, closefd=False)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
 @contextlib.contextmanager

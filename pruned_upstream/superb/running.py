@@ -1,0 +1,537 @@
+"""Running the tasks of one upstream: all in one process tree, in one folder, with resume after a kill at any point.
+
+    RUN/
+      run.yaml               what is measured: upstream, checkpoint and its hash, data
+      upstream/              building the upstream once: facts.yaml (layers, parameters), stdout.txt, stderr.txt
+      results.yaml           every finished task (`results.py`)
+      TASK/
+        config.yaml          s3prl's configuration of the task
+        results.yaml         the task's result, once it is finished
+        STAGE/               one run of s3prl: its experiment folder
+          stdout.txt         the metrics, as s3prl prints them
+          stderr.txt         progress bars and tracebacks
+          finished.yaml      seconds and command line, once it ended well
+
+Stages are `train` and `test`; for QbE `layer-NN/{dev,test}`, for SV `test-STEP`, for ER `foldK/{train,test}`; with a
+search for the learning rate `lr-X/train`. The files of a submission lie in the stages that `TaskResult.folders` names:
+
+    pr, sf   test-hyp.ark              ks, sid, sv   test_predict.txt    er   test_foldK_predict.txt
+    asr      test-clean-noLM-hyp.ark   ic            test_predict.csv    qbe  benchmark.stdlist.xml
+    sd       scoring/predictions/*.h5, frame_shift
+
+A finished task or stage is never run again; a training goes on from its last checkpoint. One process works on a task
+at a time (a lock that dies with it), with settings that cannot change under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import multiprocessing.connection
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from ..errors import ConfigError, DataError, PrunedUpstreamError
+from ..files import atomic_write
+from . import configuration, worker
+from .layout import Data, Inventory, take_inventory
+from .preparation import default_cache, prepare
+from .protocol import Outcome, Outcomes, Plan, Stage, Steps, begin, saved_checkpoints
+from .results import FILE_NAME, RunResults, read_results, write_results
+from .tasks import Task, select
+from .worker import STDERR, Worker
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
+LOG_LINES = 15
+FINISHED, CONFIG, RUN, FACTS = "finished.yaml", "config.yaml", "run.yaml", "facts.yaml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is to be run, and how.
+
+    Attributes:
+        folder: the run folder; a run that is there already goes on.
+        upstream: s3prl's name of the upstream (`-u`).
+        checkpoint: its file (`-k`), or None where the name says it all.
+        model_config: its configuration (`-g`), for the few upstreams that want one.
+        model: name in tables; by default the checkpoint's, else the upstream's.
+        data: the corpora.
+        tasks: names of tasks; None for all ten.
+        steps: training steps instead of the official numbers; the results are marked.
+        short: every task's short training for demonstrations; the results are marked.
+        learning_rates: task -> learning rates: one to use, several to choose from on the development set.
+        language_model: KenLM file and lexicon for a second WER of ASR.
+        device: "cpu", "cuda" or "cuda:N"; None for the GPU where there is one.
+        jobs: runs of s3prl side by side.
+        threads: CPU threads a run; by default the machine's, shared among the jobs.
+        loader_workers: data loading processes a run, at most; None for the number of CPUs.
+        seed: s3prl's.
+        cache: folder for prepared lists (`preparation.default_cache`).
+    """
+
+    folder: Path
+    upstream: str
+    data: Data
+    checkpoint: Path | None = None
+    model_config: Path | None = None
+    model: str | None = None
+    tasks: tuple[str, ...] | None = None
+    steps: int | None = None
+    short: bool = False
+    learning_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    language_model: tuple[Path, Path] | None = None
+    device: str | None = None
+    jobs: int = 1
+    threads: int | None = None
+    loader_workers: int | None = None
+    seed: int = 1337
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "jobs", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        select(self.tasks)
+        for task, rates in self.learning_rates.items():
+            select([task])
+            if not rates or min(rates) <= 0:
+                raise ConfigError(f"the learning rates of {task} are {rates}; they must be positive")
+        for path in (self.checkpoint, self.model_config, *(self.language_model or ())):
+            if path is not None and not path.exists():
+                raise DataError(f"{path} does not exist")
+
+    @property
+    def model_name(self) -> str:
+        return self.model or (self.checkpoint.stem if self.checkpoint is not None else self.upstream)
+
+    @property
+    def upstream_arguments(self) -> tuple[str, ...]:
+        arguments = ["-u", self.upstream]
+        if self.checkpoint is not None:
+            arguments += ["-k", str(self.checkpoint.resolve())]
+        if self.model_config is not None:
+            arguments += ["-g", str(self.model_config.resolve())]
+        return tuple(arguments)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that could not be finished: why, and the end of its log."""
+
+    reason: str
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a call of `run` achieved; `results` also holds tasks that earlier calls finished."""
+
+    results: RunResults
+    failures: Mapping[str, Failure]
+
+
+class Observer(Protocol):
+    """Whoever wants to show how far the run is; `step` is called about five times a second."""
+
+    def task_started(self, task: Task) -> None: ...
+    def stage_started(self, task: Task, stage: Stage) -> None: ...
+    def step(self, task: Task, stage: Stage, step: int) -> None: ...
+    def stage_ended(self, task: Task, stage: Stage) -> None: ...
+    def task_ended(self, task: Task, failure: Failure | None) -> None: ...
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def task_started(self, task: Task) -> None: ...
+    def stage_started(self, task: Task, stage: Stage) -> None: ...
+    def step(self, task: Task, stage: Stage, step: int) -> None: ...
+    def stage_ended(self, task: Task, stage: Stage) -> None: ...
+    def task_ended(self, task: Task, failure: Failure | None) -> None: ...
+
+
+def run(settings: Settings, observer: Observer | None = None) -> Report:
+    """Run the tasks; a task that fails does not stop the others.
+
+    Raises:
+        ConfigError: the folder holds another run.
+        DataError: the data of none of the tasks are complete, or the folder is in use.
+        PrunedUpstreamError: the upstream cannot be built, or s3prl is not installed.
+    """
+    observer = observer or Silent()
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    _claim(settings)
+    with contextlib.ExitStack() as locks:
+        open_tasks, failures = [], {}
+        for task in select(settings.tasks):
+            locks.enter_context(_lock(settings.folder / task.name))
+            inventory = take_inventory(task.name, settings.data)
+            if inventory.problems:
+                failures[task.name] = Failure("; ".join(inventory.problems))
+                observer.task_ended(task, failures[task.name])
+            else:
+                open_tasks.append((task, inventory))
+        if open_tasks:
+            worker.preload(sorted({task.downstream for task, _ in open_tasks}), settings.data.clone_downstream)
+            facts = _upstream_facts(settings)
+            runs = []
+            for task, inventory in open_tasks:
+                try:
+                    runs.append(_TaskRun(task, settings, inventory, layers=facts["layers"]))
+                except PrunedUpstreamError as error:
+                    failures[task.name] = Failure(str(error))
+                    observer.task_ended(task, failures[task.name])
+            _Scheduler(settings, runs, observer).work()
+            failures |= {run.task.name: run.failure for run in runs if run.failure is not None}
+    return Report(collect(settings.folder), failures)
+
+
+def collect(folder: Path) -> RunResults:
+    """Write the run folder's results.yaml from the results of its tasks, and return them.
+
+    Raises:
+        DataError: a task's results were damaged, or the folder is no run folder.
+    """
+    identity = _read_yaml(folder / RUN)
+    facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
+    finished = {
+        task.name: read_results(folder / task.name) for task in select(None) if _is_finished(folder / task.name)
+    }
+    results = RunResults(
+        model=identity["model"],
+        upstream=identity["upstream"],
+        checkpoint=identity["checkpoint"],
+        parameters=facts.get("parameters"),
+        macs=_macs(identity["checkpoint"]),
+        tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
+        provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
+    )
+    with _lock(folder, ".results.lock"):
+        write_results(folder, results)
+    return results
+
+
+def _macs(checkpoint: str | None) -> tuple[int, ...] | None:
+    """The official MACs where the file is one of ours, whose shape it carries."""
+    from ..errors import CheckpointError
+    from ..model.checkpoint import read_header
+    from .profile import official_macs
+
+    if checkpoint is None or not Path(checkpoint).exists():
+        return None
+    try:
+        config = read_header(checkpoint).config
+    except CheckpointError:
+        return None  # another toolkit's checkpoint; its MACs are not ours to count
+    return tuple(bucket.total for bucket in official_macs(config))
+
+
+class _TaskRun:
+    """One task on its way: its protocol, and the stages that the protocol waits for."""
+
+    def __init__(self, task: Task, settings: Settings, inventory: Inventory, *, layers: int) -> None:
+        self.task, self.settings = task, settings
+        self.folder = (settings.folder / task.name).resolve()
+        self.failure: Failure | None = None
+        self.done = False
+        self.awaited: dict[str, Stage] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.cache, self.plan = self._plan(inventory, layers)
+
+    def _plan(self, inventory: Inventory, layers: int) -> tuple[Path, Plan]:
+        settings, task = self.settings, self.task
+        rates = settings.learning_rates.get(task.name, ())
+        if len(rates) > 1 and task.dev is None:
+            raise ConfigError(f"{task.name} has no development set to choose a learning rate on; give it one at most")
+        prepared = prepare(task.name, settings.data, settings.cache or default_cache())
+        config, deviations = configuration.resolve(
+            task,
+            prepared.overrides,
+            steps=settings.steps,
+            lr=rates[0] if len(rates) == 1 else None,
+            short=settings.short,
+            loader_workers=os.cpu_count() if settings.loader_workers is None else settings.loader_workers,
+        )
+        _write_once(self.folder / CONFIG, config, task.name)
+        common = ["--seed", str(settings.seed)] + (["--device", settings.device] if settings.device else [])
+        loaders = config["downstream_expert"].get("loaderrc", {})
+        return prepared.cache, Plan(
+            task=task,
+            folder=self.folder,
+            config=self.folder / CONFIG,
+            upstream=settings.upstream_arguments,
+            common=tuple(common),
+            steps=config["runner"].get("total_steps", 0),
+            learning_rates=rates if len(rates) > 1 else (),
+            layers=layers,
+            deviations=(*inventory.deviations(task.name), *deviations),
+            lists=inventory.lists,
+            scoring=settings.data.corpus("quesst14Database") / "scoring" if task.name == "qbe" else None,
+            reference=Path(loaders["test_dir"]) / "rttm" if task.name == "sd" else None,
+            language_model=settings.language_model,
+        )
+
+    def begin(self) -> list[Stage]:
+        """The first stages to run; none if the task was finished before."""
+        if _is_finished(self.folder):
+            self.done = True
+            return []
+        self.protocol: Steps = begin(self.plan)
+        return self._advance(None)
+
+    def stage_finished(self, stage: Stage) -> list[Stage]:
+        """Note a finished stage; returns what is to be run next."""
+        self.outcomes[stage.name] = Outcome(self.folder / stage.name)
+        return self._advance(self.outcomes) if self.outcomes.keys() >= self.awaited.keys() else []
+
+    def fail(self, failure: Failure) -> None:
+        self.failure, self.done = failure, True
+
+    def _advance(self, outcomes: Outcomes | None) -> list[Stage]:
+        try:
+            while True:
+                stages = next(self.protocol) if outcomes is None else self.protocol.send(outcomes)
+                self.awaited = {stage.name: stage for stage in stages}
+                self.outcomes = {
+                    name: Outcome(self.folder / name) for name in self.awaited if _is_stage_finished(self.folder / name)
+                }
+                waiting = [stage for name, stage in self.awaited.items() if name not in self.outcomes]
+                if waiting:
+                    return waiting
+                outcomes = self.outcomes
+        except StopIteration as ended:
+            self._finish(ended.value)
+        except PrunedUpstreamError as error:
+            self.fail(Failure(str(error)))
+        return []
+
+    def _finish(self, result: Any) -> None:
+        import dataclasses
+
+        seconds = sum(_read_yaml(path)["seconds"] for path in self.folder.rglob(FINISHED))
+        result = dataclasses.replace(result, seconds=round(seconds, 1))
+        identity = _read_yaml(self.settings.folder / RUN)
+        part = RunResults(
+            identity["model"], identity["upstream"], identity["checkpoint"], tasks={self.task.name: result}
+        )
+        write_results(self.folder, part)
+        self.done = True
+        collect(self.settings.folder)
+
+
+class _Scheduler:
+    """Keeps at most `jobs` stages running and hands their ends to the protocols."""
+
+    def __init__(self, settings: Settings, runs: Sequence[_TaskRun], observer: Observer) -> None:
+        self.settings, self.runs, self.observer = settings, runs, observer
+        self.queue: deque[tuple[_TaskRun, Stage]] = deque()
+        self.running: dict[int, tuple[_TaskRun, Stage, Worker, float]] = {}
+
+    def work(self) -> None:
+        try:
+            for run in self.runs:
+                self.observer.task_started(run.task)
+                self._enqueue(run, run.begin())
+            while self.queue or self.running:
+                while self.queue and len(self.running) < self.settings.jobs:
+                    self._start(*self.queue.popleft())
+                multiprocessing.connection.wait(list(self.running), timeout=POLL_SECONDS)
+                for sentinel, (run, stage, child, began) in list(self.running.items()):
+                    self.observer.step(run.task, stage, child.step.value)
+                    if child.process.exitcode is not None:
+                        del self.running[sentinel]
+                        self._ended(run, stage, child, time.monotonic() - began)
+        finally:
+            for _, _, child, _ in self.running.values():
+                child.stop()
+
+    def _enqueue(self, run: _TaskRun, stages: Sequence[Stage]) -> None:
+        # a task's later stages go first: a finished task is worth more than two that are half done
+        self.queue.extendleft((run, stage) for stage in reversed(stages))
+        if run.done:
+            self.observer.task_ended(run.task, run.failure)
+
+    def _start(self, run: _TaskRun, stage: Stage) -> None:
+        folder = run.folder / stage.name
+        resumed = bool(stage.steps and saved_checkpoints(folder))
+        if not resumed:
+            shutil.rmtree(folder, ignore_errors=True)
+        child = worker.start(
+            partial(worker.run_s3prl, stage.arguments),
+            folder=folder,
+            cache=run.cache,
+            append=resumed,
+            threads=self.settings.threads or max(1, (os.cpu_count() or 1) // self.settings.jobs),
+        )
+        self.running[child.process.sentinel] = run, stage, child, time.monotonic()
+        self.observer.stage_started(run.task, stage)
+
+    def _ended(self, run: _TaskRun, stage: Stage, child: Worker, seconds: float) -> None:
+        self.observer.stage_ended(run.task, stage)
+        folder = run.folder / stage.name
+        if child.failure is None:
+            command = " ".join(["run_downstream.py", *stage.arguments])
+            _write_yaml(folder / FINISHED, {"seconds": round(seconds, 2), "command": command})
+            if run.failure is None:
+                self._enqueue(run, run.stage_finished(stage))
+        elif run.failure is None:
+            self.queue = deque(entry for entry in self.queue if entry[0] is not run)
+            run.fail(Failure(f"{run.task.name}/{stage.name} {child.failure}", tail(folder / STDERR)))
+            self.observer.task_ended(run.task, run.failure)
+
+
+def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
+    """The last lines of a log, progress bars left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ()
+    written = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    return tuple(line for line in written if line and "it/s]" not in line and "s/it]" not in line)[-lines:]
+
+
+def _upstream_facts(settings: Settings) -> dict[str, int]:
+    """Layers and parameters of the upstream, measured once a run folder.
+
+    Raises:
+        PrunedUpstreamError: it cannot be built; the message ends with the last words of its log.
+    """
+    folder = settings.folder / "upstream"
+    if not (folder / FACTS).exists():
+        checkpoint = str(settings.checkpoint.resolve()) if settings.checkpoint is not None else None
+        model_config = str(settings.model_config.resolve()) if settings.model_config is not None else None
+        probe = partial(worker.probe_upstream, settings.upstream, checkpoint, model_config, folder / FACTS)
+        child = worker.start(probe, folder=folder)
+        child.process.join()
+        if child.failure is not None:
+            why = (tail(folder / STDERR, 1) or (child.failure,))[0]
+            raise PrunedUpstreamError(
+                f"the upstream {settings.upstream} cannot be built: {why.removeprefix('error: ')}"
+            )
+    return _read_yaml(folder / FACTS)
+
+
+def _claim(settings: Settings) -> None:
+    """Write down what the folder measures, or check that it is the same.
+
+    Raises:
+        ConfigError: the folder measures something else.
+    """
+    checkpoint = settings.checkpoint
+    identity = {
+        "model": settings.model_name,
+        "upstream": settings.upstream,
+        "checkpoint": str(checkpoint) if checkpoint is not None else None,
+        "checkpoint_sha256": _sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
+        "model_config": str(settings.model_config) if settings.model_config is not None else None,
+        "data": str(settings.data.root.resolve()),
+        "seed": settings.seed,
+        "versions": _versions(),
+    }
+    path = settings.folder / RUN
+    with _lock(settings.folder, ".run.lock"):
+        if not path.exists():
+            _write_yaml(path, identity)
+            return
+    before = _read_yaml(path)
+    for key in ("upstream", "checkpoint_sha256", "model_config", "data", "seed"):
+        if before.get(key) != identity[key]:
+            raise ConfigError(
+                f"{settings.folder} holds a run with {key} {before.get(key)}, not {identity[key]}; give another folder"
+            )
+
+
+def _versions() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("pruned-upstream", "s3prl", "torch", "torchaudio"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:
+    """Write a task's configuration, or check that it is the one it was begun with.
+
+    Raises:
+        ConfigError: it is another; the message names what differs.
+    """
+    if path.exists():
+        changed = list(configuration.differences(_read_yaml(path), dict(config)))
+        changed = [change for change in changed if "num_workers" not in change]
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise ConfigError(
+                f"{task} was begun with other settings in {path.parent}: {changed[0]}{more}; give another folder, or "
+                "delete that one to begin anew"
+            )
+        return
+    _write_yaml(path, config)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold the folder's lock; forked children hold it too, until the last of them has ended.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w") as file:
+        give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up:
+                    raise DataError(
+                        f"{folder} is in use by another run; wait for it, or give another folder"
+                    ) from error
+                time.sleep(POLL_SECONDS)
+        yield
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / FILE_NAME).exists()
+
+
+def _is_stage_finished(folder: Path) -> bool:
+    return (folder / FINISHED).exists()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} is not a mapping of keys to values")
+    return tree
+
+
+def _write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(tree), sort_keys=False, width=120), encoding="utf-8")
