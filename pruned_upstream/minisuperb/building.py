@@ -70,7 +70,9 @@ def _build_one(corpus: Corpus, folder: Path, scale: str, seed: int, workers: int
     recipe = _recipe(corpus, scale, seed)
     if folder.exists():
         if not (folder / STAMP).is_file():
-            raise DataError(f"{folder} was not made here and is left alone; choose another root for the self-made corpora")
+            raise DataError(
+                f"{folder} was not made here and is left alone; choose another root for the self-made corpora"
+            )
         if json.loads((folder / STAMP).read_text())["recipe"] == recipe:
             return
     unfinished = folder.with_name(f".{folder.name}.unfinished")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .phones import align
+from .phones import align, is_pause
 from .voice import Espeak, Line, Segment
 
 SAMPLE_RATE = 16_000
@@ -34,7 +34,7 @@ class Clip:
 
     `path` is relative to the corpus. The clip ends `tail` seconds after the last line, or is `seconds` long in all, which
     cuts what does not fit. The noise is `snr` dB below the common speech level; `colour` is the exponent of its 1/f^colour
-    spectrum and `seed` its draw.
+    spectrum and `seed` its draw. The file's `sample_rate` is 16 kHz but where the official corpus has another.
     """
 
     path: str
@@ -44,6 +44,7 @@ class Clip:
     snr: float = 40.0
     colour: float = 1.0
     seed: int = 0
+    sample_rate: int = SAMPLE_RATE
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,9 +57,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Where a cue came to lie in its clip, in seconds: the whole line, its phones (ARPAbet) and words.
+    """Where a cue came to lie in its clip, in seconds: the whole line, its phones and its words.
 
-    `pronunciations[i]` are the phones of word i.
+    Phones are ARPAbet in English, else espeak-ng's mnemonics; `pronunciations[i]` are those of word i, pauses left out.
     """
 
     start: float
@@ -70,15 +71,11 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Take:
-    """A clip as recorded: its length in samples and its cues as spoken."""
+    """A clip as recorded: how long it is, and its cues as spoken."""
 
     path: str
-    samples: int
+    seconds: float
     spoken: tuple[Spoken, ...]
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / SAMPLE_RATE
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,11 +92,11 @@ class Take:
             )
             for cue in fields["spoken"]
         )
-        return cls(fields["path"], fields["samples"], spoken)
+        return cls(fields["path"], fields["seconds"], spoken)
 
 
 def render(clip: Clip, espeak: Espeak) -> tuple[np.ndarray, Take]:
-    """Samples (S,) int16 of the clip, and what lies where."""
+    """Samples (S,) int16 of the clip at its rate, and what lies where."""
     parts: list[tuple[int, np.ndarray]] = []
     spoken: list[Spoken] = []
     end = 0.0
@@ -114,45 +111,51 @@ def render(clip: Clip, espeak: Espeak) -> tuple[np.ndarray, Take]:
     for start, wave in parts:
         wave = wave[: max(0, total - start)]
         mixture[start : start + len(wave)] += wave
+    mixture = _resample(mixture, SAMPLE_RATE, clip.sample_rate)
     mixture *= min(1.0, _PEAK / max(np.abs(mixture).max(), 1e-9))
     samples = np.round(mixture * 32767).astype(np.int16)
-    return samples, Take(clip.path, total, tuple(spoken))
+    return samples, Take(clip.path, len(samples) / clip.sample_rate, tuple(spoken))
 
 
-def write(samples: np.ndarray, path: Path) -> None:
+def write(samples: np.ndarray, sample_rate: int, path: Path) -> None:
     """Write 16-bit samples as the format that the path's suffix names."""
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(path, samples, sample_rate, subtype="PCM_16")
 
 
 def _perform(cue: Cue, espeak: Espeak) -> tuple[np.ndarray, Spoken]:
     """One line at 16 kHz, from its first phone to its last, at its level."""
-    import soxr
-
     speech = espeak.say(cue.line)
-    voiced = [phone for phone in speech.phones if not phone.label.startswith("_")]
+    voiced = [phone for phone in speech.phones if not is_pause(phone.label)]
     start, end = voiced[0].start, voiced[-1].end
     first, last = round(start * speech.sample_rate), round(end * speech.sample_rate)
-    wave = soxr.resample(speech.samples[first:last].astype(np.float64), speech.sample_rate, SAMPLE_RATE, quality="VHQ")
-    level = _SPEECH_RMS * 10 ** (cue.gain / 20)
-    wave *= level / max(np.sqrt(np.mean(wave**2)), 1e-9)
-    pronunciations = tuple(
-        tuple(phone.label for phone in align(p for p, w in zip(speech.phones, speech.phone_words, strict=True) if w == i))
-        for i in range(len(speech.words))
-    )
-    pronunciations = tuple(tuple(p for p in phones if p != "SIL") for phones in pronunciations)
-    inside = [phone for phone in speech.phones if start <= phone.start < end]
-    line = Spoken(start, end, tuple(align(inside)), speech.words, pronunciations)
-    return wave, _moved(line, -start)
+    wave = _resample(speech.samples[first:last].astype(np.float64), speech.sample_rate, SAMPLE_RATE)
+    wave *= _SPEECH_RMS * 10 ** (cue.gain / 20) / max(np.sqrt(np.mean(wave**2)), 1e-9)
+
+    transcribe = align if cue.line.language.startswith("en") else tuple
+    pronunciations = []
+    for i in range(len(speech.words)):
+        of_word = [phone for phone, word in zip(speech.phones, speech.phone_words, strict=True) if word == i]
+        pronunciations.append(tuple(phone.label for phone in transcribe(of_word) if not is_pause(phone.label)))
+    inside = tuple(transcribe(phone for phone in speech.phones if start <= phone.start < end))
+    return wave, _moved(Spoken(start, end, inside, speech.words, tuple(pronunciations)), -start)
+
+
+def _resample(wave: np.ndarray, sample_rate: int, wanted: int) -> np.ndarray:
+    import soxr
+
+    return soxr.resample(wave, sample_rate, wanted, quality="VHQ")
 
 
 def _moved(line: Spoken, by: float) -> Spoken:
     def shift(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         return tuple(Segment(s.label, round(s.start + by, 4), round(s.end + by, 4)) for s in segments)
 
-    return Spoken(round(line.start + by, 4), round(line.end + by, 4), shift(line.phones), shift(line.words), line.pronunciations)
+    return Spoken(
+        round(line.start + by, 4), round(line.end + by, 4), shift(line.phones), shift(line.words), line.pronunciations
+    )
 
 
 def _noise(clip: Clip, total: int) -> np.ndarray:

@@ -14,11 +14,11 @@ from .voice import Segment
 SILENCE = "SIL"
 
 _CONSONANTS = {
-    **{phone: phone.upper() for phone in "b d f g k l m n p r s t v w z".split()},
-    **{"h": "HH", "j": "Y", "N": "NG", "S": "SH", "Z": "ZH", "T": "TH", "D": "DH", "tS": "CH", "dZ": "JH", "r-": "R"},
-}
+    **{phone: phone.upper() for phone in "bdfgklmnprstvwz"},
+    "h": "HH", "j": "Y", "N": "NG", "S": "SH", "Z": "ZH", "T": "TH", "D": "DH", "tS": "CH", "dZ": "JH", "r-": "R",
+}  # fmt: skip
 # Vowels that are never stressed stand as they are; the digit of the others' first phone is the stress.
-_REDUCED = {"@": "AH", "@2": "AH", "@-": "AH", "a#": "AH", "3": "AH", "i": "IY", "I2": "IH"}
+_REDUCED = {"@": "AH", "@2": "AH", "@5": "AH", "@-": "AH", "a#": "AH", "3": "AH", "i": "IY", "I2": "IH"}
 _VOWELS = {
     "a": ("AE",), "aa": ("AA",), "A:": ("AA",), "A@": ("AA",), "0": ("AA",), "O:": ("AO",), "O@": ("AO",),
     "E": ("EH",), "I": ("IH",), "i:": ("IY",), "U": ("UH",), "u:": ("UW",), "V": ("AH",), "3:": ("ER",),
@@ -39,9 +39,9 @@ def arpabet(mnemonic: str) -> tuple[str, ...]:
     (('EY1',), ('CH',), ('SIL',))
 
     Raises:
-        KeyError: a mnemonic that no English voice uses.
+        KeyError: a mnemonic of another language, or of a sound that English lends from one (loch, croissant).
     """
-    if mnemonic.startswith("_"):
+    if is_pause(mnemonic):
         return (SILENCE,)
     if mnemonic in _IGNORED:
         return ()
@@ -50,6 +50,11 @@ def arpabet(mnemonic: str) -> tuple[str, ...]:
     stress = _STRESS.get(mnemonic[0], "0")
     first, *rest = _VOWELS[mnemonic[1:] if mnemonic[0] in _STRESS else mnemonic]
     return (first + stress, *rest)
+
+
+def is_pause(label: str) -> bool:
+    """Whether a mnemonic or an ARPAbet symbol stands for silence."""
+    return label.startswith("_") or label == SILENCE
 
 
 def align(phones: Iterable[Segment]) -> list[Segment]:

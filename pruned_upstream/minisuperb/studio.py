@@ -46,7 +46,12 @@ def _in_fresh_process(shard: Sequence[Clip], folder: Path) -> list[Take]:
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     worker = subprocess.run(
-        [sys.executable, "-m", __name__, str(folder)], input=order, capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", __name__, str(folder)],
+        input=order,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     if worker.returncode != 0:
         last_words = (worker.stderr.strip().splitlines() or ["no message"])[-1]
@@ -58,8 +63,9 @@ def _work(folder: Path) -> None:
     espeak = Espeak()
     takes = []
     for fields in json.load(sys.stdin):
-        samples, take = render(Clip.from_dict(fields), espeak)
-        write(samples, folder / take.path)
+        clip = Clip.from_dict(fields)
+        samples, take = render(clip, espeak)
+        write(samples, clip.sample_rate, folder / clip.path)
         takes.append(take.to_dict())
     json.dump(takes, sys.stdout)
 

@@ -83,9 +83,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 class Espeak:
@@ -101,7 +99,9 @@ class Espeak:
         data = os.fsencode(str(loader.get_data_path()))
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS | _DONT_EXIT)
         if self.sample_rate <= 0:
-            raise PrunedUpstreamError(f"espeak-ng does not start with its data in {os.fsdecode(data)}; reinstall espeakng-loader")
+            raise PrunedUpstreamError(
+                f"espeak-ng does not start with its data in {os.fsdecode(data)}; reinstall espeakng-loader"
+            )
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices draw noise, by default from the clock
         self._chunks: list[np.ndarray] = []
         self._events: list[tuple[int, int, int, int, str]] = []
@@ -134,7 +134,7 @@ class Espeak:
             raise PrunedUpstreamError(f"espeak-ng said nothing for {line.text!r} with voice {name!r}")
         return self._speech(line.text)
 
-    def _collect(self, samples, count: int, events) -> int:  # noqa: ANN001 - ctypes pointers
+    def _collect(self, samples, count: int, events) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         i = 0
@@ -168,7 +168,7 @@ class Espeak:
         return Speech(samples, self.sample_rate, tuple(phones), tuple(words), tuple(phone_words))
 
 
-def _loader():  # noqa: ANN202 - an optional module
+def _loader():
     try:
         import espeakng_loader
     except ImportError as error:

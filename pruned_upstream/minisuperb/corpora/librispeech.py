@@ -51,7 +51,9 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
             chapter = 100 * number + (60 if split == "train-clean-360" else 10)
             for i in range(utterances):
                 text = say(rng)
-                line = speaker.line(text, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.85, 1.2), range=rng.randint(30, 70))
+                line = speaker.line(
+                    text, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.85, 1.2), range=rng.randint(30, 70)
+                )
                 clips.append(clip(f"{split}/{number}/{chapter}/{number}-{chapter}-{i:04d}.flac", line, rng))
     return Plan(clips, lambda folder, takes: _annotate(folder, clips, takes))
 
@@ -66,7 +68,9 @@ def _annotate(folder: Path, clips: Sequence[Clip], takes: Sequence[Take]) -> Non
         chapter = path.parent / f"{path.parent.parent.name}-{path.parent.name}.trans.txt"
         transcripts[chapter].append(f"{path.stem} {text}")
         spoken = take.spoken[0]
-        alignments[Path(take.path).parts[0]] += [f"{path.stem}\t{p.label}\t{p.start:.4f}\t{p.end:.4f}" for p in spoken.phones]
+        alignments[Path(take.path).parts[0]] += [
+            f"{path.stem}\t{p.label}\t{p.start:.4f}\t{p.end:.4f}" for p in spoken.phones
+        ]
         for word, phones in zip(text.split(), spoken.pronunciations, strict=True):
             pronunciations[word][" ".join(phones)] += 1
     for chapter, lines in transcripts.items():

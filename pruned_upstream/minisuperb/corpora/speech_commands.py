@@ -7,19 +7,22 @@ tensorflow/examples/speech_commands/input_data.py, which_set); the names here ar
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from .. import speakers
-from ..clip import Clip, Cue
+from ..clip import Clip, Cue, Take
 from ..plan import Plan, clip
 from ..speakers import Speaker
 
-KEYWORDS = "yes no up down left right on off stop go".split()
-OTHER_WORDS = (
-    "bed bird cat dog eight five four happy house marvin nine one seven sheila six three tree two wow zero"
-).split()
+KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
+OTHER_WORDS = [
+    "bed", "bird", "cat", "dog", "eight", "five", "four", "happy", "house", "marvin", "nine", "one", "seven", "sheila",
+    "six", "three", "tree", "two", "wow", "zero",
+]  # fmt: skip
 _BUCKETS = 2**27 - 1  # of the hash
 
 
@@ -36,20 +39,21 @@ class Sizes:
 
 
 SIZES = {
-    "demo": Sizes(
-        train=(44, 2, 8), dev=(10, 1, 3), test=(14, 5, 6), noises=6, noise_seconds=20.0, test_silences=70
-    ),
+    "demo": Sizes(train=(44, 2, 8), dev=(10, 1, 3), test=(14, 5, 6), noises=6, noise_seconds=20.0, test_silences=70),
     "tiny": Sizes(train=(3, 1, 2), dev=(2, 1, 1), test=(2, 1, 1), noises=2, noise_seconds=2.0, test_silences=2),
 }
 
 
 def plan_train(sizes: Sizes, rng: Random) -> Plan:
     clips: list[Clip] = []
-    for pool, (count, takes, others), share in ((speakers.TRAIN, sizes.train, (20, 100)), (speakers.DEV, sizes.dev, (0, 10))):
+    for pool, (count, takes, others), share in (
+        (speakers.TRAIN, sizes.train, (20, 100)),
+        (speakers.DEV, sizes.dev, (0, 10)),
+    ):
         for speaker in pool[:count]:
             name = _name(speaker, share)
             words = KEYWORDS * takes + rng.sample(OTHER_WORDS, others)
-            clips += _spoken(speaker, name, words, rng, class_of=lambda word: word)
+            clips += _spoken(speaker, name, words, words, rng)
     for i in range(sizes.noises):
         clips.append(_noise(f"_background_noise_/noise_{i}.wav", sizes.noise_seconds, rng))
     return Plan(clips, _nothing_to_add)
@@ -60,23 +64,24 @@ def plan_test(sizes: Sizes, rng: Random) -> Plan:
     count, takes, others = sizes.test
     for speaker in speakers.TEST[:count]:
         words = KEYWORDS * takes + rng.sample(OTHER_WORDS, others)
-        in_class = lambda word: word if word in KEYWORDS else "_unknown_"  # noqa: E731
-        clips += _spoken(speaker, _name(speaker, (10, 20)), words, rng, class_of=in_class)
+        classes = [word if word in KEYWORDS else "_unknown_" for word in words]
+        clips += _spoken(speaker, _name(speaker, (10, 20)), words, classes, rng)
     for i in range(sizes.test_silences):
         clips.append(_noise(f"_silence_/{i:08x}_nohash_0.wav", 1.0, rng))
     return Plan(clips, _nothing_to_add)
 
 
-def _spoken(speaker: Speaker, name: str, words: Sequence[str], rng: Random, class_of) -> list[Clip]:  # noqa: ANN001
+def _spoken(speaker: Speaker, name: str, words: Sequence[str], folders: Sequence[str], rng: Random) -> list[Clip]:
     clips = []
-    number: dict[str, int] = {}
-    for word in words:
-        folder = class_of(word)
-        number[folder] = number.get(folder, -1) + 1
+    number: Counter[str] = Counter()
+    for word, folder in zip(words, folders, strict=True):
         line = speaker.line(word, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.9, 1.2))
         path = f"{folder}/{name}_nohash_{number[folder]}.wav"
+        number[folder] += 1
         lead = rng.uniform(0.05, 0.25)
-        clips.append(clip(path, line, rng, cues=(Cue(line, lead, rng.uniform(-6, 3)),), seconds=1.0, snr=rng.uniform(15, 40)))
+        clips.append(
+            clip(path, line, rng, cues=(Cue(line, lead, rng.uniform(-6, 3)),), seconds=1.0, snr=rng.uniform(15, 40))
+        )
     return clips
 
 
@@ -94,5 +99,5 @@ def _name(speaker: Speaker, share: tuple[int, int]) -> str:
     raise AssertionError("a range of ten percent is missed a thousand times in a row")
 
 
-def _nothing_to_add(folder, takes) -> None:  # noqa: ANN001
+def _nothing_to_add(folder: Path, takes: Sequence[Take]) -> None:
     """The folders' names say it all."""
