@@ -1,0 +1,52 @@
+"""`pruned-upstream prune`: from a teacher and a folder of speech to a compact model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(prune)
+
+
+def prune(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER sparsity.target=0.8", show_default=False)
+    ] = None,
+) -> None:
+    """Prune a speech encoder with distillation; the same command goes on after an interruption.
+
+    Several processes: torchrun --nproc-per-node 4 -m pruned_upstream.cli prune RECIPE
+    """
+    from ..training.prune import REPORT_FILE, run_prune
+    from ..training.recipe import load_recipe
+
+    console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    model = run_prune(load_recipe(recipe, overrides or []))
+    console.print(report_table(model.parent / REPORT_FILE))
+    console.print(f"wrote {model}")
+
+
+def report_table(path: Path) -> Table:
+    """A run's report for the terminal."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    before, after = report["teacher_parameters"], report["parameters"]
+    table = Table(title="pruned", show_header=False)
+    table.add_row("parameters", f"{after / 1e6:.2f}M of {before / 1e6:.2f}M ({1 - after / before:.1%} fewer)")
+    table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of the {report['scope']}")
+    table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
+    table.add_row("sparsity, counted in the file", f"{report['counted_sparsity']:.2%}")
+    table.add_row("compact against gated, largest difference", f"{report['difference_from_gated']:.1e}")
+    table.add_row("steps", str(report["steps"]))
+    table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
+    return table

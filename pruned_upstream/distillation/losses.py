@@ -1,0 +1,45 @@
+"""Distances between a student's and a teacher's hidden states, summed over valid frames.
+
+They are sums, not means: micro-batches and processes hold different numbers of frames, and only sums divided by the
+frames of the whole batch add up to what one process would have computed.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Squared error, mean over dimensions, sum over valid frames (Wang et al. 2023, equation 5).
+
+    Args:
+        student, teacher: (B, T, d).
+        valid: (B, T), True at frames that count.
+    """
+    error = (student.float() - teacher.float()).square().mean(-1)  # (B, T)
+    return error.masked_fill(~valid, 0.0).sum()
+
+
+def l1_minus_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Absolute error, mean over dimensions, minus the cosine; sum over valid frames.
+
+    The distance of DPHuBERT (Peng et al., Interspeech 2023, equation 6, with weight 1). Shapes as in `mse`.
+    """
+    student, teacher = student.float(), teacher.float()
+    distance = (student - teacher).abs().mean(-1) - F.cosine_similarity(student, teacher, dim=-1)  # (B, T)
+    return distance.masked_fill(~valid, 0.0).sum()
+
+
+def l1_log_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Absolute error, mean over dimensions, minus log sigmoid of the cosine; sum over valid frames.
+
+    The distance of DistilHuBERT (Chang et al., ICASSP 2022, equation 1, with weight 1). Shapes as in `mse`.
+    """
+    student, teacher = student.float(), teacher.float()
+    cosine = F.cosine_similarity(student, teacher, dim=-1)  # (B, T)
+    distance = (student - teacher).abs().mean(-1) - F.logsigmoid(cosine)
+    return distance.masked_fill(~valid, 0.0).sum()
+
+
+LOSSES = {"mse": mse, "l1_minus_cosine": l1_minus_cosine, "l1_log_cosine": l1_log_cosine}

@@ -1,0 +1,137 @@
+"""Which student layer learns from which teacher layer, chosen anew in every batch.
+
+A pruned student need not keep its teacher's division of labour: the paper lets a few teacher layers each pick the
+student layer that is already nearest (Wang et al. 2023, equation 5), and names neither the map nor the layers. They
+come from the code it builds on (princeton-nlp/CoFiPruning, trainer/trainer.py, `calculate_layer_distillation_loss`):
+teacher layers at the quarters, and one linear map for all student layers, which starts as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .losses import LOSSES, mse
+
+VARIANTS = ("v4", "v3", "fixed")
+
+
+def quarter_layers(num_layers: int) -> list[int]:
+    """The layers that end each quarter of the depth, counted from 1: 3, 6, 9, 12 of 12.
+
+    >>> quarter_layers(12), quarter_layers(6), quarter_layers(2)
+    ([3, 6, 9, 12], [2, 3, 5, 6], [1, 2])
+    """
+    return sorted({math.ceil(quarter * num_layers / 4) for quarter in (1, 2, 3, 4)})
+
+
+class LayerPairing(nn.Module):
+    """The shared map W of the student's layers and the rule that pairs them with the teacher's.
+
+    Layers are counted from 1, as the paper does: layer j gives hidden_states[j].
+
+    Args:
+        num_layers: of the student, and of the teacher.
+        teacher_layers: rising; `quarter_layers` of the depth by default.
+        variant: "v4": from the top teacher layer down, each takes the nearest living student layer below the last
+            choice, the last choice where none is left, and the top layer where that is the first. "v3": each takes
+            the nearest student layer. "fixed": each takes the student layer of its own number.
+        loss: a name in `losses.LOSSES`, for the pairs; which are nearest is always decided by squared error.
+
+    Raises:
+        ConfigError: an unknown variant or loss, or a layer that does not exist.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_layers: int,
+        *,
+        teacher_layers: Sequence[int] | None = None,
+        variant: str = "v4",
+        loss: str = "mse",
+    ) -> None:
+        super().__init__()
+        layers = quarter_layers(num_layers) if teacher_layers is None else list(teacher_layers)
+        if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= num_layers:
+            raise ConfigError(
+                f"distillation.teacher_layers is {layers}; it must name rising layers from 1 to {num_layers}"
+            )
+        if variant not in VARIANTS:
+            raise ConfigError(f"distillation.pairing is '{variant}'; it must be one of {', '.join(VARIANTS)}")
+        if loss not in LOSSES:
+            raise ConfigError(f"distillation.loss is '{loss}'; it must be one of {', '.join(LOSSES)}")
+        self.num_layers = num_layers
+        self.teacher_layers = layers
+        self.variant = variant
+        self.distance = LOSSES[loss]
+        self.linear = nn.Linear(embed_dim, embed_dim)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether choosing looks at the batch at all."""
+        return self.variant != "fixed"
+
+    @torch.no_grad()
+    def table(self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor) -> Tensor:
+        """Squared error of every pair, summed over valid frames: what `choose` needs, once it is summed over the
+        micro-batches and processes of a step.
+
+        Args:
+            student, teacher: hidden states, L + 1 tensors (B, T, d).
+            valid: (B, T).
+
+        Returns:
+            (teacher layers, L).
+        """
+        rows = []
+        for j in range(1, self.num_layers + 1):
+            mapped = self.linear(student[j])  # (B, T, d)
+            rows.append(torch.stack([mse(mapped, teacher[k], valid) for k in self.teacher_layers]))
+        return torch.stack(rows, dim=1)
+
+    def empty_table(self) -> Tensor:
+        """The table of a batch without frames."""
+        return self.linear.weight.new_zeros(len(self.teacher_layers), self.num_layers, dtype=torch.float32)
+
+    def choose(self, table: Tensor, alive: Tensor) -> list[int]:
+        """The student layer of each teacher layer, counted from 1.
+
+        Args:
+            table: (teacher layers, L), of the whole batch.
+            alive: (L,) bool, True where a sublayer of the student's layer is still open.
+
+        Choosing on the device would keep every layer's projection for the backward pass; reading K x L numbers back
+        once a step is cheaper.
+        """
+        if self.variant == "fixed":
+            return list(self.teacher_layers)
+        if self.variant == "v3":
+            return (table.argmin(1) + 1).tolist()
+        living = alive.to(table.device).expand_as(table)
+        distances: list[list[float]] = table.masked_fill(~living, torch.inf).tolist()
+        pairs: list[int] = []
+        for row in reversed(distances):
+            below = row[: pairs[-1] - 1] if pairs else row
+            nearest = min(range(len(below)), key=below.__getitem__, default=None)
+            if nearest is not None and below[nearest] < math.inf:
+                pairs.append(nearest + 1)
+            else:
+                pairs.append(pairs[-1] if pairs else self.num_layers)
+        return pairs[::-1]
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor, pairs: Sequence[int]
+    ) -> Tensor:
+        """Loss of the chosen pairs, summed over pairs and valid frames; shapes as in `table`."""
+        distances = [
+            self.distance(self.linear(student[j]), teacher[k], valid)
+            for k, j in zip(self.teacher_layers, pairs, strict=True)
+        ]
+        return torch.stack(distances).sum()

@@ -1,0 +1,180 @@
+"""From a corpus to batches: which recordings meet in a step, which stretch of each, and who computes what.
+
+Nothing here remembers anything. The recordings of step t follow from (seed, epoch, place in the epoch), the crop of
+a recording from (seed, epoch, recording), the noise of a micro-batch from (seed, step, its number): a resumed run
+goes on at step t, and neither the number of loader processes nor that of training processes changes a batch.
+"""
+
+from __future__ import annotations
+
+import signal
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .corpus import SAMPLE_RATE, BadRecording, Corpus
+from .processes import Processes
+from .recipe import Data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The part of a step that goes through the model at once.
+
+    wavs: waveforms (samples,) at 16 kHz.
+    pad_to: samples of the whole step's longest crop, to which every part pads: the group norm of the front end
+        takes its statistics over the padding too, and parts of one batch must agree on them.
+    utterances, starts: number in the corpus and first sample of each waveform, for objectives with labels.
+    seed: for torch's RNG (dropout, masks): the same whichever process computes this part.
+    skipped: recordings that turned out unusable when they were read, with the reason.
+    """
+
+    wavs: list[Tensor]
+    pad_to: int
+    utterances: list[int]
+    starts: list[int]
+    seed: int
+    skipped: dict[str, str]
+
+
+class BatchPlan:
+    """Which recordings each step takes.
+
+    An epoch shuffles the corpus, sorts windows of `bucket` batches by length, so that little is padded, cuts them
+    into batches and shuffles those. The last batch of an epoch may be short; nothing is left out.
+
+    Args:
+        lengths: samples of each recording's crop.
+        utterances, samples: size of a batch: a number of recordings, or of samples, padding included; one is given.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        seed: int,
+        utterances: int | None = None,
+        samples: int | None = None,
+        bucket: int = 1,
+    ) -> None:
+        if (utterances is None) == (samples is None):
+            raise ValueError("a batch holds a number of utterances or a number of samples")
+        self.lengths = np.asarray(lengths)
+        self.seed = seed
+        self.utterances = utterances
+        self.samples = samples
+        self.bucket = bucket
+        self._ends: list[int] = []  # batches up to the end of each epoch seen so far
+        self._latest: tuple[int, list[list[int]]] | None = None
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(epoch, place in the epoch) of a step."""
+        while not self._ends or self._ends[-1] <= step:
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(self.epoch(len(self._ends))))
+        epoch = bisect_right(self._ends, step)
+        return epoch, step - (self._ends[epoch - 1] if epoch else 0)
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of an epoch: numbers of recordings, longest first."""
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self._shuffle(number)
+        return self._latest[1]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.lengths))
+        window = self.bucket * (self.utterances or max(1, self.samples // max(1, int(self.lengths.mean()))))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), window):
+            members = order[start : start + window]
+            members = members[np.argsort(-self.lengths[members], kind="stable")]
+            batches.extend(self._cut(members.tolist()))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, members: list[int]) -> Iterator[list[int]]:
+        """Batches of members that come longest first."""
+        while members:
+            size = self.utterances or max(1, self.samples // int(self.lengths[members[0]]))
+            yield members[:size]
+            members = members[size:]
+
+
+class Batches(Dataset):
+    """The micro-batches of one process at each step; the step is the index.
+
+    The recordings of a step are dealt in turn to its world x accumulation parts, longest first, so that the parts
+    are about equally long.
+    """
+
+    def __init__(self, corpus: Corpus, data: Data, *, seed: int, accumulation: int = 1) -> None:
+        self.corpus = corpus
+        self.data = data
+        self.seed = seed
+        self.accumulation = accumulation
+        self.longest = round(data.max_seconds * SAMPLE_RATE)
+        self.lengths = [min(utterance.samples, self.longest) for utterance in corpus.utterances]
+        self.rank, self.world = 0, 1
+        seconds = data.batch_seconds
+        self.plan = BatchPlan(
+            self.lengths,
+            seed=seed,
+            utterances=data.batch_utterances if seconds is None else None,
+            samples=None if seconds is None else round(seconds * SAMPLE_RATE),
+            bucket=data.bucket,
+        )
+
+    def crop(self, epoch: int, utterance: int) -> tuple[int, int]:
+        """(first sample, samples) that an epoch takes of a recording."""
+        spare = self.corpus.utterances[utterance].samples - self.lengths[utterance]
+        start = int(np.random.default_rng([self.seed, epoch, utterance]).integers(spare + 1)) if spare else 0
+        return start, self.lengths[utterance]
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        epoch, place = self.plan.locate(step)
+        members = self.plan.epoch(epoch)[place]
+        pad_to = max(self.lengths[member] for member in members)
+        parts = self.world * self.accumulation
+        mine = range(self.rank, parts, self.world)
+        return [self._read(epoch, members[part::parts], pad_to, noise_seed(self.seed, step, part)) for part in mine]
+
+    def _read(self, epoch: int, members: list[int], pad_to: int, seed: int) -> Batch:
+        batch = Batch([], pad_to, [], [], seed, {})
+        for member in members:
+            utterance = self.corpus.utterances[member]
+            start, samples = self.crop(epoch, member)
+            try:
+                wav = utterance.read(start, samples)
+            except BadRecording as error:
+                batch.skipped[utterance.name] = str(error)
+                continue
+            batch.wavs.append(wav)
+            batch.utterances.append(member)
+            batch.starts.append(start)
+        return batch
+
+    def loader(self, processes: Processes, first: int, steps: int) -> Iterator[list[Batch]]:
+        """What this process computes in the steps from `first` up to `steps`, read ahead by worker processes."""
+        self.rank, self.world = processes.rank, processes.world
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(first, steps),
+            num_workers=self.data.workers,
+            worker_init_fn=_leave_signals_to_parent,
+        )
+        return iter(loader)
+
+
+def noise_seed(*numbers: int) -> int:
+    """A seed for torch that follows from (seed, step, ...) alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process finishes its step, and needs its batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

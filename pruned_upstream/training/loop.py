@@ -1,0 +1,332 @@
+"""The one training loop: pruning, distillation, masked prediction and finetuning differ in their `Objective` alone.
+
+A step's batch is dealt to processes and, within a process, to micro-batches. Each part's loss is divided by what the
+whole batch holds (frames, say), so that gradients simply SUM, over micro-batches by backward and over processes by
+one all-reduce: however the batch is dealt out, the numbers are those of one process that computes it whole. That is
+also why DistributedDataParallel, which averages, is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, PrunedUpstreamError
+from .data import Batch, Batches
+from .metrics import MetricsLog
+from .processes import Processes
+from .provenance import record_launch
+from .recipe import Optimisation, Run, flat_keys
+from .schedules import Schedule, constant
+from .state import check_same_run, load_state, save_state
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "state.pt"
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that are updated alike.
+
+    replicated: every process computes the whole batch's gradient itself (in `Objective.end_step`). Else each computes
+        that of its parts, to be summed and then clipped.
+    maximise: ascend instead of descend.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    schedule: Schedule = field(default_factory=constant)
+    weight_decay: float = 0.0
+    maximise: bool = False
+    replicated: bool = False
+
+
+class Objective(Protocol):
+    """What is learned. The trainer calls, at each step, in this order:
+
+    begin_step, then loss and its backward pass for each micro-batch, then end_step, the update, after_step, metrics.
+    Whatever is random must follow from `step` and `Batch.seed`, or a resumed run will differ.
+    """
+
+    def parameter_groups(self) -> list[ParameterGroup]: ...
+
+    def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Look at this process's whole share of the step. Collective calls belong here and in `end_step`, which every
+        process runs, and not in `loss`, which is left out for parts without recordings."""
+
+    def loss(self, part: Batch) -> Tensor:
+        """This part's share of the loss: a sum over the part, divided by the whole batch's number of summands."""
+
+    def end_step(self) -> None:
+        """After all backward passes: gradients that cannot be summed part by part."""
+
+    def after_step(self) -> None:
+        """After the update: projections."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Scalars of the step, equal on all processes, `loss` and `frames` (that counted) among them."""
+
+    def shown(self) -> Sequence[str]:
+        """The metrics beside the progress bar."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class TrainingRecipe(Protocol):
+    """A recipe dataclass with at least these sections."""
+
+    optimisation: Optimisation
+    run: Run
+
+
+class Trainer:
+    """Runs an objective over batches, from wherever the run's folder says it stopped.
+
+    Args:
+        objective: on its device already.
+        batches: of all steps.
+        recipe: kept in the folder; a resumed run must have an equal one.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: the folder holds a run of another recipe, a damaged state, or a run on
+            other recordings.
+    """
+
+    def __init__(
+        self, objective: Objective, batches: Batches, recipe: TrainingRecipe, processes: Processes = Processes()
+    ) -> None:
+        self.objective = objective
+        self.batches = batches
+        self.recipe = recipe
+        self.processes = processes
+        self.folder = Path(recipe.run.folder)
+        self.steps = recipe.optimisation.steps
+        self.groups = objective.parameter_groups()
+        self.summed = _GradientBuffer([p for group in self.groups if not group.replicated for p in group.parameters])
+        self.replicated = _GradientBuffer([p for group in self.groups if group.replicated for p in group.parameters])
+        self.optimiser = _adamw(self.groups, recipe.optimisation)
+        self.done = 0
+        self._metrics_bytes = 0
+        self._gathered: list[dict[str, Tensor]] = []
+        self._clock = time.monotonic()
+        self._skipped: dict[str, str] = {}
+        self._resume()
+
+    def fit(self) -> None:
+        """Train to the last step. Where the run is complete already, nothing happens.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+            DataError: no recording of many batches in a row could be read.
+            PrunedUpstreamError: a metric is not finite, or the disk is full. The last complete state stays.
+        """
+        if self.done == self.steps:
+            return
+        if self.processes.is_main:
+            record_launch(self.folder, self.recipe, done=self.done, world=self.processes.world)
+        with self._metrics_log() as writer, _stop_signals() as stop:
+            self._clock = time.monotonic()
+            for parts in self.batches.loader(self.processes, self.done, self.steps):
+                self._step(self.done, parts)
+                self.done += 1
+                due = self.done % self.recipe.run.log_every == 0 or self.done == self.steps
+                saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == self.steps
+                stopped = self._agree(stop.asked, due)
+                if due or saves or stopped:
+                    self._report(writer)
+                if saves or stopped:
+                    self._save(writer)
+                if stopped and self.done < self.steps:
+                    log.info("stopped after step %d of %d; the same command goes on", self.done, self.steps)
+                    raise KeyboardInterrupt
+
+    def _step(self, step: int, parts: list[Batch]) -> None:
+        for group, options in zip(self.groups, self.optimiser.param_groups, strict=True):
+            options["lr"] = group.learning_rate * group.schedule(step)
+        self.summed.zero_()
+        self.replicated.zero_()
+        with self._autocast():
+            self.objective.begin_step(step, parts)
+        for part in parts:
+            self._warn_of(part.skipped)
+            if part.wavs:
+                with self._autocast():  # its own context: casts cached by a pass without gradients would carry none
+                    loss = self.objective.loss(part)
+                loss.backward()
+        self.processes.sum_(self.summed.flat)
+        self.objective.end_step()
+        norm = self.summed.clip_(self.recipe.optimisation.clip_norm)
+        self.optimiser.step()
+        self.objective.after_step()
+        self._gathered.append(self.objective.metrics() | {"gradient_norm": norm})
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.recipe.optimisation.precision == "bf16"
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def _report(self, writer: MetricsLog | None) -> None:
+        """Means since the last report; the one place where the host waits for the device."""
+        if not self._gathered:
+            return
+        names = list(self._gathered[0])
+        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in self._gathered])
+        means = dict(zip(names, table.mean(0).tolist(), strict=True))
+        self._gathered.clear()
+        if not means["frames"]:
+            raise DataError(
+                f"no recording of the last {len(table)} batches could be used; the last one says: "
+                + next((f"{name}: {reason}" for name, reason in reversed(self._skipped.items())), "nothing")
+            )
+        wrong = [name for name, value in means.items() if not math.isfinite(value)]
+        if wrong:
+            raise PrunedUpstreamError(
+                f"training diverged: {', '.join(wrong)} not finite at step {self.done}. "
+                f"{self.folder / STATE_FILE} keeps the last good state, if there was one; "
+                "lower optimisation.learning_rate or use optimisation.precision=fp32"
+            )
+        if writer is not None:
+            now = time.monotonic()
+            means["seconds_per_step"] = (now - self._clock) / len(table)
+            self._clock = now
+            rates = {
+                f"learning_rate/{group.name}": options["lr"]
+                for group, options in zip(self.groups, self.optimiser.param_groups, strict=True)
+            }
+            writer.write(self.done, means | rates, shown={name: means[name] for name in self.objective.shown()})
+
+    def _save(self, writer: MetricsLog | None) -> None:
+        if writer is not None:
+            state = {
+                "step": self.done,
+                "recipe": flat_keys(self.recipe),
+                "corpus": self.batches.corpus.fingerprint,
+                "metrics_bytes": writer.bytes_written,
+                "objective": self.objective.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+            }
+            save_state(self.folder / STATE_FILE, state)
+        self.processes.wait()
+
+    def _resume(self) -> None:
+        path = self.folder / STATE_FILE
+        state = load_state(path, device=self.processes.device)
+        if state is None:
+            return
+        check_same_run(path, state["recipe"], flat_keys(self.recipe))
+        if state["corpus"] != self.batches.corpus.fingerprint:
+            raise DataError(
+                f"{self.folder} holds a run on other recordings than data.train names now; "
+                "restore them, or name another run.folder"
+            )
+        self.objective.load_state_dict(state["objective"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done = state["step"]
+        self._metrics_bytes = state["metrics_bytes"]
+        log.info("going on after step %d of %d in %s", self.done, self.steps, self.folder)
+
+    @contextmanager
+    def _metrics_log(self) -> Iterator[MetricsLog | None]:
+        if not self.processes.is_main:
+            yield None
+            return
+        with MetricsLog(self.folder, total=self.steps, done=self.done, kept=self._metrics_bytes) as writer:
+            yield writer
+
+    def _agree(self, asked: bool, due: bool) -> bool:
+        """Whether to stop here: processes hear a signal at different steps, and must stop at the same one."""
+        if self.processes.world == 1:
+            return asked
+        if not due:
+            return False
+        return bool(self.processes.sum_(torch.tensor(float(asked), device=self.processes.device)).item())
+
+    def _warn_of(self, skipped: dict[str, str]) -> None:
+        for name, reason in skipped.items():
+            if name not in self._skipped:
+                self._skipped[name] = reason
+                log.warning("%s is skipped: %s (%d so far)", name, reason, len(self._skipped))
+
+
+class _GradientBuffer:
+    """The gradients of many parameters as one tensor, of which each parameter's `grad` is a view.
+
+    Backward passes add into it, and zeroing, summing over processes and the norm are one operation each. A parameter
+    that a step does not reach has a gradient of zero rather than none, whichever process it was not reached in.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        parameters = list(parameters)
+        self.flat = torch.cat([torch.zeros_like(p).flatten() for p in parameters]) if parameters else torch.zeros(0)
+        views = self.flat.split([p.numel() for p in parameters])
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view.view_as(parameter)
+
+    def zero_(self) -> None:
+        self.flat.zero_()
+
+    def clip_(self, limit: float | None) -> Tensor:
+        """Scale down to a norm of `limit`; the norm before."""
+        norm = self.flat.norm()
+        if limit is not None:
+            self.flat.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+
+class _StopRequest:
+    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C takes its usual course."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        log.info("stopping after this step; Ctrl-C once more stops at once")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_StopRequest]:
+    stop = _StopRequest()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def decayed(parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and filters, not to what is a vector but for axes of length 1."""
+    return parameter.numel() > max(parameter.shape, default=1)
+
+
+def _adamw(groups: Sequence[ParameterGroup], options: Optimisation) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [
+            {
+                "params": group.parameters,
+                "lr": group.learning_rate,
+                "weight_decay": group.weight_decay,
+                "maximize": group.maximise,
+            }
+            for group in groups
+        ],
+        betas=(options.betas[0], options.betas[1]),
+        eps=options.eps,
+        fused=True,
+    )

@@ -1,0 +1,83 @@
+"""What it takes to repeat a run: versions, commit, command line and the resolved recipe, kept in its folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..files import atomic_write
+from .recipe import recipe_yaml, save_recipe
+
+PACKAGES = ("pruned_upstream", "torch", "numpy", "soundfile", "scipy", "omegaconf", "safetensors")
+RECIPE_FILE = "recipe.yaml"
+LAUNCHES_FILE = "launches.json"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a run computes with."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str:
+    """Commit of the checkout this code runs from, "+changes" where files differ from it; "" outside a checkout."""
+    code = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(code.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", code.name)  # a package inside somebody else's repository has no commit
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def record_launch(folder: Path, recipe: object, *, done: int, world: int) -> None:
+    """Add this launch to the run's folder: its resolved recipe, and a line about who computed what from which step.
+
+    Args:
+        done: steps that earlier launches did.
+        world: processes of this launch.
+
+    Raises:
+        ConfigError: the record of earlier launches was damaged.
+        PrunedUpstreamError: the folder cannot be written.
+    """
+    path = folder / LAUNCHES_FILE
+    try:
+        launches: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); remove it, only the record of launches is lost") from error
+    launches.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": shlex.join(sys.argv),
+            "commit": git_commit(),
+            "versions": versions(),
+            "processes": world,
+            "from_step": done,
+        }
+    )
+    save_recipe(recipe, folder / RECIPE_FILE)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(launches, indent=1), encoding="utf-8")
+
+
+def provenance(recipe: object, **more: str) -> dict[str, str]:
+    """What a model file says of its making."""
+    return {"recipe": recipe_yaml(recipe), "commit": git_commit(), "versions": json.dumps(versions()), **more}

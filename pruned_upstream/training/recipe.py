@@ -1,0 +1,298 @@
+"""A run as data: what a recipe file may say, with its defaults, and how it is read.
+
+A recipe is YAML; `section.key=value` on the command line overrides it. Every key is known by name and type, and its
+value is checked before anything is loaded. The sections that every kind of run shares are here; what pruning adds
+is in `PruneRecipe`, whose file `recipes/wavlm_base.yaml` says why each value is what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from ..errors import ConfigError
+from ..files import atomic_write
+from ..pruning.gates import GateSettings
+from ..pruning.sparsity import SCOPES
+from ..resources import recipe_path
+
+PRECISIONS = ("fp32", "bf16")
+REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
+
+
+@runtime_checkable
+class Section(Protocol):
+    """A section that checks its values, once all of them are known."""
+
+    def check(self) -> None:
+        """Raises ConfigError, which names the key, when a value is impossible."""
+
+
+@dataclass
+class Data:
+    """Recordings and batches."""
+
+    train: list[str] = REQUIRED  # folders of audio and fairseq manifests (.tsv); one may stand without brackets
+    batch_utterances: int = 24
+    batch_seconds: float | None = None  # instead: as many as fit, padding included
+    max_seconds: float = 15.6  # longer recordings are cropped, anew in every epoch
+    bucket: int = 20  # batches whose recordings are sorted by length together
+    workers: int = 4  # loader processes a training process
+
+    def check(self) -> None:
+        require(bool(self.train), "data.train", self.train, "name at least one folder or manifest")
+        require(self.batch_utterances >= 1, "data.batch_utterances", self.batch_utterances, "be at least 1")
+        seconds = self.batch_seconds
+        require(seconds is None or seconds > 0, "data.batch_seconds", seconds, "be above 0, or null")
+        require(self.max_seconds > 0, "data.max_seconds", self.max_seconds, "be above 0")
+        require(self.bucket >= 1, "data.bucket", self.bucket, "be at least 1")
+        require(self.workers >= 0, "data.workers", self.workers, "be at least 0")
+
+
+@dataclass
+class Optimisation:
+    """AdamW over `steps` batches."""
+
+    steps: int = REQUIRED
+    learning_rate: float = 2e-4  # peak
+    warmup: float = 0.07  # share of the steps
+    weight_decay: float = 0.01  # of matrices; biases, norms and scalars are never decayed
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    clip_norm: float | None = 5.0  # of the gradient of all weights together
+    accumulation: int = 1  # parts of a batch that a process computes one after another
+    precision: str = "fp32"  # or bf16: autocast, no loss scaling
+
+    def check(self) -> None:
+        where = "optimisation"
+        betas, clip, known = self.betas, self.clip_norm, ", ".join(PRECISIONS)
+        in_range = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        require(self.steps >= 1, f"{where}.steps", self.steps, "be at least 1")
+        require(self.learning_rate > 0, f"{where}.learning_rate", self.learning_rate, "be above 0")
+        require(0 <= self.warmup < 1, f"{where}.warmup", self.warmup, "be a share from 0 to below 1")
+        require(self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "be at least 0")
+        require(in_range, f"{where}.betas", betas, "be two numbers from 0 to below 1")
+        require(self.eps > 0, f"{where}.eps", self.eps, "be above 0")
+        require(clip is None or clip > 0, f"{where}.clip_norm", clip, "be above 0, or null")
+        require(self.accumulation >= 1, f"{where}.accumulation", self.accumulation, "be at least 1")
+        require(self.precision in PRECISIONS, f"{where}.precision", self.precision, f"be one of {known}")
+
+
+@dataclass
+class Run:
+    """Where the run lives and how often it reports; none of this but the seed changes what is computed."""
+
+    folder: str = REQUIRED
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = 10  # steps
+    checkpoint_every: int = 1000  # steps
+
+    def check(self) -> None:
+        require(bool(self.folder), "run.folder", self.folder, "name a folder")
+        require(self.seed >= 0, "run.seed", self.seed, "be at least 0")
+        require(self.log_every >= 1, "run.log_every", self.log_every, "be at least 1")
+        require(self.checkpoint_every >= 1, "run.checkpoint_every", self.checkpoint_every, "be at least 1")
+
+
+@dataclass
+class DropoutRates:
+    """Of the student in training; named as `model.encoder.Dropout`."""
+
+    hidden: float = 0.0
+    attention: float = 0.0
+    activation: float = 0.0
+    features: float = 0.0
+    layerdrop: float = 0.0
+
+    def check(self) -> None:
+        for rate in dataclasses.fields(self):
+            value = getattr(self, rate.name)
+            require(0 <= value < 1, f"dropout.{rate.name}", value, "be from 0 to below 1")
+
+
+@dataclass
+class Distillation:
+    """What the student learns from its teacher's layers; see `distillation.pairing.LayerPairing`."""
+
+    teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
+    pairing: str = "v4"
+    loss: str = "mse"
+
+
+@dataclass
+class Sparsity:
+    """The share of parameters that pruning removes."""
+
+    target: float = REQUIRED
+    scope: str = "transformer"  # what it is a share of; or "everything"
+    warmup: float = 0.07  # share of the steps over which the target rises from 0
+
+    def check(self) -> None:
+        require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
+        require(self.scope in SCOPES, "sparsity.scope", self.scope, f"be one of {', '.join(SCOPES)}")
+        require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
+
+
+@dataclass
+class PruneOptimisation(Optimisation):
+    """Gates and multipliers have learning rates of their own."""
+
+    gate_learning_rate: float = 0.02  # constant after the warm-up
+    multiplier_learning_rate: float = 0.02
+
+    def check(self) -> None:
+        super().check()
+        for name in ("gate_learning_rate", "multiplier_learning_rate"):
+            require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
+
+
+@dataclass
+class PruneRecipe:
+    """Structured pruning of a teacher into a student of its own shape."""
+
+    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
+    data: Data = field(default_factory=Data)
+    gates: GateSettings = field(default_factory=GateSettings)
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    distillation: Distillation = field(default_factory=Distillation)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
+    optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
+    run: Run = field(default_factory=Run)
+
+
+RecipeType = TypeVar("RecipeType")
+
+
+def require(condition: bool, key: str, value: object, wanted: str) -> None:
+    """Refuse the value of a key: "<key> is <value>; it must <wanted>".
+
+    Raises:
+        ConfigError: `condition` is false.
+    """
+    if not condition:
+        raise ConfigError(f"{key} is {value!r}; it must {wanted}")
+
+
+def load_recipe(
+    source: str | Path, overrides: Sequence[str] = (), schema: type[RecipeType] = PruneRecipe
+) -> RecipeType:
+    """Read a recipe.
+
+    Args:
+        source: a YAML file, or the bare name of a recipe that the package brings.
+        overrides: "section.key=value", the value as YAML.
+        schema: dataclass of the recipe's keys.
+
+    Raises:
+        ConfigError: no such recipe, not YAML, an unknown key, a missing one, or an impossible value; it is named.
+    """
+    from omegaconf import OmegaConf
+
+    given = OmegaConf.merge(_read(source), *(_override(text) for text in overrides))
+    return resolve_recipe(OmegaConf.to_container(given), schema)
+
+
+def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType] = PruneRecipe) -> RecipeType:
+    """A recipe from plain values, with defaults for what is not given; raises as `load_recipe`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("train"), str) and data["train"] != REQUIRED:
+        tree = {**tree, "data": {**data, "train": [data["train"]]}}
+    typed = OmegaConf.structured(schema)
+    _make_writable(typed)
+    try:
+        recipe = OmegaConf.to_object(OmegaConf.merge(typed, tree))
+    except ConfigKeyError as error:
+        raise ConfigError(f"there is no recipe key '{error.full_key}'{_suggestion(error.full_key, schema)}") from error
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"the recipe does not say {error.full_key}; add {error.full_key}=<value>") from error
+    except OmegaConfBaseException as error:
+        where = f"recipe key '{error.full_key}'" if error.full_key else "the recipe"
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+    for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
+        if isinstance(section, Section):
+            section.check()
+    return recipe
+
+
+def recipe_yaml(recipe: object) -> str:
+    """The resolved form: every key with its value."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def save_recipe(recipe: object, path: str | Path) -> None:
+    """Write the resolved form; `load_recipe` reads it back to an equal recipe."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(recipe_yaml(recipe), encoding="utf-8")
+
+
+def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A recipe (or its class) as {"section.key": value (or type)}."""
+    keys: dict[str, Any] = {}
+    for key in dataclasses.fields(tree):
+        value = getattr(tree, key.name, None) if not isinstance(tree, type) else key.default_factory
+        if dataclasses.is_dataclass(value):
+            keys |= flat_keys(value, f"{prefix}{key.name}.")
+        else:
+            keys[prefix + key.name] = value
+    return keys
+
+
+def _read(source: str | Path) -> Any:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = recipe_path(source)
+    try:
+        tree = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"the recipe {path} is not YAML: {error}") from error
+    if not OmegaConf.is_dict(tree):
+        raise ConfigError(f"the recipe {path} must hold sections and keys")
+    return tree
+
+
+def _override(text: str) -> Any:
+    import yaml
+    from omegaconf import OmegaConf
+
+    key, equals, _ = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{text}' does not override anything; write section.key=value")
+    try:
+        return OmegaConf.from_dotlist([text])
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value in '{text}' is not YAML: {error}") from error
+
+
+def _make_writable(typed: Any) -> None:
+    """Sections that are frozen dataclasses are read-only to OmegaConf, but a recipe is where they get their values."""
+    from omegaconf import OmegaConf
+
+    for key in typed:
+        if not OmegaConf.is_missing(typed, key) and OmegaConf.is_config(typed[key]):
+            OmegaConf.set_readonly(typed[key], False)
+            if OmegaConf.is_dict(typed[key]):
+                _make_writable(typed[key])
+
+
+def _suggestion(key: str, schema: type) -> str:
+    known = list(flat_keys(schema))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.startswith(f"{section}.")]
+    return f"; {section} has {', '.join(name.rpartition('.')[2] for name in siblings)}" if section and siblings else ""
