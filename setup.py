@@ -1,0 +1,103 @@
+"""What pruned_upstream needs, as ranges; `constraints.txt` pins the versions that demo, tests and CI run with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "pruned_upstream" / "__init__.py").read_text(), re.MULTILINE)[1]
+README = HERE / "README.md"
+
+MODEL = [
+    "torch>=2.5",
+    "safetensors>=0.4.3",
+    "numpy>=2.0",
+]
+TRAINING = [
+    "omegaconf>=2.3,<2.5",
+    "scipy>=1.13",
+    "soundfile>=0.12.1",
+    "tensorboard>=2.17",
+]
+COMMAND_LINE = [
+    "matplotlib>=3.8",
+    "pyyaml>=6.0",
+    "rich>=13.8",
+    "tabulate>=0.9",
+    "typer>=0.12",
+]
+# s3prl, and what its ten SUPERB tasks import without declaring it
+S3PRL = [
+    "s3prl>=0.4.18,<0.5",
+    "torchaudio>=2.5",
+    "catalyst>=22.4",
+    "dtw-python>=1.5",
+    "editdistance>=0.8",
+    "h5py>=3.11",
+    "huggingface_hub>=0.24",
+    "joblib>=1.4",
+    "librosa>=0.10.2",
+    "lxml>=5.2",
+    "pandas>=2.2",
+    "pyannote.metrics>=4.0",
+    "scikit-learn>=1.5",
+    "sox>=1.5",
+    "soxr>=0.4",
+    "tensorboardX>=2.6",
+]
+
+EXTRAS = {
+    "demo": ["espeakng-loader>=0.2.4"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "fairseq": ["fairseq-fixed>=0.12.3"],  # an oracle of tests alone; its checkpoints are read without it
+    "slurm": ["submitit>=1.5"],
+    "dev": [
+        "hypothesis>=6.100",
+        "jiwer>=3.0",
+        "meeteval>=0.4",
+        "pytest>=8.2",
+        "pytest-xdist>=3.6",
+        "ruff>=0.6",
+        "transformers>=4.45",
+    ],
+}
+
+setup(
+    name="pruned_upstream",
+    version=VERSION,
+    description="Compact self-supervised speech encoders by structured pruning with distillation, as s3prl upstreams",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="The pruned_upstream contributors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    install_requires=MODEL + TRAINING + COMMAND_LINE + S3PRL,
+    extras_require=EXTRAS,
+    packages=[
+        *find_packages(include=["pruned_upstream", "pruned_upstream.*"]),
+        "pruned_upstream.recipes",
+        "pruned_upstream.downstream_configs",
+    ],
+    # at the top level of the repository for its readers, inside the package once installed
+    package_dir={
+        "pruned_upstream.recipes": "recipes",
+        "pruned_upstream.downstream_configs": "downstream_configs",
+    },
+    package_data={"": ["*.yaml", "*.csv", "*.json", "*.txt", "*.safetensors"]},
+    entry_points={
+        "console_scripts": [
+            "pruned-upstream = pruned_upstream.cli:main",
+            "run_downstream.py = pruned_upstream.run_downstream:main",
+        ],
+    },
+)
