@@ -1,0 +1,29 @@
+"""`pruned-upstream pretrain`: a small teacher of one's own, from a folder of speech alone."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(pretrain)
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER shape.layers=4", show_default=False)
+    ] = None,
+) -> None:
+    """Train a small encoder from scratch by masked prediction; the same command goes on after an interruption."""
+    from ..training.pretrain import PretrainRecipe, run_pretrain
+    from ..training.recipe import load_recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    model = run_pretrain(load_recipe(recipe, overrides or [], PretrainRecipe))
+    Console().print(f"wrote {model}")

@@ -1,0 +1,278 @@
+"""Masked prediction from scratch: how the demo's teacher, and any small teacher of one's own, comes to be.
+
+Hsu et al., "HuBERT" (2021), equation 2, in its first iteration: spans of frames are hidden from the transformer,
+which has to name the unit of each hidden frame. Small models do not get off the ground that way, because random
+convolutions give the transformer nothing to read; so the front end first learns, alone, to predict the log mel
+energies of its frames.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..model.checkpoint import save
+from ..model.config import EncoderConfig, RelativePosition, dense_config
+from ..model.encoder import Dropout, Encoder
+from .corpus import find_corpus
+from .data import Batch, Batches
+from .loop import ParameterGroup, Trainer, decayed
+from .processes import Processes, start_processes
+from .provenance import provenance
+from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
+from .schedules import warmup_linear_decay
+from .units import MELS, Targets
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE = "teacher.safetensors"
+TARGETS_FILE = "targets.pt"
+HEADERS_FILE = "headers.json"
+
+
+@dataclass
+class Shape:
+    """A WavLM-shaped encoder: seven convolutions of the published kernels and strides, `channels` wide."""
+
+    channels: int = 96
+    layers: int = 6
+    dim: int = 192
+    heads: int = 6
+    ffn: int = 768
+    conv_pos: int = 64
+    conv_pos_groups: int = 8
+    buckets: int = 320
+    max_distance: int = 800
+
+    def config(self) -> EncoderConfig:
+        """Raises ConfigError for a shape that cannot be built."""
+        stack = ((10, 5),) + ((3, 2),) * 4 + ((2, 2),) * 2
+        return dense_config(
+            conv_layers=tuple((self.channels, kernel, stride) for kernel, stride in stack),
+            num_layers=self.layers,
+            embed_dim=self.dim,
+            num_heads=self.heads,
+            ffn_dim=self.ffn,
+            conv_pos=self.conv_pos,
+            conv_pos_groups=self.conv_pos_groups,
+            relative_position=RelativePosition(self.buckets, self.max_distance, gated=True),
+        )
+
+
+@dataclass
+class Masking:
+    """Which frames are hidden, and what is predicted there."""
+
+    start: float = 0.065  # probability that a span starts at a frame
+    span: int = 10  # frames
+    units: int = 64
+    smoothing: int = 5  # frames that a cepstrum is averaged over
+    fit_batches: int = 60  # batches whose frames the units are fitted on
+    front_end_steps: int = 300  # of the run's steps: the front end alone, towards log mel energies
+
+    def __post_init__(self) -> None:
+        require(0 < self.start < 1, "masking.start", self.start, "lie between 0 and 1, both excluded")
+        for name in ("span", "fit_batches"):
+            require(getattr(self, name) >= 1, f"masking.{name}", getattr(self, name), "be at least 1")
+        require(self.units >= 2, "masking.units", self.units, "be at least 2")
+        require(self.smoothing % 2 == 1, "masking.smoothing", self.smoothing, "be an odd number of frames")
+        require(self.front_end_steps >= 0, "masking.front_end_steps", self.front_end_steps, "be at least 0")
+
+
+@dataclass
+class PretrainRecipe:
+    """An encoder from scratch."""
+
+    data: Data = field(default_factory=Data)
+    shape: Shape = field(default_factory=Shape)
+    masking: Masking = field(default_factory=Masking)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    run: Run = field(default_factory=lambda: Run(folder=REQUIRED))
+
+    def __post_init__(self) -> None:
+        require(
+            self.masking.front_end_steps < self.optimisation.steps,
+            "masking.front_end_steps", self.masking.front_end_steps, "be below optimisation.steps",
+        )
+
+
+def masked_frames(valid: Tensor, masking: Masking) -> Tensor:
+    """Frames to hide, from torch's global RNG: spans that may overlap, never on padding.
+
+    Args:
+        valid: (B, T), True at frames that are not padding.
+
+    Returns:
+        (B, T) bool.
+    """
+    starts = (torch.rand(valid.shape) < masking.start).float()
+    padded = F.pad(starts, (masking.span - 1, 0)).unsqueeze(1)  # (B, 1, T + span - 1)
+    return (F.max_pool1d(padded, masking.span, stride=1).squeeze(1) > 0) & valid
+
+
+class MaskedPrediction:
+    """First the front end towards log mel energies, then the whole encoder towards the units of hidden frames."""
+
+    def __init__(
+        self, encoder: Encoder, targets: Targets, recipe: PretrainRecipe, processes: Processes = Processes()
+    ) -> None:
+        self.encoder = encoder.train()
+        self.targets = targets
+        self.recipe = recipe
+        self.processes = processes
+        dim = encoder.config.embed_dim
+        self.heads = nn.ModuleDict(
+            {"mel": nn.Linear(dim, MELS), "units": nn.Linear(dim, recipe.masking.units)}
+        ).to(processes.device)
+        self.mask_emb = nn.Parameter(torch.rand(dim, device=processes.device))
+        self.modules = nn.ModuleDict({"encoder": encoder, "heads": self.heads})
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        options = self.recipe.optimisation
+        parameters = [*self.modules.parameters(), self.mask_emb]
+        schedule = partial(
+            _two_phases,
+            first=warmup_linear_decay(max(1, self._front_end_steps), options.warmup),
+            second=warmup_linear_decay(options.steps - self._front_end_steps, options.warmup),
+            turn=self._front_end_steps,
+        )
+        return [
+            ParameterGroup(
+                "weights", [p for p in parameters if decayed(p)], options.learning_rate, schedule, options.weight_decay
+            ),
+            ParameterGroup("biases", [p for p in parameters if not decayed(p)], options.learning_rate, schedule),
+        ]
+
+    def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        self.predicts_units = step >= self._front_end_steps
+        counted = sum(int(self._predicted(part).sum()) for part in parts if part.wavs)
+        self.frames = self.processes.sum_(torch.tensor(float(counted), device=self.processes.device))
+        self.total = torch.zeros((), device=self.processes.device)
+        self.correct = torch.zeros((), device=self.processes.device)
+
+    def loss(self, part: Batch) -> Tensor:
+        predicted = self._predicted(part).to(self.processes.device)  # seeds torch's RNG, then dropout goes on from it
+        waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
+        mel, units = (t.to(self.processes.device) for t in self.targets(waveforms, self.encoder.config))
+        waveforms, lengths = waveforms.to(self.processes.device), lengths.to(self.processes.device)
+        projected = self.encoder.project(self.encoder.features(waveforms))
+        if self.predicts_units:
+            padding = self.encoder.padding_mask(lengths, waveforms.size(1), projected.size(1))
+            hidden = torch.where(predicted.unsqueeze(-1), self.mask_emb.to(projected.dtype), projected)
+            logits = self.heads["units"](self.encoder.contextualize(hidden, padding)[-1][predicted])  # (N, units)
+            summed = F.cross_entropy(logits.float(), units[predicted], reduction="sum")
+            self.correct += (logits.argmax(-1) == units[predicted]).sum()
+        else:
+            summed = F.mse_loss(self.heads["mel"](projected)[predicted].float(), mel[predicted], reduction="sum") / MELS
+        loss = summed / self.frames.clamp(min=1.0)
+        self.total += loss.detach()
+        return loss
+
+    def end_step(self) -> None:
+        self.processes.sum_(self.total)
+        self.processes.sum_(self.correct)
+
+    def after_step(self) -> None:
+        """Nothing to project."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {
+            "loss": self.total.clone(),
+            "accuracy": self.correct / self.frames.clamp(min=1.0),  # of hidden frames; 0 while the front end learns
+            "frames": self.frames,
+        }
+
+    def shown(self) -> Sequence[str]:
+        return ("loss", "accuracy")
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.modules.state_dict()) | {"mask_emb": self.mask_emb.detach()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        with torch.no_grad():
+            self.mask_emb.copy_(state.pop("mask_emb"))
+        self.modules.load_state_dict(state)
+
+    @property
+    def _front_end_steps(self) -> int:
+        return self.recipe.masking.front_end_steps
+
+    def _predicted(self, part: Batch) -> Tensor:
+        """(B, T) frames that count in the loss: all valid ones for the front end, the hidden ones after."""
+        lengths = torch.tensor([len(wav) for wav in part.wavs])
+        frames = self.encoder.config.frames(part.pad_to)
+        valid = ~Encoder.padding_mask(lengths, part.pad_to, frames)
+        torch.manual_seed(part.seed)
+        return masked_frames(valid, self.recipe.masking) if self.predicts_units else valid
+
+
+def _two_phases(step: int, *, first: Any, second: Any, turn: int) -> float:
+    return first(step) if step < turn else second(step - turn)
+
+
+def run_pretrain(recipe: PretrainRecipe) -> Path:
+    """Train an encoder from scratch as the recipe says, going on where an earlier launch stopped.
+
+    Returns:
+        The model file; beside it lie the resolved recipe, the targets, metrics and the training state.
+
+    Raises:
+        PrunedUpstreamError: of the kinds in `errors.py`.
+        KeyboardInterrupt: Ctrl-C; the state is saved.
+    """
+    config = recipe.shape.config()
+    with start_processes(recipe.run.device) as processes:
+        folder = Path(recipe.run.folder)
+        if not processes.is_main:
+            processes.wait()  # the main process measures the recordings and fits the units, the others read both
+        corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
+        batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
+        if processes.is_main:
+            processes.wait()
+        torch.manual_seed(recipe.run.seed)
+        encoder = Encoder(config, Dropout(**asdict(recipe.dropout))).to(processes.device)
+        Trainer(MaskedPrediction(encoder, targets, recipe, processes), batches, recipe, processes).fit()
+        if processes.is_main:
+            save(folder / MODEL_FILE, encoder, provenance=provenance(recipe, method="masked prediction"))
+        processes.wait()
+    return folder / MODEL_FILE
+
+
+def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: PretrainRecipe) -> Targets:
+    """Fitted once a run: units of another fit would be other labels."""
+    if path.exists():
+        return Targets.load(path)
+    log.info("fitting %d units on %d batches", recipe.masking.units, recipe.masking.fit_batches)
+    targets = Targets.fit(
+        _whole_waveforms(batches, recipe.masking.fit_batches),
+        config,
+        units=recipe.masking.units,
+        smoothing=recipe.masking.smoothing,
+        seed=recipe.run.seed,
+    )
+    targets.save(path)
+    return targets
+
+
+def _whole_waveforms(batches: Batches, count: int) -> Iterator[Tensor]:
+    """The waveforms of the first steps, (1, S) each, as they are before any padding."""
+    found = 0
+    for step in range(count):
+        for part in batches[step]:
+            for wav in part.wavs:
+                found += 1
+                yield wav.unsqueeze(0)
+    if not found:
+        raise DataError("no recording of the first batches could be read; see the warnings above")
