@@ -68,15 +68,10 @@ def build(
 def _build_one(corpus: Corpus, folder: Path, scale: str, seed: int, workers: int, progress: Progress | None) -> None:
     """Record beside `folder` and rename: a folder that has the corpus's name is complete."""
     recipe = _recipe(corpus, scale, seed)
-    if folder.exists():
-        if not (folder / STAMP).is_file():
-            raise DataError(
-                f"{folder} was not made here and is left alone; choose another root for the self-made corpora"
-            )
-        if json.loads((folder / STAMP).read_text())["recipe"] == recipe:
-            return
+    if folder.exists() and _recipe_of(folder) == recipe:
+        return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     unfinished.mkdir(parents=True)
     plan = corpus.plan(corpus.sizes[scale], Random(f"{corpus.folder}/{seed}"))
     done = 0
@@ -87,14 +82,32 @@ def _build_one(corpus: Corpus, folder: Path, scale: str, seed: int, workers: int
         if progress is not None:
             progress(corpus.folder, done, len(plan.clips))
 
-    takes = record(plan.clips, unfinished, workers=workers, progress=report)
-    plan.annotate(unfinished, takes)
-    hours = sum(take.seconds for take in takes) / 3600
-    stamp = {"recipe": recipe, "scale": scale, "seed": seed, "clips": len(takes), "hours": round(hours, 4)}
-    (unfinished / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+    try:
+        takes = record(plan.clips, unfinished, workers=workers, progress=report)
+        plan.annotate(unfinished, takes)
+        hours = sum(take.seconds for take in takes) / 3600
+        stamp = {"recipe": recipe, "scale": scale, "seed": seed, "clips": len(takes), "hours": round(hours, 4)}
+        (unfinished / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _recipe_of(folder: Path) -> str | None:
+    """The recipe that a corpus was made from, None if its stamp cannot be read.
+
+    Raises:
+        DataError: there is no stamp, so it is not ours to replace.
+    """
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        raise DataError(f"{folder} was not made here and is left alone; choose another root for the self-made corpora")
+    try:
+        return json.loads(stamp.read_text())["recipe"]
+    except (json.JSONDecodeError, KeyError):
+        return None
 
 
 def _recipe(corpus: Corpus, scale: str, seed: int) -> str:

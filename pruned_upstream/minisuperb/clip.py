@@ -18,9 +18,9 @@ _PEAK = 0.98
 
 @dataclass(frozen=True)
 class Cue:
-    """A line that starts `gap` seconds after the line before it ends (before, if negative); the first line's gap is the lead-in.
+    """A line that starts `gap` seconds after the line before it ends, or before that if the gap is negative.
 
-    `gain` is in dB against the common level.
+    The first line's gap is the lead-in. `gain` is in dB against the common level.
     """
 
     line: Line
@@ -32,9 +32,9 @@ class Cue:
 class Clip:
     """A sound file to be made.
 
-    `path` is relative to the corpus. The clip ends `tail` seconds after the last line, or is `seconds` long in all, which
-    cuts what does not fit. The noise is `snr` dB below the common speech level; `colour` is the exponent of its 1/f^colour
-    spectrum and `seed` its draw. The file's `sample_rate` is 16 kHz but where the official corpus has another.
+    `path` is relative to the corpus. The clip ends `tail` seconds after the last line, or is `seconds` long in all,
+    which cuts what does not fit. The noise is `snr` dB below the common speech level; `colour` is the exponent of its
+    1/f^colour spectrum and `seed` its draw. The file has 16 kHz but where the official corpus has another rate.
     """
 
     path: str

@@ -58,7 +58,10 @@ def is_pause(label: str) -> bool:
 
 
 def align(phones: Iterable[Segment]) -> list[Segment]:
-    """ARPAbet segments without gaps: phones of one mnemonic share its time, what is not written lengthens its neighbour."""
+    """ARPAbet segments without gaps, pauses joined.
+
+    Phones of one mnemonic share its time; a sound that is not written lengthens the phone before it.
+    """
     aligned: list[Segment] = []
     for phone in phones:
         labels = arpabet(phone.label)

@@ -14,7 +14,7 @@ from .voice import Line
 
 @dataclass(frozen=True)
 class Plan:
-    """`annotate(folder, takes)` writes transcripts, lists and tables once every clip is recorded (takes in their order)."""
+    """`annotate(folder, takes)` writes transcripts, lists and tables once every clip is recorded, in their order."""
 
     clips: list[Clip]
     annotate: Callable[[Path, Sequence[Take]], None]

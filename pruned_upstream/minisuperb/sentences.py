@@ -5,56 +5,53 @@ from __future__ import annotations
 import re
 from random import Random
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_PEOPLE = _words(
-    "farmer teacher doctor sailor baker painter singer driver lawyer judge nurse soldier captain brother sister mother father "
-    "daughter neighbour stranger thief poet student gardener tailor"
-)
-_ANIMALS = _words(
+_PEOPLE = (
+    "farmer teacher doctor sailor baker painter singer driver lawyer judge nurse soldier captain brother "
+    "sister mother father daughter neighbour stranger thief poet student gardener tailor"
+).split()
+_ANIMALS = (
     "dog cat bird horse cow sheep goat fox wolf bear mouse rabbit fish frog duck goose lion tiger monkey whale"
-)
-_THINGS = _words(
-    "house boat bridge table window letter book basket candle mirror bottle jacket coat hat shoe ring clock lamp wheel rope "
-    "ladder hammer knife spoon bowl cup bread cheese apple orange garden flower tree stone picture song message box bag key "
-    "chair bed violin engine television measure"
-)
-_PLACES = _words(
-    "village river forest mountain valley harbour market kitchen church school station island castle beach field city street "
-    "bedroom cellar garage"
-)
-_QUALITIES = _words(
-    "old young small huge quiet noisy happy sad angry gentle clever foolish rich poor tall short red blue green yellow brown "
-    "black white bright dark cold warm heavy light strange broken golden silver wooden empty rusty thick thin smooth rough"
-)
-_DEEDS = _words(
-    "found lost carried painted sold bought watched followed opened closed broke fixed washed hid showed pulled pushed lifted "
-    "dropped threw caught liked wanted remembered forgot touched measured drew chose shared"
-)
-_MOVES = _words("walked ran swam climbed travelled hurried wandered sailed jumped crawled marched danced rode flew")
-_MANNERS = _words(
-    "slowly quickly quietly loudly carefully suddenly happily again today alone together yesterday usually"
+).split()
+_THINGS = (
+    "house boat bridge table window letter book basket candle mirror bottle jacket coat hat shoe ring clock "
+    "lamp wheel rope ladder hammer knife spoon bowl cup bread cheese apple orange garden flower tree stone "
+    "picture song message box bag key chair bed violin engine television measure"
+).split()
+_PLACES = (
+    "village river forest mountain valley harbour market kitchen church school station island castle beach "
+    "field city street bedroom cellar garage"
+).split()
+_QUALITIES = (
+    "old young small huge quiet noisy happy sad angry gentle clever foolish rich poor tall short red blue "
+    "green yellow brown black white bright dark cold warm heavy light strange broken golden silver wooden "
+    "empty rusty thick thin smooth rough"
+).split()
+_DEEDS = (
+    "found lost carried painted sold bought watched followed opened closed broke fixed washed hid showed "
+    "pulled pushed lifted dropped threw caught liked wanted remembered forgot touched measured drew chose "
+    "shared"
+).split()
+_MOVES = "walked ran swam climbed travelled hurried wandered sailed jumped crawled marched danced rode flew".split()
+_MANNERS = (
+    "slowly quickly quietly loudly carefully suddenly happily again today alone together yesterday usually".split()
 )
 _TIMES = (
     "this morning|at night|before dinner|after the storm|last winter|every evening|on Monday|on Thursday|in July|"
     "during the war|a year ago|five days later|three times|for nine hours|until seven"
 ).split("|")
-_WHERES = _words("near behind beyond under above inside towards through across around")
-_VERDICTS = _words("was is became seemed looked")
+_WHERES = "near behind beyond under above inside towards through across around".split()
+_VERDICTS = "was is became seemed looked".split()
 
-_SHORT_NOUNS = _words("dog cat man boy girl fish bird cow king queen")
-_SHORT_QUALITIES = _words("red big old sad black green")
-_SHORT_DEEDS = _words("saw had took liked")
-_SHORT_THINGS = _words("hat boat box milk ring bell")
+_SHORT_NOUNS = "dog cat man boy girl fish bird cow king queen".split()
+_SHORT_QUALITIES = "red big old sad black green".split()
+_SHORT_DEEDS = "saw had took liked".split()
+_SHORT_THINGS = "hat boat box milk ring bell".split()
 
 
 def sentence(rng: Random) -> str:
     """A sentence of some five to fifteen words out of about 260, for speech whose words are of no concern."""
 
-    def thing(words: tuple[str, ...]) -> str:
+    def thing(words: list[str]) -> str:
         article = rng.choice(("the", "the", "this", "that", "her", "his", "our", "every"))
         return " ".join(
             filter(None, (article, rng.choice(_QUALITIES) if rng.random() < 0.6 else "", rng.choice(words)))
@@ -89,7 +86,7 @@ def sentence(rng: Random) -> str:
 
 
 def short_sentence(rng: Random) -> str:
-    """Six or seven words out of 28, nearly all of one syllable: little enough for a character head to learn."""
+    """Six to eight words out of 29, nearly all of one syllable: little enough for a character head to learn."""
     one, other = rng.sample(_SHORT_NOUNS, 2)
     patterns = (
         f"the {rng.choice(_SHORT_QUALITIES)} {one} {rng.choice(_SHORT_DEEDS)} the {other}",

@@ -1,8 +1,8 @@
 """espeak-ng through ctypes: one line of text in, samples with the times of its phones and words out.
 
-espeak-ng (GPL-3) and its data come with the `espeakng-loader` wheel and are loaded here only, when a voice first speaks.
-The engine keeps state between utterances, so the same line said twice in one process differs; whoever wants the same
-bytes again says the same lines in the same order in a fresh process, which is what `studio` does.
+espeak-ng (GPL-3) and its data come with the `espeakng-loader` wheel and are loaded here only, when a voice first
+speaks. The engine keeps state between utterances, so the same line said twice in one process differs; whoever wants the
+same bytes again says the same lines in the same order in a fresh process, which is what `studio` does.
 Source of the interface: espeak-ng/espeak-ng, src/include/espeak-ng/speak_lib.h.
 """
 

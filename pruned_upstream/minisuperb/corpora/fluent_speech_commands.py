@@ -1,4 +1,7 @@
-"""Fluent Speech Commands: what to do with what in which room, in sentences of our own; each intent is said in every split."""
+"""Fluent Speech Commands: what to do with what in which room, in sentences of our own.
+
+Every intent is said in every split, in each of its two wordings.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from ..clip import Clip, Take
 from ..plan import Plan, clip
 
 # (action, object, location) -> ways to say it.
-_INTENTS: dict[tuple[str, str, str], tuple[str, ...]] = {
+INTENTS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("activate", "lights", room): (f"turn on the lights in the {room}", f"lights on in the {room}")
     for room in ("kitchen", "bedroom", "washroom")
 }
-_INTENTS |= {
+INTENTS |= {
     ("deactivate", "lights", room): (f"turn off the lights in the {room}", f"make it dark in the {room}")
     for room in ("kitchen", "bedroom", "washroom")
 }
-_INTENTS |= {
+INTENTS |= {
     ("increase", "volume", "none"): ("turn up the volume", "I can hardly hear that"),
     ("decrease", "volume", "none"): ("turn down the volume", "that is far too loud"),
     ("increase", "heat", "kitchen"): ("heat up the kitchen", "the kitchen is too cold"),
@@ -35,7 +38,7 @@ _INTENTS |= {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Per split: (speakers, commands of each)."""
+    """Per split: (speakers, times each of them says every intent)."""
 
     train: tuple[int, int]
     valid: tuple[int, int]
@@ -43,26 +46,23 @@ class Sizes:
 
 
 SIZES = {
-    "demo": Sizes(train=(44, 14), valid=(10, 8), test=(14, 20)),
-    "tiny": Sizes(train=(2, 14), valid=(1, 2), test=(1, 3)),
+    "demo": Sizes(train=(44, 1), valid=(10, 1), test=(14, 2)),
+    "tiny": Sizes(train=(2, 1), valid=(1, 1), test=(1, 1)),
 }
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
     clips: list[Clip] = []
     rows: dict[str, list[tuple[str, ...]]] = {}
-    for split, pool, (count, commands) in (
+    for split, pool, (count, times) in (
         ("train", speakers.TRAIN, sizes.train),
         ("valid", speakers.DEV, sizes.valid),
         ("test", speakers.TEST, sizes.test),
     ):
         rows[split] = []
         for speaker in pool[:count]:
-            intents = (list(_INTENTS) * (commands // len(_INTENTS) + 1))[
-                : len(_INTENTS) * max(1, commands // len(_INTENTS))
-            ]
-            for i, intent in enumerate(rng.sample(intents, min(commands, len(intents)))):
-                text = rng.choice(_INTENTS[intent])
+            for i, intent in enumerate(list(INTENTS) * times):
+                text = rng.choice(INTENTS[intent])
                 path = f"wavs/speakers/{speaker.variant}/{split}-{speaker.variant}-{i:03d}.wav"
                 clips.append(
                     clip(path, speaker.line(text, rng, pitch=rng.randint(-6, 6), rate=rng.uniform(0.9, 1.15)), rng)

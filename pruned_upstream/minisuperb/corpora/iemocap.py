@@ -1,7 +1,7 @@
 """IEMOCAP: five sessions of a woman and a man, four emotions.
 
-The emotions are made of prosody alone (rate, pitch, melody, loudness): a score here shows that the plumbing holds, and is
-no evidence that a model hears emotion.
+The emotions are made of prosody alone (rate, pitch, melody, loudness): a score here shows that the plumbing holds, and
+is no evidence that a model hears emotion.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """QUESST 2014: phrases as spoken queries, recordings that hold them or not, and where they occur; 8 kHz, as officially.
 
 Every recording holds one of the dev and one of the eval phrases, and every phrase occurs in several, spoken by voices
-that ask no query. A few recordings in Albanian, which was a language of the evaluation, are in the lists for the readers
-to leave out.
+that ask no query. A few recordings in Albanian, a language of the evaluation, are in the lists for the readers to leave
+out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from xml.sax.saxutils import quoteattr
 
 from .. import speakers
 from ..clip import Clip, Take
@@ -113,14 +112,12 @@ def _write_ground_truth(
     ]
     (folder / f"quesst14_{key}.rttm").write_text("\n".join(rttm) + "\n")
     excerpts = [
-        f'  <excerpt audio_filename={quoteattr(name)} channel="1" tbeg="0.000" dur="{duration:.3f}" source_type="splitcts"/>'
-        for name, duration in seconds.items()
+        f'  <excerpt audio_filename="{name}" channel="1" tbeg="0.000" dur="{length:.3f}" source_type="splitcts"/>'
+        for name, length in seconds.items()
     ]
     ecf = [f'<ecf source_signal_duration="{sum(seconds.values()):.3f}" version="1">', *excerpts, "</ecf>"]
     (folder / "quesst14.ecf.xml").write_text("\n".join(ecf) + "\n")
-    terms = [
-        f"  <term termid={quoteattr(_query(key, i))}><termtext>{_query(key, i)}</termtext></term>"
-        for i in range(queries)
-    ]
+    names = [_query(key, i) for i in range(queries)]
+    terms = [f'  <term termid="{name}"><termtext>{name}</termtext></term>' for name in names]
     tlist = ['<termlist ecf_filename="quesst14.ecf.xml" language="nnenglish" version="1">', *terms, "</termlist>"]
     (folder / f"quesst14_{key}.tlist.xml").write_text("\n".join(tlist) + "\n")

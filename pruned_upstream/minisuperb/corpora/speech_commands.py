@@ -28,7 +28,7 @@ _BUCKETS = 2**27 - 1  # of the hash
 
 @dataclass(frozen=True)
 class Sizes:
-    """Speakers, takes of each keyword by each, other words by each; noises; in the test set, clips of `_silence_` as well."""
+    """Speakers, takes of each keyword by each, other words by each; noises; `_silence_` clips of the test set."""
 
     train: tuple[int, int, int]
     dev: tuple[int, int, int]
@@ -75,10 +75,10 @@ def _spoken(speaker: Speaker, name: str, words: Sequence[str], folders: Sequence
     clips = []
     number: Counter[str] = Counter()
     for word, folder in zip(words, folders, strict=True):
-        line = speaker.line(word, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.9, 1.2))
+        line = speaker.line(word, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.75, 1.05))
         path = f"{folder}/{name}_nohash_{number[folder]}.wav"
         number[folder] += 1
-        lead = rng.uniform(0.05, 0.25)
+        lead = rng.uniform(0.05, 0.2)
         clips.append(
             clip(path, line, rng, cues=(Cue(line, lead, rng.uniform(-6, 3)),), seconds=1.0, snr=rng.uniform(15, 40))
         )

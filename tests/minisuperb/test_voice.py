@@ -1,0 +1,69 @@
+import sys
+
+import numpy as np
+import pytest
+
+from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.minisuperb.voice import Espeak, Line
+
+
+@pytest.fixture(scope="module")
+def espeak() -> Espeak:
+    pytest.importorskip("espeakng_loader")
+    return Espeak()
+
+
+def test_times_of_phones_and_words(espeak: Espeak) -> None:
+    speech = espeak.say(Line("The old farmer found a small boat.", "m1"))
+    seconds = len(speech.samples) / speech.sample_rate
+    starts = [phone.start for phone in speech.phones]
+    assert starts == sorted(starts)
+    assert all(one.end == other.start for one, other in zip(speech.phones, speech.phones[1:], strict=False))
+    assert speech.phones[-1].end == pytest.approx(seconds)
+    assert [word.label for word in speech.words] == "The old farmer found a small boat".split()
+    assert all(word.start < word.end for word in speech.words)
+    assert all(one.end <= other.start for one, other in zip(speech.words, speech.words[1:], strict=False))
+    of_boat = [phone.label for phone, word in zip(speech.phones, speech.phone_words, strict=True) if word == 6]
+    assert of_boat[:3] == ["b", "'oU", "t"]
+
+
+def test_phones_lie_where_the_sound_is(espeak: Espeak) -> None:
+    speech = espeak.say(Line("See, see, see.", "m1"))
+    energy = {True: [], False: []}
+    for phone in speech.phones:
+        part = speech.samples[round(phone.start * speech.sample_rate) : round(phone.end * speech.sample_rate)]
+        if len(part):
+            energy[phone.label.startswith("_")].append(float(np.mean(part.astype(float) ** 2)))
+    assert max(energy[True]) < 0.01 * min(energy[False])
+
+
+def test_rate_and_pitch_are_heard(espeak: Espeak) -> None:
+    slow, fast = (espeak.say(Line("seven silver candles", "m1", rate=rate)).samples for rate in (120, 240))
+    assert len(slow) > 1.5 * len(fast)
+    low, high = (_period(espeak.say(Line("aaah", "m1", pitch=pitch))) for pitch in (20, 80))
+    assert low > 1.3 * high
+
+
+def test_another_language(espeak: Espeak) -> None:
+    speech = espeak.say(Line("Guten Morgen", "f3", language="de"))
+    assert [word.label for word in speech.words] == ["Guten", "Morgen"]
+
+
+def test_unknown_voice(espeak: Espeak) -> None:
+    with pytest.raises(PrunedUpstreamError, match=r"no voice 'xx-nowhere\+f3'"):
+        espeak.say(Line("hello", "f3", language="xx-nowhere"))
+
+
+def test_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(PrunedUpstreamError, match=r"pip install 'pruned_upstream\[demo\]'"):
+        Espeak()
+
+
+def _period(speech) -> int:
+    """Lag of the largest autocorrelation between 60 and 400 Hz, in the middle of the sound."""
+    middle = len(speech.samples) // 3
+    frame = speech.samples[middle : middle + 2048].astype(float)
+    shortest, longest = speech.sample_rate // 400, speech.sample_rate // 60
+    correlation = [float(frame[:-lag] @ frame[lag:]) for lag in range(shortest, longest)]
+    return shortest + int(np.argmax(correlation))
