@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig
-from .derived import DerivesWeights
+from .derived import DerivesWeights, eager_on_cpu
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -32,7 +32,7 @@ class ChannelNorm(nn.LayerNorm):
         gone = self.dense_channels - x.size(-1)
         if gone == 0:
             return super().forward(x)
-        x = x.float()
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = x.sum(-1, keepdim=True) / self.dense_channels
         centred = x - mean
         variance = (centred.square().sum(-1, keepdim=True) + gone * mean.square()) / self.dense_channels
@@ -68,15 +68,47 @@ class ConvBlock(nn.Module):
         if norm is not None:
             self.add_module("2", norm)
         self.normalises_channels = isinstance(norm, TransposedChannelNorm)
+        self.normalises_waveform = isinstance(norm, nn.GroupNorm) and in_channels == 1
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
-        x = self._modules["0"](x)
-        if gate is not None and self.normalises_channels:
-            x = x * gate[:, None]
-        if "2" in self._modules:
-            x = self._modules["2"](x)
+        if self.normalises_waveform and eager_on_cpu(x):
+            x = normalised_convolution(x, self.get_submodule("0"), self.get_submodule("2"))
+        else:
+            x = self._modules["0"](x)
+            if gate is not None and self.normalises_channels:
+                x = x * gate[:, None]
+            if "2" in self._modules:
+                x = self._modules["2"](x)
         x = F.gelu(x)
         return x if gate is None else x * gate[:, None]
+
+
+def normalised_convolution(x: Tensor, convolution: nn.Conv1d, norm: nn.GroupNorm) -> Tensor:
+    """`norm(convolution(x))` of one-channel input, the norm folded into the filters of each utterance.
+
+    The output of filter w has mean w m and variance w C w', where m and C are mean and covariance of the k
+    samples under the filter. So the norm's two passes over 512 channels at 3.2 kHz, the widest tensor of the
+    model, become one over the waveform. A bias of the convolution cancels.
+
+    Args:
+        x: (B, 1, S)
+
+    Returns:
+        (B, C, T)
+    """
+    batch, kernel = x.size(0), convolution.kernel_size[0]
+    windows = x[:, 0].unfold(1, kernel, convolution.stride[0]).double()  # (B, T, k); filters may cancel all but 1e-3
+    mean = windows.mean(1, keepdim=True)  # (B, 1, k)
+    centred = windows - mean
+    covariance = centred.transpose(1, 2) @ centred / windows.size(1)  # (B, k, k)
+    filters = convolution.weight[:, 0].double()  # (C, k)
+    variance = (filters @ covariance * filters).sum(-1)  # (B, C)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (B, C)
+    bias = norm.bias - (mean @ filters.t())[:, 0] * scale  # (B, C)
+    filters = (filters * scale.unsqueeze(-1)).reshape(-1, 1, kernel)  # (B * C, 1, k)
+    x = x.transpose(0, 1)  # (1, B, S): one group of filters an utterance
+    out = F.conv1d(x, filters.to(x.dtype), bias.reshape(-1).to(x.dtype), convolution.stride, groups=batch)
+    return out.view(batch, -1, out.size(-1))  # (B, C, T)
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -117,6 +149,9 @@ class WeightNormConv(DerivesWeights):
 
     Its weight is v * g / |v|, the norm taken for each tap of the kernel; `weight_g` (1, 1, k) and
     `weight_v` (d, d / groups, k) are the parameters, as torch's weight_norm(dim=2) names them.
+
+    With 128 taps a CPU is several times faster in the frequency domain (see benchmarks): input segments of
+    three kernel lengths are transformed, multiplied, and transformed back (overlap-save).
     """
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
@@ -126,15 +161,45 @@ class WeightNormConv(DerivesWeights):
         self.weight_v = nn.Parameter(torch.empty(dim, dim // groups, kernel))
         self.bias = nn.Parameter(torch.zeros(dim))
 
+    @property
+    def kernel(self) -> int:
+        return self.weight_v.size(-1)
+
+    @property
+    def segment(self) -> int:
+        return 3 * self.kernel
+
     def derive(self) -> tuple[Tensor, ...]:
+        """The weight (d, d / groups, k), or, on a CPU, its spectrum (frequencies, groups, d / groups, d / groups)."""
         norm = torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True)  # (1, 1, k)
-        return (self.weight_v * (self.weight_g / norm),)
+        weight = self.weight_v * (self.weight_g / norm)
+        if not eager_on_cpu(weight):
+            return (weight,)
+        # conjugate, since what networks call convolution is correlation
+        spectrum = torch.fft.rfft(weight.float(), self.segment).conj()  # (d, d / groups, frequencies)
+        spectrum = spectrum.unflatten(0, (self.groups, -1))  # (groups, out, in, frequencies)
+        return (spectrum.permute(3, 0, 2, 1).contiguous(),)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
         (weight,) = self.derived()
-        kernel = weight.size(-1)
-        out = F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)
+        if weight.is_complex():
+            return F.gelu(self._in_frequency_domain(x, weight))
+        out = F.conv1d(x, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(out[..., : x.size(-1)])  # an even kernel gives one frame too many
+
+    def _in_frequency_domain(self, x: Tensor, spectrum: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        batch, dim, frames = x.shape
+        hop = self.segment - self.kernel + 1  # frames that each segment completes
+        count = -(-frames // hop)
+        before = self.kernel // 2
+        after = (count - 1) * hop + self.segment - before - frames
+        segments = F.pad(x.float(), (before, after)).unfold(2, self.segment, hop)  # (B, d, count, segment)
+        inputs = torch.fft.rfft(segments).unflatten(1, (self.groups, -1))  # (B, groups, in, count, frequencies)
+        inputs = inputs.permute(4, 1, 0, 3, 2).flatten(2, 3)  # (frequencies, groups, B * count, in)
+        outputs = inputs @ spectrum  # (frequencies, groups, B * count, out)
+        out = torch.fft.irfft(outputs.permute(2, 1, 3, 0), self.segment)[..., :hop]  # (B * count, groups, out, hop)
+        out = out.reshape(batch, count, dim, hop).transpose(1, 2).flatten(2)[..., :frames]  # (B, d, T)
+        return out.to(x.dtype) + self.bias[:, None]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PrunedUpstreamError
-from ..model.checkpoint import assemble
 from ..model.config import EncoderConfig, Head, TransformerLayer
 from ..model.encoder import Encoder
 from ..model.gating import EncoderGates, LayerGates
@@ -56,10 +55,11 @@ def fold(encoder: Encoder, gates: EncoderGates) -> Encoder:
         PrunedUpstreamError: a gate is not a finite number.
     """
     _check_finite(gates)
-    config = dataclasses.replace(encoder.config, feature_scale=_needs_feature_scale(encoder.config, gates))
+    last = _conv_gates(encoder.config, gates)[-1]  # closed channels must reach the feature norm as zeros
+    config = dataclasses.replace(encoder.config, feature_scale=encoder.config.feature_scale or last is not None)
     weights = encoder.state_dict()
-    if config.feature_scale and not encoder.config.feature_scale:
-        weights["feature_extractor.scale"] = torch.ones_like(weights["layer_norm.weight"])
+    if config.feature_scale:
+        weights.setdefault("feature_extractor.scale", torch.ones_like(weights["layer_norm.weight"]))
     for name, dim, gate in _factors(config, gates):
         shape = [1] * weights[name].dim()
         shape[dim] = -1
@@ -196,7 +196,6 @@ def _kept(config: EncoderConfig, gates: EncoderGates) -> Iterator[tuple[str, int
             yield f"{layer_name}.fc1.bias", 0, living.ffn
             yield f"{layer_name}.fc2.weight", 1, living.ffn
     for number, channels in enumerate(_living_channels(config, gates)):
-        last = number == len(config.conv) - 1
         if len(channels) == config.conv[number].channels:
             continue
         yield f"{_filters(number)}.weight", 0, channels
@@ -206,7 +205,7 @@ def _kept(config: EncoderConfig, gates: EncoderGates) -> Iterator[tuple[str, int
         for norm in _norms(config, number):
             yield f"{norm}.weight", 0, channels
             yield f"{norm}.bias", 0, channels
-        if last and _needs_feature_scale(config, gates):
+        if number == len(config.conv) - 1:
             yield "feature_extractor.scale", 0, channels
 
 
@@ -303,8 +302,8 @@ def _check_finite(gates: EncoderGates) -> None:
 
 
 def _build(config: EncoderConfig, weights: Mapping[str, Tensor], *, like: Encoder) -> Encoder:
-    """An encoder of shape `config` from those of `weights` that it has a place for."""
-    with torch.device("meta"):
-        names = Encoder(config).state_dict().keys()
-    encoder = assemble(config, {name: weights[name] for name in names}, source="the pruned encoder")
-    return encoder.to(next(like.parameters()).device)
+    """An encoder of shape `config` with those of `weights` that it has a place for, on the device of `like`."""
+    with torch.device("meta"):  # no random weights are drawn to be thrown away
+        encoder = Encoder(config)
+    encoder.load_state_dict({name: weights[name].clone() for name in encoder.state_dict()}, assign=True)
+    return encoder.to(next(like.parameters()).device).eval()

@@ -235,7 +235,7 @@ class Gates(nn.Module):
 
 
 def _close_smallest(values: Tensor, probability_open: Tensor, *, at_least: int) -> Tensor:
-    """`values` (G, n), in each group zeros for the round(n - sum of P(z > 0)) smallest, but `at_least` some are kept."""
+    """`values` (G, n) with zeros for the round(n - sum of P(z > 0)) smallest of each group, `at_least` some kept."""
     closed = (1 - probability_open).sum(1, keepdim=True).round().clamp(max=values.size(1) - at_least)  # (G, 1)
     rank = values.argsort(dim=1, stable=True).argsort(dim=1)  # (G, n), 0 for the smallest
     return values.masked_fill(rank < closed, 0.0)

@@ -80,7 +80,7 @@ def _feed_forward(config: EncoderConfig, p: _Probabilities) -> Tensor:
 
 
 def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
-    """Convolutions, and the norm and projection that read their channels; widths of different layers are independent."""
+    """Convolutions, and the norm and projection that read their channels; gates of two layers are independent."""
     size, inputs = 0 * p.one, p.one
     for number, layer in enumerate(config.conv):
         channels = p.of(conv_kind(number), layer.dense_channels).sum()
