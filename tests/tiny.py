@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from pruned_upstream.model.config import EncoderConfig, RelativePosition, dense_config
@@ -54,7 +56,7 @@ def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
             elif parameter.dim() == 1:
                 parameter.normal_(std=0.2)
             else:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
+                parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
     return encoder
 
 

@@ -142,11 +142,11 @@ class SelfAttention(DerivesWeights):
         if position_bias is None:
             return None if key_bias is None else key_bias.to(dtype)
         bias = position_bias if self.all_heads else position_bias[self.head_ids]  # (h, T, T)
+        if self.gated_position and key_bias is not None:
+            return torch.addcmul(key_bias, self._position_gate(x), bias).to(dtype)  # (B, h, T, T) in one pass
         if self.gated_position:
-            bias = self._position_gate(x) * bias  # (B, h, T, T)
-        if key_bias is not None:
-            bias = bias + key_bias
-        return bias.to(dtype) if bias.dim() == 4 else bias.to(dtype).unsqueeze(0)
+            return (self._position_gate(x) * bias).to(dtype)  # (B, h, T, T)
+        return (bias.unsqueeze(0) if key_bias is None else bias + key_bias).to(dtype)
 
     def _position_gate(self, x: Tensor) -> Tensor:
         """WavLM's gate on the position bias, (B, h, T, 1).
