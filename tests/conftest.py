@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import SHAPES, random_encoder, tiny_config
 
 from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.encoder import Encoder
+
+# the same examples every time, however slow the machine: a failure is a failure of the code
+settings.register_profile("exact", deadline=None, derandomize=True)
+settings.load_profile("exact")
 
 
 @pytest.fixture(params=sorted(SHAPES))
