@@ -1,6 +1,6 @@
 """s3prl's `run_downstream.py` with our upstreams in it, on any supported torch, with unchanged arguments.
 
-    python -m pruned_upstream.run_downstream -m train -u pruned_wavlm -k compact.safetensors -d speech_commands -c ks -p run
+    python -m pruned_upstream.run_downstream -m train -u pruned_wavlm -k compact.safetensors -d speech_commands -p run
     torchrun --nproc_per_node 4 -m pruned_upstream.run_downstream ...
 
 `run_downstream.py` on the PATH is the same. Beyond s3prl's own: `-c` also takes the bare name of a shipped config
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -157,8 +156,9 @@ def _hint(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
 
 
-# A worker that is started afresh instead of forked imports the main module again, and s3prl right behind it.
-if multiprocessing.parent_process() is not None:
+# A data loader's worker that is started afresh instead of forked executes the main module under this name, and imports
+# s3prl right behind it.
+if "__mp_main__" in sys.modules:
     from .s3prl_plugin import compat
 
     compat.apply()

@@ -20,8 +20,8 @@ FILE = "pruned_upstream_s3prl.pth"
 SWITCH = "PRUNED_UPSTREAM_HOOK"
 # If the package has been removed, the line does nothing.
 LINE = (
-    "import importlib.util; "
-    'importlib.util.find_spec("pruned_upstream") and importlib.import_module("pruned_upstream.s3prl_plugin.hook").arm()\n'
+    "import importlib.util; importlib.util.find_spec('pruned_upstream') "
+    "and importlib.import_module('pruned_upstream.s3prl_plugin.hook').arm()\n"
 )
 
 

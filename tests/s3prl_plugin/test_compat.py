@@ -1,0 +1,161 @@
+"""The compatibility layer puts back what is missing, once, and takes it away again."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.s3prl_plugin import after_import, audio_io, compat
+
+pytest.importorskip("s3prl")
+
+
+@pytest.fixture
+def layer():
+    """The layer applied, and taken away after the test unless it was there before."""
+    already = compat._applied
+    compat.apply()
+    yield
+    if not already:
+        compat.remove()
+
+
+@pytest.fixture
+def bare():
+    """No layer, whatever ran before."""
+    already = compat._applied
+    compat.remove()
+    yield
+    compat.remove()
+    if already:
+        compat.apply()
+
+
+def test_what_s3prl_names_is_there(layer):
+    import huggingface_hub
+    import torchaudio
+    from torchaudio.sox_effects import apply_effects_file, apply_effects_tensor
+
+    torchaudio.set_audio_backend("sox_io")
+    assert all(callable(function) for function in (torchaudio.info, torchaudio.load, torchaudio.save))
+    assert callable(apply_effects_file) and callable(apply_effects_tensor)
+    assert huggingface_hub.HfFolder and huggingface_hub.Repository
+
+
+def test_torchaudio_computes_without_its_extension(layer):
+    import torchaudio
+
+    frames = torchaudio.compliance.kaldi.fbank(torch.ones(1, 800))
+    assert frames.shape == (3, 23)
+    resampled = torchaudio.transforms.Resample(8000, 16000)(torch.ones(1, 80))
+    assert resampled.shape == (1, 160)
+
+
+def test_applying_twice_changes_nothing(layer):
+    import torchaudio
+
+    before = dict(vars(torchaudio))
+    compat.apply()
+    assert dict(vars(torchaudio)) == before
+
+
+def test_taken_away_again(bare):
+    compat.apply()
+    import huggingface_hub
+    import torchaudio
+
+    assert torchaudio.load is audio_io.load or hasattr(torchaudio, "list_audio_backends")
+    compat.remove()
+    assert torchaudio.load is not audio_io.load
+    assert getattr(huggingface_hub, "HfFolder", None) is not compat._RemovedFromHub
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+def test_removed_hub_classes_refuse_with_a_sentence(layer):
+    import huggingface_hub
+
+    if huggingface_hub.Repository is not compat._RemovedFromHub:
+        pytest.skip("this huggingface_hub still has them")
+    with pytest.raises(PrunedUpstreamError, match="below 1.0"):
+        huggingface_hub.Repository("somewhere")
+    with pytest.raises(PrunedUpstreamError, match="below 1.0"):
+        huggingface_hub.HfFolder.save_token("secret")
+
+
+def test_checkpoints_with_arguments_load_and_code_does_not_run(layer, tmp_path):
+    torch.save({"Args": argparse.Namespace(upstream="fbank")}, tmp_path / "states-1.ckpt")
+    assert torch.load(tmp_path / "states-1.ckpt", weights_only=True)["Args"].upstream == "fbank"
+    torch.save({"Args": RunsCode(str(tmp_path / "ran"))}, tmp_path / "evil.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "evil.ckpt", weights_only=True)
+    assert not (tmp_path / "ran").exists()
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_verification_stays_on_the_device_of_its_features(bare):
+    """`.cuda()` inside the task's forward goes to the features' device, outside of it is what it was."""
+
+    class DownstreamExpert:
+        def forward(self, mode, features, *, fail=False):
+            if fail:
+                raise ValueError("inside")
+            return torch.zeros(1, device="cpu").cuda().device
+
+    expert = SimpleNamespace(DownstreamExpert=DownstreamExpert)
+    compat._verification_on_any_device(expert)
+    original = torch.Tensor.cuda
+    assert expert.DownstreamExpert().forward("train", [torch.zeros(2, device="meta")]).type == "meta"
+    assert torch.Tensor.cuda is original
+    with pytest.raises(ValueError, match="inside"):
+        expert.DownstreamExpert().forward("train", [torch.zeros(2)], fail=True)
+    assert torch.Tensor.cuda is original
+
+
+@pytest.fixture
+def fresh_module(tmp_path, monkeypatch):
+    """A module that nothing has imported yet."""
+    (tmp_path / "late_comer.py").write_text("value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "late_comer"
+    sys.modules.pop("late_comer", None)
+
+
+def test_actions_happen_around_an_import(fresh_module):
+    happened = []
+    after_import.before(fresh_module, lambda: happened.append("before"))
+    after_import.after(fresh_module, lambda module: happened.append(module.value))
+    assert happened == []
+    module = __import__(fresh_module)
+    assert happened == ["before", 1]
+    assert isinstance(module, ModuleType) and type(module.__loader__).__name__ == "SourceFileLoader"
+    after_import.after(fresh_module, lambda module: happened.append("at once"))
+    assert happened == ["before", 1, "at once"]
+
+
+def test_an_action_is_added_once_and_can_be_cancelled(fresh_module):
+    happened = []
+
+    def first(module):
+        happened.append("first")
+
+    def second(module):
+        happened.append("second")
+
+    for action in (first, first, second):
+        after_import.after(fresh_module, action)
+    after_import.cancel(fresh_module, second)
+    __import__(fresh_module)
+    assert happened == ["first"]

@@ -1,0 +1,129 @@
+"""s3prl's runner, started through ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruned_upstream import run_downstream
+from pruned_upstream.errors import DataError
+from pruned_upstream.resources import downstream_config_path
+
+pytest.importorskip("s3prl")
+
+MODULE = ("-m", "pruned_upstream.run_downstream")
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """`prepare` on a machine without GPU, with s3prl registered."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    from pruned_upstream.s3prl_plugin.registry import register
+
+    register()
+    return lambda line: run_downstream.prepare(line.split())
+
+
+def value(arguments: list[str], option: str) -> str | None:
+    return arguments[arguments.index(option) + 1] if option in arguments else None
+
+
+def test_arguments_pass_through(prepared):
+    arguments = prepared("-m train -u pruned_wavlm -k a.safetensors -d asr -p run -o config.optimizer.lr=1e-3 -f")
+    for option, wanted in {"-m": "train", "-k": "a.safetensors", "-p": "run", "-o": "config.optimizer.lr=1e-3"}.items():
+        assert value(arguments, option) == wanted
+    assert "-f" in arguments
+
+
+def test_configs_by_name_by_path_and_by_task(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keywords = str(downstream_config_path("ks"))
+    assert value(prepared("-m train -u fbank -d speech_commands -c ks"), "-c") == keywords
+    assert value(prepared("-m train -u fbank -d speech_commands"), "-c") == keywords
+    (tmp_path / "mine.yaml").write_text("runner: {}\n")
+    assert value(prepared("-m train -u fbank -d speech_commands -c mine.yaml"), "-c") == "mine.yaml"
+    own = tmp_path / "downstream" / "speech_commands"
+    own.mkdir(parents=True)
+    (own / "config.yaml").write_text("runner: {}\n")
+    assert value(prepared("-m train -u fbank -d speech_commands"), "-c") is None  # a clone's own goes first
+
+
+def test_device_and_rank(prepared, monkeypatch):
+    assert value(prepared("-m train -u fbank -d asr"), "--device") == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert value(prepared("-m train -u fbank -d asr"), "--device") == "cuda"
+    assert value(prepared("-m train -u fbank -d asr --local-rank 1"), "--local_rank") == "1"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert value(prepared("-m train -u fbank -d asr"), "--local_rank") == "3"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-m train -u pruned_wavlmm -d asr", "did you mean pruned_wavlm"),
+        ("-m train -u fbank -d speech_comands", "did you mean speech_commands"),
+        ("-m train -u fbank -d ctc", "-c pr or -c sf"),
+        ("-m train -u fbank -d ctc -c prr", "did you mean pr?"),
+        ("-m train -u fbank -d asr --device cuda:1", "there is no GPU"),
+        ("-m train -u fbank -d asr --local_rank 0", "start one without torchrun"),
+        ("-m evaluate -e nowhere", "there is no checkpoint nowhere"),
+        ("-m evaluate -e empty", "holds no checkpoint"),
+        ("-m train -u pruned_wavlm -k nowhere.safetensors -d asr -p run", "there is no model file nowhere.safetensors"),
+        ("-m train -u fbank -d speech_commands -p run", "data/speech_commands_v0.01 does not exist"),
+    ],
+)
+def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("builtins.isinstance", isinstance)  # s3prl's main exchanges it
+    monkeypatch.setattr("sys.argv", ["run_downstream.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_downstream.main(line.split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+
+
+def test_the_sentence_of_a_loader_worker():
+    trace = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback ...\n  File x\n"
+    error = DataError(trace + "pruned_upstream.errors.DataError: a.wav cannot be read as audio\n")
+    assert run_downstream.sentence(error) == "a.wav cannot be read as audio"
+    assert run_downstream.sentence(DataError("plain")) == "plain"
+
+
+def test_keyword_spotting_is_trained_and_evaluated(python, tmp_path, tones, model_file):
+    overrides = {
+        "runner.total_steps": 12,
+        "runner.log_step": 4,
+        "runner.eval_step": 12,
+        "runner.save_step": 12,
+        "optimizer.lr": 0.02,
+        "downstream_expert.datarc.num_workers": 1,
+        "downstream_expert.datarc.speech_commands_root": tones / "train",
+        "downstream_expert.datarc.speech_commands_test_root": tones / "test",
+    }
+    override = ",,".join(f"config.{key}={setting}" for key, setting in overrides.items())
+    train = ["-m", "train", "-u", "pruned_wavlm", "-k", str(model_file), "-d", "speech_commands", "-p", "run"]
+    trained = python(*MODULE, *train, "-o", override, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    accuracies = [line.split()[-1] for line in trained.stdout.splitlines() if line.startswith("test acc: ")]
+    assert len(accuracies) == 1 and float(accuracies[0]) > 0.3  # chance is 0.08
+
+    evaluated = python(*MODULE, "-m", "evaluate", "-e", "run/states-12.ckpt", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout.splitlines()[-1] == f"test acc: {accuracies[0]}"
+
+
+def test_workers_that_are_spawned_can_import_s3prl(python, tmp_path):
+    script = tmp_path / "spawning.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from pruned_upstream.run_downstream import main\n"
+        "def child():\n"
+        "    from s3prl import hub\n"
+        "if __name__ == '__main__':\n"
+        "    worker = multiprocessing.get_context('spawn').Process(target=child)\n"
+        "    worker.start(); worker.join(); raise SystemExit(worker.exitcode)\n"
+    )
+    found = python(str(script), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr

@@ -1,0 +1,95 @@
+"""What is installed: data files beside the code, pins inside the ranges, a light import."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import pruned_upstream
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory):
+    """The keyword arguments that setup.py passes to setuptools."""
+    setuptools = pytest.importorskip("setuptools")
+    passed = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **arguments: passed.update(arguments))
+        patch.chdir(REPOSITORY)
+        runpy.run_path(str(REPOSITORY / "setup.py"))
+    return passed
+
+
+def test_one_version(metadata):
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert metadata["version"] == citation["version"] == pruned_upstream.__version__
+
+
+def test_pins_lie_in_the_ranges(metadata):
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    assert len(versions) == len(pins)
+    extras = metadata["extras_require"]
+    # fairseq-fixed asks for an omegaconf of its own; it is installed by hand for its tests
+    wanted = metadata["install_requires"] + [line for name in extras if name != "fairseq" for line in extras[name]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_import_loads_no_torch():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import pruned_upstream, sys; print('torch' in sys.modules, 's3prl' in sys.modules)"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout == "False False\n"
+
+
+def test_load_and_register_are_at_hand():
+    from pruned_upstream.model.checkpoint import load
+    from pruned_upstream.s3prl_plugin.registry import register
+
+    assert pruned_upstream.load is load and pruned_upstream.register is register
+    assert {"load", "register", "__version__"} <= set(dir(pruned_upstream))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        pruned_upstream.lod  # noqa: B018
+
+
+def test_an_installed_package_carries_recipes_and_configs(tmp_path):
+    build = [
+        "egg_info",
+        "--egg-base",
+        tmp_path,
+        "build",
+        "--build-base",
+        tmp_path / "b",
+        "--build-lib",
+        tmp_path / "lib",
+    ]
+    subprocess.run([sys.executable, "setup.py", "-q", *build], cwd=REPOSITORY, capture_output=True, check=True)
+    code = (
+        "import pruned_upstream.resources as r; from pathlib import Path; "
+        "print(Path(r.__file__).parents[1]); print(*r.names(r.RECIPES)); print(*r.names(r.DOWNSTREAM_CONFIGS))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "lib", capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert Path(found[0]).samefile(tmp_path / "lib")
+    for line, folder in zip(found[1:], ("recipes", "downstream_configs"), strict=True):
+        assert line.split() == sorted(path.stem for path in (REPOSITORY / folder).glob("*.yaml"))
+    shipped = {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*") if path.is_file()}
+    data = {".yaml", ".csv", ".json", ".txt", ".safetensors"}
+    in_checkout = (path for path in (REPOSITORY / "pruned_upstream").rglob("*") if path.suffix in {".py", *data})
+    assert {path.relative_to(REPOSITORY) for path in in_checkout} <= shipped
