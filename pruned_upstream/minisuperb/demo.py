@@ -1,0 +1,176 @@
+"""The main job from end to end on self-made data: teacher, pruning, compact upstream, tasks, table, pictures.
+
+Every part is what a user runs on real data, and is done once: an interrupted demo goes on with the same command.
+What its numbers say is only that the path works. Self-made voices, a teacher of three million parameters and
+minutes of training decide nothing about WavLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PrunedUpstreamError
+from .building import build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..superb.report import Table
+    from ..superb.results import RunResults
+    from ..superb.running import Failure, Observer
+
+TEACHER = Path(__file__).parent / "demo_teacher.safetensors"  # half precision; recipes/demo_teacher.yaml makes it
+SHORT_TASKS = ("ks", "pr", "qbe")
+SHORT_STEPS = 4
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo does.
+
+    Attributes:
+        folder: everything is written there, and found again there.
+        short: tiny corpora, a handful of steps and three tasks: the path alone, for CI.
+        teacher: measure the teacher on the tasks too.
+        recipe: of the pruning.
+        tasks: names of tasks; by default all ten, or three in the short form.
+    """
+
+    folder: Path
+    short: bool = False
+    teacher: bool = False
+    recipe: str = "demo"
+    tasks: tuple[str, ...] | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came out: the compact model, the tasks' results and failures by model, and the files to look at."""
+
+    model: Path
+    results: dict[str, RunResults]
+    failures: dict[str, dict[str, Failure]]
+    pictures: list[Path]
+
+
+def run_demo(settings: DemoSettings, say: Callable[[str], None], observer: Callable[[], Observer] | None = None) -> DemoResult:
+    """Run the demo, or what is left of it.
+
+    Args:
+        say: shows a line that says what happens next.
+        observer: makes what shows the progress of one model's tasks.
+
+    Raises:
+        PrunedUpstreamError: of the kinds in `errors.py`, from any part.
+    """
+    from ..superb.layout import Data
+    from ..superb.running import Settings, run
+    from ..superb.tasks import select
+
+    tasks = settings.tasks or (SHORT_TASKS if settings.short else tuple(task.name for task in select(None)))
+    corpora = settings.folder / ("corpora-tiny" if settings.short else "corpora")
+    say(f"speech: self-made corpora for {', '.join(tasks)} and for the teacher, in {corpora}")
+    build(corpora, ["pretrain", *tasks], scale="tiny" if settings.short else "demo")
+    say(f"pruning: recipe {settings.recipe}, the demo's teacher, in {settings.folder / 'prune'}")
+    model = _prune(settings, corpora)
+    results, failures = {}, {}
+    models = {"fbank": None, "compact": model} | ({"teacher": TEACHER} if settings.teacher else {})
+    for name, checkpoint in models.items():
+        say(f"tasks: {name} on {len(tasks)} of the ten tasks, through s3prl")
+        report = run(
+            Settings(
+                folder=settings.folder / "superb" / name,
+                upstream="fbank" if checkpoint is None else "pruned_upstream",
+                checkpoint=checkpoint,
+                model=name,
+                data=Data(corpora),
+                tasks=tasks,
+                steps=SHORT_STEPS if settings.short else None,
+                short=not settings.short,
+                device="cpu",
+                jobs=settings.jobs,
+            ),
+            observer() if observer else None,
+        )
+        results[name], failures[name] = report.results, dict(report.failures)
+    return DemoResult(model, results, failures, _draw(settings.folder, model, results))
+
+
+def _prune(settings: DemoSettings, corpora: Path) -> Path:
+    from ..training.prune import MODEL_FILE, run_prune
+    from ..training.recipe import load_recipe
+
+    if not TEACHER.is_file():
+        raise PrunedUpstreamError(
+            f"the demo's teacher {TEACHER.name} is not where it belongs; reinstall the package, "
+            "or make it anew with `pruned-upstream pretrain demo_teacher`"
+        )
+    folder = settings.folder / ("prune-short" if settings.short else "prune")
+    if (folder / MODEL_FILE).is_file():
+        return folder / MODEL_FILE
+    overrides = [
+        f"teacher={TEACHER}",
+        f"data.train=[{corpora / 'LibriSpeech' / 'train-clean-360'}]",
+        f"run.folder={folder}",
+        "run.device=cpu",
+    ]
+    if settings.short:
+        overrides += ["optimisation.steps=20", "optimisation.gate_learning_rate=0.5", "data.batch_utterances=2"]
+    return run_prune(load_recipe(settings.recipe, overrides))
+
+
+def table(results: dict[str, RunResults]) -> Table:
+    """The models side by side, one line each, by s3prl's metrics."""
+    from ..superb.report import Entry, overview
+
+    return overview([Entry.measured(result) for result in results.values()])
+
+
+def _draw(folder: Path, model: Path, results: dict[str, RunResults]) -> list[Path]:
+    from ..model.checkpoint import read_header
+    from ..superb import anatomy
+    from ..superb.plots import save_figure
+
+    pictures = [folder / "layers.png", folder / "tasks.png"]
+    save_figure(anatomy.figure(read_header(model).config), pictures[0])
+    save_figure(_task_figure(list(results.values())), pictures[1])
+    return pictures
+
+
+def _task_figure(results: Sequence[RunResults]) -> Figure:
+    """One group of bars a metric, a bar a model; error rates as what is left of 100."""
+    from matplotlib.figure import Figure
+
+    from ..superb.metrics import METRICS
+
+    shown = [key for key in METRICS if any(key in result.metrics for result in results)]
+    figure = Figure(figsize=(1.5 + 1.1 * len(shown), 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(results)
+    for number, result in enumerate(results):
+        places = [place + (number - (len(results) - 1) / 2) * width for place in range(len(shown))]
+        values = [_as_gain(METRICS[key].higher_is_better, result.metrics.get(key)) for key in shown]
+        bars = axes.bar(places, values, width, label=f"{result.model} ({_size(result)})")
+        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    labels = [key.upper().replace(".", "\n") if METRICS[key].higher_is_better else f"100 -\n{key.upper()}" for key in shown]
+    axes.set_xticks(range(len(shown)), labels, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("higher is better")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Self-made corpora, short trainings: the path works, no more", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, ncols=len(results), loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    return figure
+
+
+def _as_gain(higher_is_better: bool, value: float | None) -> float:
+    if value is None:
+        return 0.0
+    return value if higher_is_better else max(0.0, 100 - value)
+
+
+def _size(result: RunResults) -> str:
+    return f"{result.parameters / 1e6:.2f}M parameters" if result.parameters else "no parameters"
