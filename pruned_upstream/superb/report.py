@@ -77,13 +77,18 @@ class Entry:
         return None if self.missing else scale(self.metrics)
 
 
-def baselines(teacher: str) -> list[Entry]:
+def references(teacher: str, measured: Sequence[Entry] = ()) -> list[Entry]:
     """Whom a model is compared with: DistilHuBERT, DPHuBERT, the paper's model, and its teacher.
 
+    Args:
+        measured: where one of these has a reference's name, it is taken in place of the published row.
+
     Raises:
-        DataError: no published row has the teacher's name.
+        DataError: nothing measured or published has the teacher's name.
     """
-    return [Entry.published(published(name)) for name in (*BASELINES, teacher)]
+    by_name = {entry.name: entry for entry in measured}
+    names = dict.fromkeys((*BASELINES, teacher))
+    return [by_name[name] if name in by_name else Entry.published(published(name)) for name in names]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pruned_upstream.superb.metrics import METRICS
 from pruned_upstream.superb.published import PAPER, TEACHER, published, published_rows
-from pruned_upstream.superb.report import ABSENT, Entry, baselines, differences, overview, to_csv
+from pruned_upstream.superb.report import ABSENT, Entry, differences, overview, references, to_csv
 
 
 def column(table, title: str) -> list[str]:
@@ -18,7 +18,7 @@ def column(table, title: str) -> list[str]:
 
 
 def test_a_run_beside_its_four_baselines(make_results):
-    table = overview([Entry.measured(make_results()), *baselines(TEACHER)])
+    table = overview([Entry.measured(make_results()), *references(TEACHER)])
     assert column(table, "Model") == ["ours", "DistilHuBERT", "DPHuBERT", PAPER, "WavLM Base"]
     assert column(table, "Origin") == ["measured", "published", "published", "published", "published"]
     assert column(table, "Params (M)") == ["26.57", "23.49", "23.59", "26.57", "94.70"]
@@ -44,7 +44,7 @@ def test_a_result_that_is_not_official_is_starred_wherever_it_stands(make_result
     numbers = row[table.header.index("PR PER ↓") :]
     assert len(numbers) == 13 and all(cell.endswith("*") for cell in numbers)
     assert "200 steps instead of 200000" in table.notes[0] and "not official" in table.notes[0]
-    assert "not official" in differences(entry, baselines(TEACHER)).notes[0]
+    assert "not official" in differences(entry, references(TEACHER)).notes[0]
 
 
 def test_one_task_that_is_not_official_stars_itself_and_the_scores(make_results):
@@ -56,7 +56,7 @@ def test_one_task_that_is_not_official_stars_itself_and_the_scores(make_results)
 
 
 def test_differences_know_which_way_is_better(make_results):
-    table = differences(Entry.measured(make_results()), baselines(TEACHER))
+    table = differences(Entry.measured(make_results()), references(TEACHER))
     ours_minus = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     distil = ours_minus["DistilHuBERT (published)"]
     assert (distil["Params (M)"], distil["MACs (G)"]) == ("+3.08", "-185.3")
@@ -91,7 +91,7 @@ def test_csv_keeps_numbers_plain_and_names_what_is_wrong(make_results):
 
 
 def test_markdown_has_one_line_a_model_and_escapes_names(make_results):
-    text = overview([Entry.measured(make_results("a|b")), *baselines(TEACHER)]).markdown()
+    text = overview([Entry.measured(make_results("a|b")), *references(TEACHER)]).markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 5
     assert r"a\|b" in lines[2] and "published" in lines[3]
@@ -108,7 +108,7 @@ def test_latex_escapes_names_and_keeps_notes_as_comments(make_results):
 
 def test_the_terminal_shows_every_number(make_results):
     console = Console(width=120, record=True, file=io.StringIO())
-    table = overview([Entry.measured(make_results()), *baselines(TEACHER)])
+    table = overview([Entry.measured(make_results()), *references(TEACHER)])
     console.print(table.terminal())
     text = console.export_text()
     for number in ("769.62", "895.99", "16.27", "published"):

@@ -1,0 +1,151 @@
+"""`pruned-upstream info`: what is inside a model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..model.checkpoint import Header
+    from ..model.config import EncoderConfig
+    from ..superb.latency import Latency
+    from ..superb.profile import Macs
+
+# WavLM Base has 94.38M parameters where the papers' tables say 94.70M, the count of HuBERT Base
+COUNT_REMARK = (
+    "counted: every parameter of the file; the tables of the papers give WavLM Base 94.70 M, so counted 94.38 M"
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(info)
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="A model file of this package.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw what survives in each layer: a .png, .pdf or .svg.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Time it against the dense encoder.")] = False,
+    seconds: Annotated[
+        list[float] | None, typer.Option(help="Length of the timed utterance, repeatable; 5 and 15.", min=0.1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to time it.")] = "cpu",
+) -> None:
+    """Size, cost and shape of a model: parameters, official MACs, and what survives in each layer."""
+    from ..model.checkpoint import load, read_header
+    from ..superb import anatomy, plots
+    from ..superb.latency import compare_with_dense
+    from ..superb.profile import NOT_COUNTED, official_macs
+
+    header = read_header(file)
+    macs, dense_macs = (official_macs(config) for config in (header.config, header.config.densified()))
+    times = compare_with_dense(load(file), utterance_seconds=seconds or (5.0, 15.0), device=device) if latency else []
+    if plot is not None:
+        plots.save_figure(anatomy.figure(header.config), plot)
+    if as_json:
+        typer.echo(json.dumps(_as_json(header, macs, times), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(_provenance(file, header))
+    console.print(_parameters(header.config))
+    console.print(COUNT_REMARK, style="dim")
+    console.print(_macs(macs, dense_macs))
+    console.print("not counted: " + "; ".join(NOT_COUNTED), style="dim")
+    console.print(anatomy.terminal_picture(header.config))
+    if times:
+        console.print(_times(times, device))
+
+
+def _provenance(file: Path, header: Header) -> Table:
+    from rich.table import Table
+
+    table = Table(title=str(file), title_justify="left", show_header=False)
+    shape = "dense" if header.config.is_dense else "compact"
+    table.add_row("model", f"{header.config.family}, {shape}, {header.config.num_layers} layers")
+    table.add_row("file layout", header.version)
+    for key, value in header.provenance.items():
+        table.add_row(key, value)
+    return table
+
+
+def _parameters(config: EncoderConfig) -> Table:
+    from rich.table import Table
+
+    from ..model.size import parameters_by_part
+
+    table = Table(title="Parameters", title_justify="left")
+    table.add_column("part")
+    for name in ("here", "dense", "left"):
+        table.add_column(name, justify="right")
+    here, dense = (parameters_by_part(shape) for shape in (config, config.densified()))
+    rows = {part.replace("_", " "): (here[part], dense[part]) for part in dense if dense[part]}
+    rows["all"] = (sum(here.values()), sum(dense.values()))
+    for part, (count, before) in rows.items():
+        table.add_row(
+            part, f"{count:,}", f"{before:,}", f"{count / before:.1%}", style="bold" if part == "all" else None
+        )
+    return table
+
+
+def _macs(buckets: Sequence[Macs], dense: Sequence[Macs]) -> Table:
+    from rich.table import Table
+
+    from ..superb.profile import BUCKETS
+
+    table = Table(title="MACs (G), official 32 utterances", title_justify="left")
+    table.add_column("bucket")
+    for name in ("here", "dense", "left"):
+        table.add_column(name, justify="right")
+    totals = [(macs.total, before.total) for macs, before in zip(buckets, dense, strict=True)]
+    totals.append((sum(here for here, _ in totals), sum(before for _, before in totals)))
+    for name, (count, before) in zip((*BUCKETS, "all"), totals, strict=True):
+        style = "bold" if name == "all" else None
+        table.add_row(name, f"{count / 1e9:.2f}", f"{before / 1e9:.2f}", f"{count / before:.1%}", style=style)
+    return table
+
+
+def _times(times: Sequence[Latency], device: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"Latency at batch 1 on {device} (ms)", title_justify="left")
+    for name in ("utterance", "here", "dense", "faster"):
+        table.add_column(name, justify="right")
+    for time in times:
+        table.add_row(
+            f"{time.utterance_seconds:g} s",
+            f"{1e3 * time.compact:.1f}",
+            f"{1e3 * time.dense:.1f}",
+            f"{time.speedup:.2f}x",
+        )
+    return table
+
+
+def _as_json(header: Header, macs: Sequence[Macs], times: Sequence[Latency]) -> dict[str, Any]:
+    from ..model.size import count_parameters, parameters_by_part
+    from ..superb.anatomy import layer_anatomy
+    from ..superb.profile import BUCKETS
+
+    config = header.config
+    return {
+        "version": header.version,
+        "provenance": dict(header.provenance),
+        "family": config.family,
+        "parameters": count_parameters(config),
+        "parameters_dense": count_parameters(config.densified()),
+        "parameters_by_part": parameters_by_part(config),
+        "macs": sum(bucket.total for bucket in macs),
+        "macs_by_bucket": {
+            name: vars(bucket) | {"total": bucket.total} for name, bucket in zip(BUCKETS, macs, strict=True)
+        },
+        "layers": [dataclasses.asdict(layer) for layer in layer_anatomy(config)],
+        "latency": [dataclasses.asdict(time) | {"speedup": time.speedup} for time in times],
+    }

@@ -1,0 +1,134 @@
+"""`pruned-upstream score` and `pruned-upstream submission`: from run folders to tables, plots and predict.zip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..superb.report import Entry, Table
+
+
+class Format(StrEnum):
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(score)
+    app.command()(submission)
+
+
+def score(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders with a results.yaml.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Beside DistilHuBERT, DPHuBERT, the paper's model and the teacher.")
+    ] = False,
+    teacher: Annotated[
+        str, typer.Option(help="The teacher: one of the runs by its model's name, or a published model.")
+    ] = "WavLM Base",
+    output: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.terminal,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables in every format and for the plots.")] = None,
+) -> None:
+    """superb_s, the leaderboard's Score and the comparison of one or more runs."""
+    from ..superb.published import published_rows
+    from ..superb.report import Entry, differences, overview, references, to_csv
+    from ..superb.results import read_results
+
+    measured = [Entry.measured(read_results(run)) for run in runs]
+    others = references(teacher, measured) if compare else []
+    shown = [*measured, *(entry for entry in others if entry not in measured)]
+    tables = [overview(shown)]
+    tables += [differences(entry, [other for other in others if other is not entry]) for entry in measured if others]
+    if output is Format.terminal:
+        _print(tables)
+    else:
+        texts = {
+            Format.markdown: "\n".join(table.markdown() for table in tables),
+            Format.latex: "\n".join(table.latex() for table in tables),
+            Format.csv: to_csv(shown),
+        }
+        typer.echo(texts[output], nl=False)
+    if out is not None:
+        names = {entry.name for entry in measured}
+        context = [row for row in published_rows() if row.name not in names] if compare else []
+        _write(out, tables, shown, [*measured, *map(Entry.published, context)])
+
+
+def submission(
+    run: Annotated[Path, typer.Argument(help="A run folder with a results.yaml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Data root: compare every prediction's name with the test sets' own lists.")
+    ] = None,
+    clone: Annotated[Path | None, typer.Option(help="A clone of s3prl, for the lists it has.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for predict.zip and submission.yaml; the run's own.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name on the leaderboard.")] = None,
+    method: Annotated[str, typer.Option(help="One word on how it was trained.")] = "",
+    description: Annotated[str, typer.Option(help="A sentence or two.")] = "",
+    url: Annotated[str, typer.Option(help="Where paper or model can be found.")] = "",
+) -> None:
+    """predict.zip for the SUPERB leaderboard, checked, with a sheet for its form."""
+    from rich.console import Console
+
+    from ..superb.layout import Data
+    from ..superb.results import read_results
+    from ..superb.submission import collect, write_submission
+
+    results = read_results(run)
+    collected = collect(run, results, data=None if data is None else Data(data, clone=clone))
+    paths = write_submission(
+        run if out is None else out,
+        collected,
+        results,
+        name=name or results.model,
+        method=method,
+        description=description,
+        url=url,
+    )
+    console = Console()
+    folders = sorted({target.partition("/")[0] for target in collected.files})
+    console.print(f"{paths[0]}: {', '.join(folders)}", soft_wrap=True)
+    console.print(f"{paths[1]}: what the leaderboard's form asks for", soft_wrap=True)
+    for target, why in collected.missing.items():
+        console.print(f"missing: {target}: {why}", style="yellow", soft_wrap=True, markup=False)
+    for remark in collected.remarks:
+        console.print(remark, style="yellow", soft_wrap=True, markup=False)
+
+
+def _print(tables: Sequence[Table]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table.terminal())
+        for note in table.notes:
+            console.print(note, style="dim", markup=False)
+
+
+def _write(folder: Path, tables: Sequence[Table], shown: Sequence[Entry], drawn: Sequence[Entry]) -> None:
+    from ..files import atomic_write
+    from ..superb.plots import save_figure, score_against_size, task_profile
+    from ..superb.report import to_csv
+
+    texts = {
+        "scores.md": "\n".join(table.markdown() for table in tables),
+        "scores.tex": "\n".join(table.latex() for table in tables),
+        "scores.csv": to_csv(shown),
+    }
+    for name, text in texts.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    figures = {
+        "superb_s_parameters": score_against_size(drawn),
+        "superb_s_macs": score_against_size(drawn, macs=True),
+        "tasks": task_profile(shown),
+    }
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            save_figure(figure, folder / f"{name}.{suffix}")

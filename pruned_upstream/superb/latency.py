@@ -1,0 +1,81 @@
+"""How long a forward pass takes, side by side with the dense encoder.
+
+A comparison, not a benchmark: both encoders run in turn on the same noise, so that what else the machine does hits
+both, and the median is reported.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import ConfigError
+from ..model.encoder import Encoder
+
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median seconds of one utterance at batch 1."""
+
+    utterance_seconds: float
+    compact: float
+    dense: float
+
+    @property
+    def speedup(self) -> float:
+        return self.dense / self.compact
+
+
+def compare_with_dense(
+    encoder: Encoder,
+    *,
+    utterance_seconds: Sequence[float],
+    repeats: int = 7,
+    device: str = "cpu",
+) -> list[Latency]:
+    """Time `encoder` against its own dense shape with random weights, which time does not depend on.
+
+    Raises:
+        ConfigError: there is no such device.
+        DataError: an utterance is shorter than the front end's receptive field.
+    """
+    _check(device)
+    encoders = [encoder.to(device).eval(), Encoder(encoder.config.densified()).to(device).eval()]
+    measured = []
+    for seconds in utterance_seconds:
+        waveform = torch.randn(1, round(seconds * SAMPLE_RATE), device=device)
+        times: list[list[float]] = [[], []]
+        for repeat in range(repeats + 1):
+            for taken, one in zip(times, encoders, strict=True):
+                elapsed = _forward(one, waveform)
+                if repeat:  # the first pass derives weights and warms up
+                    taken.append(elapsed)
+        measured.append(Latency(seconds, *(statistics.median(taken) for taken in times)))
+    return measured
+
+
+@torch.no_grad()
+def _forward(encoder: Encoder, waveform: torch.Tensor) -> float:
+    _wait(waveform.device)
+    start = time.perf_counter()
+    encoder(waveform)
+    _wait(waveform.device)
+    return time.perf_counter() - start
+
+
+def _check(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ConfigError(f"the device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,91 @@
+"""`info`: what it prints of a model file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from tiny import random_encoder, tiny_config
+from typer.testing import CliRunner
+
+from pruned_upstream.commands import info, score
+from pruned_upstream.errors import CheckpointError, ConfigError
+from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.config import CONV_FEATURE_LAYERS
+from pruned_upstream.superb.profile import official_macs
+
+
+@pytest.fixture
+def invoke():
+    app = typer.Typer()
+    info.add_to(app)
+    score.add_to(app)  # Typer gives a lone command no name
+
+    def run(*arguments: object):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    official_strides = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    encoder = random_encoder(tiny_config(conv_layers=official_strides))
+    path = tmp_path / "model.safetensors"
+    save(path, encoder, provenance={"teacher": "WavLM-Base", "recipe": "tiny"})
+    return path, encoder
+
+
+def test_json_holds_every_number(invoke, model):
+    path, encoder = model
+    tree = json.loads(invoke("info", path, "--json"))
+    assert tree["provenance"] == {"teacher": "WavLM-Base", "recipe": "tiny"}
+    assert tree["parameters"] == sum(p.numel() for p in encoder.parameters()) == tree["parameters_dense"]
+    assert sum(tree["parameters_by_part"].values()) == tree["parameters"]
+    buckets = official_macs(encoder.config)
+    assert [bucket["total"] for bucket in tree["macs_by_bucket"].values()] == [bucket.total for bucket in buckets]
+    assert tree["macs"] == sum(bucket.total for bucket in buckets)
+    assert [layer["qk"] for layer in tree["layers"]] == [[6] * 4] * 3
+    assert tree["latency"] == []
+
+
+def test_the_terminal_names_source_size_cost_and_layers(invoke, model):
+    path, encoder = model
+    output = invoke("info", path)
+    for word in (
+        "WavLM-Base",
+        "tiny",
+        f"{sum(p.numel() for p in encoder.parameters()):,}",
+        "longer",
+        "not counted",
+        "████",
+    ):
+        assert word in output
+    assert "Latency" not in output
+
+
+def test_latency_is_measured_on_request(invoke, model):
+    seconds = ("--seconds", "0.2", "--seconds", "0.5")
+    (short, long) = json.loads(invoke("info", model[0], "--json", "--latency", *seconds))["latency"]
+    assert (short["utterance_seconds"], long["utterance_seconds"]) == (0.2, 0.5)
+    assert short["compact"] > 0 and short["speedup"] == pytest.approx(short["dense"] / short["compact"])
+
+
+def test_a_device_that_is_not_there_is_refused(invoke, model):
+    with pytest.raises(ConfigError, match="the device 'tpu' cannot be used"):
+        invoke("info", model[0], "--latency", "--device", "tpu")
+
+
+def test_the_picture_is_drawn_on_request(invoke, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    invoke("info", model[0], "--plot", tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_file_is_refused(invoke, tmp_path):
+    with pytest.raises(CheckpointError, match="no model file"):
+        invoke("info", tmp_path / "nothing.safetensors")

@@ -1,0 +1,96 @@
+"""`score` and `submission` from run folder to files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pruned_upstream.commands import score
+from pruned_upstream.errors import DataError
+from pruned_upstream.superb.metrics import TASK_METRICS
+from pruned_upstream.superb.published import PAPER, published
+from pruned_upstream.superb.results import RunResults, TaskResult, write_results
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def invoke():
+    app = typer.Typer()
+    score.add_to(app)
+
+    def run(*arguments: object):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+def run_folder(folder: Path, model: str, *tasks: str) -> Path:
+    metrics = published(PAPER).metrics
+    results = {
+        task: TaskResult({metric.name: metrics[metric.key] for metric in TASK_METRICS[task]}, official=True)
+        for task in tasks or TASK_METRICS
+    }
+    write_results(folder, RunResults(model, "pruned_wavlm", parameters=26_000_000, macs=(1, 2, 3, 4), tasks=results))
+    return folder
+
+
+def test_one_run_alone(invoke, tmp_path):
+    output = invoke("score", run_folder(tmp_path / "run", "ours"))
+    assert "769.62" in output and "DistilHuBERT" not in output
+
+
+def test_compared_and_written(invoke, tmp_path):
+    out = tmp_path / "report"
+    output = invoke("score", run_folder(tmp_path / "run", "ours"), "--compare", "--out", out, "--format", "markdown")
+    for name in ("DistilHuBERT", "DPHuBERT", PAPER, "WavLM Base", "+121.74"):
+        assert name in output
+    plots = {f"{name}.{kind}" for name in ("superb_s_parameters", "superb_s_macs", "tasks") for kind in ("png", "pdf")}
+    assert {path.name for path in out.iterdir()} == {"scores.md", "scores.tex", "scores.csv"} | plots
+    assert (out / "scores.md").read_text() == output
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert [row["origin"] for row in rows] == ["measured"] + ["published"] * 4
+    assert r"\bottomrule" in (out / "scores.tex").read_text()
+
+
+def test_a_measured_teacher_is_taken_before_a_published_one(invoke, tmp_path):
+    runs = [run_folder(tmp_path / "a", "ours", "ks"), run_folder(tmp_path / "b", "demo teacher", "ks", "ic")]
+    output = invoke("score", *runs, "--compare", "--teacher", "demo teacher", "--format", "markdown")
+    ours = output.split("### ours: difference to")[1].split("###")[0]
+    assert "demo teacher (measured)" in ours and "WavLM Base" not in ours
+    teachers = output.split("### demo teacher: difference to")[1]
+    assert "DistilHuBERT (published)" in teachers and "demo teacher (measured)" not in teachers
+
+
+def test_a_partial_run_says_so(invoke, tmp_path):
+    output = invoke("score", run_folder(tmp_path / "run", "ours", "ks"), "--format", "markdown")
+    assert "no superb_s, missing tasks: pr, asr" in output and "(1/10)" in output
+
+
+def test_an_unknown_teacher_is_refused_with_the_names_there_are(invoke, tmp_path):
+    with pytest.raises(DataError, match="no published row is called 'nobody'; there are FBANK"):
+        invoke("score", run_folder(tmp_path / "run", "ours"), "--compare", "--teacher", "nobody")
+
+
+def test_a_folder_that_is_no_run_is_refused(invoke, tmp_path):
+    with pytest.raises(DataError, match="is not a run folder"):
+        invoke("score", tmp_path)
+
+
+def test_submission_says_what_is_missing(invoke, tmp_path):
+    run = run_folder(tmp_path / "run", "ours", "asr")
+    results = RunResults("ours", "u", tasks={"asr": TaskResult({"wer": 10.0}, official=True, folders=("asr",))})
+    write_results(run, results)
+    (run / "asr").mkdir()
+    (run / "asr/test-clean-noLM-hyp.ark").write_text("".join(f"1-2-{i:04d} A\n" for i in range(2620)))
+    output = invoke("submission", run, "--name", "Ours")
+    assert (run / "predict.zip").is_file() and "name: Ours" in (run / "submission.yaml").read_text()
+    assert "predict.zip: asr_public" in output
+    assert "missing: pr_public/predict.ark: the task was not run, or failed" in output
