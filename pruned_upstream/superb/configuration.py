@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from ..resources import downstream_config_path
+from .short import SHORT
 from .tasks import Task
 
 Config = dict[str, Any]
 
-CHECKPOINTS_OF_A_SHORT_RUN = 4
+EVALUATIONS = 4
 """How often a shortened training is evaluated and saved."""
 KEPT_CHECKPOINTS = 2
 """s3prl deletes before it saves: with one, as its yaml files say, a kill in between would leave none."""
@@ -34,21 +35,21 @@ def resolve(
         paths: what replaces the yaml's paths, nested as there.
         steps: optimisation steps instead of the official number.
         lr: learning rate instead of the yaml's; tuning it is allowed by the benchmark.
-        short: the task's `Short` settings; `steps` and `lr` still win.
+        short: the task's short training (`short.py`); `steps` and `lr` still win.
         loader_workers: at most so many data loading processes.
     """
     config = yaml.safe_load(downstream_config_path(task.name).read_text(encoding="utf-8"))
     merge(config, paths)
     deviations = []
     if task.steps is not None:
-        if short and task.short is not None:
-            deviations.append("the demo's short training, batch size and head")
-            for key, value in task.short.overrides.items():
+        if short:
+            deviations.append("the short training's batches and heads")
+            for key, value in SHORT[task.name].overrides.items():
                 assign(config, key, value)
-        wanted = steps or (task.short.steps if short and task.short is not None else task.steps)
+        wanted = steps or (SHORT[task.name].steps if short else task.steps)
         if wanted != task.steps:
             deviations.append(f"{wanted} training steps instead of {task.steps}")
-            _shorten(config["runner"], wanted)
+            _shorten(config["runner"], wanted, SHORT[task.name].evaluations if short else EVALUATIONS)
         config["runner"]["max_keep"] = max(config["runner"]["max_keep"], KEPT_CHECKPOINTS)
         if lr is not None:
             config["optimizer"]["lr"] = lr
@@ -58,8 +59,8 @@ def resolve(
     return config, deviations
 
 
-def _shorten(runner: Config, steps: int) -> None:
-    interval = max(1, steps // CHECKPOINTS_OF_A_SHORT_RUN)
+def _shorten(runner: Config, steps: int, evaluations: int) -> None:
+    interval = max(1, steps // evaluations)
     runner["total_steps"] = steps
     for key in ("eval_step", "save_step", "log_step"):
         runner[key] = min(runner[key], interval)

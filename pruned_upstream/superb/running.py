@@ -78,8 +78,8 @@ class Settings:
         language_model: KenLM file and lexicon for a second WER of ASR.
         device: "cpu", "cuda" or "cuda:N"; None for the GPU where there is one.
         jobs: runs of s3prl side by side.
-        threads: CPU threads a run; by default the machine's, shared among the jobs.
-        loader_workers: data loading processes a run, at most; None for the number of CPUs.
+        threads: CPU threads a run; by default what OMP_NUM_THREADS says, else the CPUs shared among the jobs.
+        loader_workers: data loading processes a run, at most; by default as many as CPUs, in short trainings none.
         seed: s3prl's.
         cache: folder for prepared lists (`preparation.default_cache`).
     """
@@ -149,21 +149,23 @@ class Report:
 class Observer(Protocol):
     """Whoever wants to show how far the run is; `step` is called about five times a second."""
 
-    def task_started(self, task: Task) -> None: ...
+    def run_started(self, tasks: Sequence[Task]) -> None: ...
     def stage_started(self, task: Task, stage: Stage) -> None: ...
     def step(self, task: Task, stage: Stage, step: int) -> None: ...
     def stage_ended(self, task: Task, stage: Stage) -> None: ...
     def task_ended(self, task: Task, failure: Failure | None) -> None: ...
+    def run_ended(self) -> None: ...
 
 
 class Silent:
     """An observer that shows nothing."""
 
-    def task_started(self, task: Task) -> None: ...
+    def run_started(self, tasks: Sequence[Task]) -> None: ...
     def stage_started(self, task: Task, stage: Stage) -> None: ...
     def step(self, task: Task, stage: Stage, step: int) -> None: ...
     def stage_ended(self, task: Task, stage: Stage) -> None: ...
     def task_ended(self, task: Task, failure: Failure | None) -> None: ...
+    def run_ended(self) -> None: ...
 
 
 def run(settings: Settings, observer: Observer | None = None) -> Report:
@@ -177,10 +179,12 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
     observer = observer or Silent()
     settings.folder.mkdir(parents=True, exist_ok=True)
     _claim(settings)
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as context:
+        observer.run_started(select(settings.tasks))
+        context.callback(observer.run_ended)
         open_tasks, failures = [], {}
         for task in select(settings.tasks):
-            locks.enter_context(_lock(settings.folder / task.name))
+            context.enter_context(_lock(settings.folder / task.name))
             inventory = take_inventory(task.name, settings.data)
             if inventory.problems:
                 failures[task.name] = Failure("; ".join(inventory.problems))
@@ -266,7 +270,7 @@ class _TaskRun:
             steps=settings.steps,
             lr=rates[0] if len(rates) == 1 else None,
             short=settings.short,
-            loader_workers=os.cpu_count() if settings.loader_workers is None else settings.loader_workers,
+            loader_workers=self._loader_workers(),
         )
         _write_once(self.folder / CONFIG, config, task.name)
         common = ["--seed", str(settings.seed)] + (["--device", settings.device] if settings.device else [])
@@ -286,6 +290,11 @@ class _TaskRun:
             reference=Path(loaders["test_dir"]) / "rttm" if task.name == "sd" else None,
             language_model=settings.language_model,
         )
+
+    def _loader_workers(self) -> int:
+        if self.settings.loader_workers is not None:
+            return self.settings.loader_workers
+        return 0 if self.settings.short else os.cpu_count() or 1
 
     def begin(self) -> list[Stage]:
         """The first stages to run; none if the task was finished before."""
@@ -346,8 +355,7 @@ class _Scheduler:
     def work(self) -> None:
         try:
             for run in self.runs:
-                self.observer.task_started(run.task)
-                self._enqueue(run, run.begin())
+                self._enqueue(run, run.begin(), first=False)
             while self.queue or self.running:
                 while self.queue and len(self.running) < self.settings.jobs:
                     self._start(*self.queue.popleft())
@@ -361,9 +369,10 @@ class _Scheduler:
             for _, _, child, _ in self.running.values():
                 child.stop()
 
-    def _enqueue(self, run: _TaskRun, stages: Sequence[Stage]) -> None:
+    def _enqueue(self, run: _TaskRun, stages: Sequence[Stage], *, first: bool = True) -> None:
         # a task's later stages go first: a finished task is worth more than two that are half done
-        self.queue.extendleft((run, stage) for stage in reversed(stages))
+        entries = [(run, stage) for stage in stages]
+        self.queue.extendleft(reversed(entries)) if first else self.queue.extend(entries)
         if run.done:
             self.observer.task_ended(run.task, run.failure)
 
@@ -377,10 +386,15 @@ class _Scheduler:
             folder=folder,
             cache=run.cache,
             append=resumed,
-            threads=self.settings.threads or max(1, (os.cpu_count() or 1) // self.settings.jobs),
+            threads=self._threads(),
         )
         self.running[child.process.sentinel] = run, stage, child, time.monotonic()
         self.observer.stage_started(run.task, stage)
+
+    def _threads(self) -> int | None:
+        if self.settings.threads is None and "OMP_NUM_THREADS" in os.environ:
+            return None  # torch has read it
+        return self.settings.threads or max(1, (os.cpu_count() or 1) // self.settings.jobs)
 
     def _ended(self, run: _TaskRun, stage: Stage, child: Worker, seconds: float) -> None:
         self.observer.stage_ended(run.task, stage)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import ConfigError, PrunedUpstreamError
 
@@ -47,19 +47,6 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Short:
-    """A short, unofficial training that shows the task at work on minisuperb.
-
-    Attributes:
-        steps: optimisation steps.
-        overrides: values of the yaml to change, `a.b.c` -> value.
-    """
-
-    steps: int
-    overrides: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Task:
     """One task.
 
@@ -74,7 +61,6 @@ class Task:
         dev: what s3prl prints on the development set, for choosing a learning rate; None where there is no such set.
         best_checkpoint: what s3prl calls the checkpoint of the best development result.
         test_split: what is evaluated (`-t`).
-        short: training of the demo.
     """
 
     name: str
@@ -87,23 +73,27 @@ class Task:
     dev: Reading | None = None
     best_checkpoint: str | None = None
     test_split: str = "test"
-    short: Short | None = None
 
 
 def _accuracy_task(
-    name: str, title: str, downstream: str, corpora: tuple[str, ...], *, steps: int, short: Short, **changes: Protocol
+    name: str,
+    title: str,
+    downstream: str,
+    corpora: tuple[str, ...],
+    *,
+    steps: int,
+    protocol: Protocol = "best_on_dev",
 ) -> Task:
     return Task(
         name,
         title,
         downstream,
         corpora,
-        **{"protocol": "best_on_dev", **changes},
+        protocol,
         test=(Reading("acc", "test acc:"),),
         steps=steps,
         dev=Reading("acc", "dev acc:"),
         best_checkpoint="dev-best.ckpt",
-        short=short,
     )
 
 
@@ -118,7 +108,6 @@ _ALL = (
         steps=100_000,
         dev=Reading("per", "dev per:", higher_is_better=False),
         best_checkpoint="dev-best.ckpt",
-        short=Short(200, {"optimizer.lr": 1e-2}),
     ),
     Task(
         "asr",
@@ -131,7 +120,6 @@ _ALL = (
         dev=Reading("wer", "dev-clean wer:", scale=1.0, higher_is_better=False),
         best_checkpoint="dev-clean-best.ckpt",
         test_split="test-clean",
-        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "ks",
@@ -139,7 +127,6 @@ _ALL = (
         "speech_commands",
         ("speech_commands_v0.01", "speech_commands_test_set_v0.01"),
         steps=200_000,
-        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     Task("qbe", "Query by Example Spoken Term Detection", "quesst14_dtw", ("quesst14Database",), "layers"),
     _accuracy_task(
@@ -148,7 +135,6 @@ _ALL = (
         "voxceleb1",
         ("VoxCeleb1",),
         steps=200_000,
-        short=Short(200, {"optimizer.lr": 5e-3}),
     ),
     Task(
         "sv",
@@ -158,7 +144,6 @@ _ALL = (
         "checkpoints",
         test=(Reading("eer", "sv-voxceleb1/test-EER:", higher_is_better=False),),
         steps=200_000,
-        short=Short(100, {"optimizer.lr": 5e-4}),
     ),
     Task(
         "sd",
@@ -169,7 +154,6 @@ _ALL = (
         steps=30_000,
         dev=Reading("acc", "mode dev acc"),
         best_checkpoint="best-states-dev.ckpt",
-        short=Short(100, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "ic",
@@ -177,7 +161,6 @@ _ALL = (
         "fluent_commands",
         ("fluent_speech_commands_dataset",),
         steps=200_000,
-        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     Task(
         "sf",
@@ -192,7 +175,6 @@ _ALL = (
         steps=200_000,
         dev=Reading("f1", "dev slot_type_f1:"),
         best_checkpoint="dev-best.ckpt",
-        short=Short(200, {"optimizer.lr": 1e-3}),
     ),
     _accuracy_task(
         "er",
@@ -200,7 +182,6 @@ _ALL = (
         "emotion",
         ("IEMOCAP",),
         steps=30_000,
-        short=Short(100, {"optimizer.lr": 1e-3}),
         protocol="folds",
     ),
 )

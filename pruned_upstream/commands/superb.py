@@ -1,0 +1,217 @@
+"""`pruned-upstream superb`: the ten tasks of SUPERB for one upstream, with one command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import rich.progress
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..superb.layout import Data
+    from ..superb.protocol import Stage
+    from ..superb.results import RunResults
+    from ..superb.running import Failure, Report
+    from ..superb.tasks import Task
+
+DEFAULT_UPSTREAM = "pruned_upstream"
+LEARNING_RATES = (1e-2, 1e-3, 1e-4, 1e-5)
+FAILED = 1
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("superb")(superb)
+
+
+def superb(
+    file: Annotated[Path | None, typer.Argument(help="Compact model, or what --upstream takes behind -k.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder with the corpora's folders.")] = Path("data"),
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", "-k", help="The same as FILE.")] = None,
+    upstream: Annotated[str | None, typer.Option("--upstream", "-u", help="Any upstream of s3prl, e.g. fbank.")] = None,
+    model_config: Annotated[Path | None, typer.Option("--model-config", "-g", help="As s3prl's -g.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in tables.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; by default superb/NAME. Existing runs go on.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these, e.g. ks,pr.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say which files are missing.")] = False,
+    corpus: Annotated[list[str] | None, typer.Option(help="A corpus elsewhere: VoxCeleb1=/path.")] = None,
+    s3prl_clone: Annotated[
+        Path | None, typer.Option(help="Clone of s3prl: its lists and readers are preferred.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the result is then not official.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="The demo's short trainings; not official.")] = False,
+    lr: Annotated[list[str] | None, typer.Option(help="Learning rate of a task: ks=1e-3.")] = None,
+    lr_search: Annotated[
+        bool, typer.Option("--lr-search", help=f"Choose on dev among {', '.join(f'{lr:g}' for lr in LEARNING_RATES)}.")
+    ] = False,
+    language_model: Annotated[Path | None, typer.Option(help="KenLM file for a second WER of ASR.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="Letter lexicon that belongs to --language-model.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the GPU if there is one.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs of s3prl side by side.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads a run.")] = None,
+    loader_workers: Annotated[int | None, typer.Option(min=0, help="Data loading processes a run.")] = None,
+    seed: Annotated[int, typer.Option(help="s3prl's seed.")] = 1337,
+    cache: Annotated[Path | None, typer.Option(help="Folder for prepared lists.")] = None,
+    launcher: Annotated[str | None, typer.Option(help="slurm, local or debug: a job for each task.")] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="Parameter of submitit: slurm_partition=gpu.")] = None,
+) -> None:
+    """Train and test the ten SUPERB tasks on an upstream, with s3prl's own code and the official protocol.
+
+    A run that was interrupted goes on with the same command. Exit code 1: a task failed, the others are finished.
+    """
+    from ..superb.launching import launch
+    from ..superb.layout import Data
+    from ..superb.running import Settings, run
+    from ..superb.tasks import select
+
+    console = Console()
+    corpora = Data(data, _paths(corpus, "--corpus"), s3prl_clone)
+    chosen = tuple(tasks.replace(" ", "").split(",")) if tasks else None
+    if check:
+        raise typer.Exit(FAILED if _show_inventories(console, corpora, select(chosen)) else 0)
+
+    checkpoint = checkpoint or file
+    if checkpoint is None and upstream is None:
+        raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
+    if (language_model is None) != (lexicon is None):
+        raise ConfigError("--language-model and --lexicon go together")
+    rates = {task: (float(rate),) for task, rate in _pairs(lr, "--lr").items()}
+    if lr_search:
+        searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
+        rates |= dict.fromkeys(searched, LEARNING_RATES)
+    upstream = upstream or DEFAULT_UPSTREAM
+    name = name or (checkpoint.stem if checkpoint is not None else upstream)
+    settings = Settings(
+        folder=output or Path("superb") / name,
+        upstream=upstream,
+        data=corpora,
+        checkpoint=checkpoint,
+        model_config=model_config,
+        model=name,
+        tasks=chosen,
+        steps=steps,
+        short=short,
+        learning_rates=rates,
+        language_model=(language_model, lexicon) if language_model is not None and lexicon is not None else None,
+        device=device,
+        jobs=jobs,
+        threads=threads,
+        loader_workers=loader_workers,
+        seed=seed,
+        cache=cache,
+    )
+    if launcher is not None:
+        report = launch(settings, launcher, {key: _number(value) for key, value in _pairs(slurm, "--slurm").items()})
+    else:
+        report = run(settings, Progress(console))
+    _show_report(console, report, settings.folder)
+    raise typer.Exit(FAILED if report.failures else 0)
+
+
+class Progress:
+    """An observer of a run (`running.Observer`): bars for the tasks and for the stages that are running."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        # no thread of its own: the process forks, and a fork takes only the thread that calls it
+        self.bars = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            console=console,
+            auto_refresh=False,
+        )
+        self.of_stage: dict[tuple[str, str], rich.progress.TaskID] = {}
+
+    def run_started(self, tasks: Sequence[Task]) -> None:
+        self.all = self.bars.add_task("tasks", total=len(tasks))
+        self.bars.start()
+
+    def stage_started(self, task: Task, stage: Stage) -> None:
+        title = f"{task.name}/{stage.name}"
+        self.of_stage[task.name, stage.name] = self.bars.add_task(title, total=stage.steps or None)
+
+    def step(self, task: Task, stage: Stage, step: int) -> None:
+        self.bars.update(self.of_stage[task.name, stage.name], completed=step)
+        self.bars.refresh()
+
+    def stage_ended(self, task: Task, stage: Stage) -> None:
+        self.bars.remove_task(self.of_stage.pop((task.name, stage.name)))
+
+    def task_ended(self, task: Task, failure: Failure | None) -> None:
+        self.bars.advance(self.all)
+        said = Text.assemble(
+            (f"{task.name:4}", "bold"), " finished" if failure is None else f" failed: {failure.reason}"
+        )
+        self.bars.console.print(said, soft_wrap=True)
+
+    def run_ended(self) -> None:
+        self.bars.stop()
+
+
+def _show_inventories(console: Console, data: Data, tasks: Sequence[Task]) -> int:
+    """Print what each task lacks; returns how many tasks cannot run."""
+    from ..superb.layout import take_inventory
+
+    lacking = 0
+    for task in tasks:
+        inventory = take_inventory(task.name, data)
+        lacking += bool(inventory.problems)
+        if inventory.problems:
+            console.print(Text.assemble((f"{task.name:4}", "bold"), (" not ready", "red")))
+        else:
+            deviations = inventory.deviations(task.name)
+            state = f"ready, but the result will not be official: {'; '.join(deviations)}" if deviations else "ready"
+            console.print(Text.assemble((f"{task.name:4}", "bold"), (" ready", "green"), state.removeprefix("ready")))
+        for problem in inventory.problems:
+            console.print(f"     {problem}", soft_wrap=True, markup=False, highlight=False)
+    return lacking
+
+
+def _show_report(console: Console, report: Report, folder: Path) -> None:
+    console.print(_table(report.results))
+    for task, failure in report.failures.items():
+        console.print(Text.assemble((f"{task} failed: ", "bold red"), failure.reason), soft_wrap=True)
+        for line in failure.log_tail:
+            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{folder}/results.yaml holds the results", highlight=False)
+
+
+def _table(results: RunResults) -> Table:
+    from ..superb.metrics import TASK_METRICS
+
+    table = Table(title=results.model)
+    for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("official", "left")):
+        table.add_column(column, justify=justify)
+    for name, result in results.tasks.items():
+        for metric in TASK_METRICS[name]:
+            official = "yes" if result.official else "no: " + result.notes[0]
+            table.add_row(name, f"{metric.title} {metric.arrow}", f"{result.metrics[metric.name]:.2f}", official)
+    return table
+
+
+def _pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for entry in entries or ():
+        key, equals, value = entry.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"{option} takes KEY=VALUE, not '{entry}'")
+        pairs[key] = value
+    return pairs
+
+
+def _paths(entries: Sequence[str] | None, option: str) -> dict[str, Path]:
+    return {key: Path(value) for key, value in _pairs(entries, option).items()}
+
+
+def _number(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value
