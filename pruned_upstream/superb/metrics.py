@@ -27,10 +27,14 @@ class Metric:
         return f"{self.task}.{self.name}"
 
     @property
+    def arrow(self) -> str:
+        return "↑" if self.higher_is_better else "↓"
+
+    @property
     def label(self) -> str:
         """Heading in tables and plots: `QbE MTWV ↑`."""
         task = "QbE" if self.task == "qbe" else self.task.upper()
-        return f"{task} {self.title} {'↑' if self.higher_is_better else '↓'}"
+        return f"{task} {self.title} {self.arrow}"
 
 
 def _accuracy(task: str) -> Metric:
