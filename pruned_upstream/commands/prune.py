@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 def prune(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER sparsity.target=0.8", show_default=False)
+        list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER run.seed=1", show_default=False)
     ] = None,
 ) -> None:
     """Prune a speech encoder with distillation; the same command goes on after an interruption.

@@ -47,6 +47,8 @@ class Processes:
 def start_processes(device: str = "auto") -> Iterator[Processes]:
     """Join the other processes of a torchrun launch, if there is one, and leave them at the end.
 
+    A launch that runs several recipes wraps them in one `with`: processes that part cannot meet a second time.
+
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
 
@@ -57,8 +59,8 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world == 1:
-        yield Processes(device=chosen)
+    if world == 1 or dist.is_initialized():
+        yield Processes(rank, world, chosen)
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
     try:

@@ -44,7 +44,10 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"the training state {path} cannot be read ({error}); {advice}") from error
+        raise CheckpointError(
+            f"the training state {path} cannot be read: it is truncated, foreign, or holds what torch's safe loader "
+            f"refuses; {advice}"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a training state of this program; {advice}")
     if state["version"] != VERSION:

@@ -1,0 +1,53 @@
+"""Runs in processes of their own, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruned_upstream.training.recipe import PruneRecipe, save_recipe
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+from pruned_upstream.training.processes import start_processes
+from pruned_upstream.training.prune import run_prune
+from pruned_upstream.training.recipe import load_recipe
+with start_processes("cpu"):
+    for recipe in sys.argv[1:]:
+        run_prune(load_recipe(recipe))
+"""
+
+
+def launch(*recipes: PruneRecipe, folder: Path, processes: int = 1) -> subprocess.Popen[str]:
+    """Start pruning by each recipe in turn; `folder` takes the script and the recipes' files."""
+    script = folder / "launch.py"
+    script.write_text(SCRIPT)
+    files = [folder / f"{Path(recipe.run.folder).name}.yaml" for recipe in recipes]
+    for recipe, file in zip(recipes, files, strict=True):
+        save_recipe(recipe, file)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, files)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output[-3000:]
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Rows of metrics.jsonl without what a clock measured."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds_per_step"} for row in rows]
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "state.pt", weights_only=True)

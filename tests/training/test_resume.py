@@ -1,0 +1,180 @@
+"""A run that is killed, stopped or moved goes on to the same weights, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from training.conftest import write_noise
+from training.launching import launch, read_metrics, read_state
+
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
+from pruned_upstream.model.checkpoint import load
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.training import loop, state
+from pruned_upstream.training.prune import run_prune
+
+LONG = {"optimisation.steps": 40, "run.checkpoint_every": 3, "dropout.hidden": 0.1, "data.workers": 1}
+
+
+def assert_bitwise_equal(folder: Path, reference: Path) -> None:
+    ours, theirs = read_state(folder), read_state(reference)
+    assert ours["step"] == theirs["step"]
+    for name, tensor in theirs["objective"].items():
+        assert torch.equal(ours["objective"][name], tensor), name
+    assert read_metrics(folder) == read_metrics(reference)
+    a, b = (load(path / "compact.safetensors") for path in (folder, reference))
+    assert a.config == b.config
+    assert_equal_weights(a, b)
+
+
+def assert_equal_weights(a: Encoder, b: Encoder) -> None:
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the launched processes have: sums over another number of threads end in other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_killed_run_ends_with_the_same_bits(recipe, tmp_path: Path, one_thread: None) -> None:
+    killed = recipe(**LONG | {"run.folder": str(tmp_path / "killed")})
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for lines in (5, 17):
+        process = launch(killed, folder=tmp_path)
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 0 < read_state(tmp_path / "killed")["step"] < LONG["optimisation.steps"]
+    run_prune(killed)
+    run_prune(recipe(**LONG | {"run.folder": str(tmp_path / "whole")}))
+    assert_bitwise_equal(tmp_path / "killed", tmp_path / "whole")
+    launches = json.loads((tmp_path / "killed" / "launches.json").read_text())
+    first, second, third = (record["from_step"] for record in launches)
+    assert first == 0 < second < third
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"optimisation.steps": 8, "run.checkpoint_every": 100}
+    run_prune(recipe(**options | {"run.folder": str(tmp_path / "whole")}))
+    stopped = recipe(**options | {"run.folder": str(tmp_path / "stopped")})
+    step = loop.Trainer._step
+
+    def interrupted(self, number, parts):
+        step(self, number, parts)
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_prune(stopped)
+    assert read_state(tmp_path / "stopped")["step"] == 5
+    assert not (tmp_path / "stopped" / "compact.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run_prune(stopped)
+    assert_bitwise_equal(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_finished_run_exports_again_without_training(recipe, tmp_path: Path) -> None:
+    path = run_prune(recipe())
+    before, metrics = load(path), read_metrics(path.parent)
+    path.unlink()
+    after = load(run_prune(recipe()))
+    assert after.config == before.config
+    assert_equal_weights(after, before)
+    assert read_metrics(path.parent) == metrics
+
+
+def test_a_run_moves_with_its_recordings(recipe, recordings: Path, tmp_path: Path) -> None:
+    run_prune(recipe())
+    moved = recordings.rename(tmp_path / "moved")
+    run_prune(recipe(**{"data.train": [str(moved)], "data.workers": 1, "run.log_every": 5}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("distillation.pairing", "v3"), ("optimisation.steps", 8), ("run.seed", 1), ("gates.conv", True)]
+)
+def test_another_recipe_in_the_folder_is_refused(recipe, key: str, value: object) -> None:
+    run_prune(recipe())
+    with pytest.raises(ConfigError, match=f"run of another recipe: {key} .*name another run.folder"):
+        run_prune(recipe(**{key: value}))
+
+
+def test_other_recordings_are_refused(recipe, recordings: Path) -> None:
+    run_prune(recipe())
+    write_noise(recordings / "new.wav", 2000)
+    with pytest.raises(DataError, match="other recordings"):
+        run_prune(recipe())
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-200], lambda data: b"", lambda data: b"not a state"])
+def test_a_damaged_state_is_named(recipe, tmp_path: Path, damage) -> None:
+    run_prune(recipe())
+    path = tmp_path / "run" / "state.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read: it is truncated.*remove"):
+        run_prune(recipe())
+
+
+def test_a_foreign_state_is_named(recipe, tmp_path: Path) -> None:
+    run_prune(recipe())
+    torch.save({"model": {}}, tmp_path / "run" / "state.pt")
+    with pytest.raises(CheckpointError, match="not a training state"):
+        run_prune(recipe())
+
+
+def test_a_state_with_code_in_it_does_not_run(recipe, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    (tmp_path / "run").mkdir()
+    torch.save({"format": state.FORMAT, "trap": Trap()}, tmp_path / "run" / "state.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run_prune(recipe())
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_keeps_the_last_state(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    original = loop.save_state
+
+    def on_a_full_disk(path, contents):
+        if contents["step"] < 4:
+            return original(path, contents)
+        size = path.stat().st_size
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        try:
+            return original(path, contents)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", on_a_full_disk)
+        with pytest.raises(PrunedUpstreamError, match=r"could not write .*state\.pt: File too large"):
+            run_prune(recipe())
+    assert read_state(run)["step"] == 2
+    assert not list(run.glob(".*"))
+    run_prune(recipe())
+    shutil.move(run, tmp_path / "resumed")
+    run_prune(recipe())
+    assert_bitwise_equal(tmp_path / "resumed", run)
