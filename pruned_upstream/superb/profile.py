@@ -1,8 +1,9 @@
 """Multiply-accumulates of an encoder in closed form, and the official count over 32 utterances.
 
 Counted, for one utterance of T frames at batch 1 in evaluation mode: every convolution, matrix product and
-attention product of the forward pass. Heads count with their own widths, though computing pads them to one
-width. `NOT_COUNTED` lists the rest. The official numbers were taken with a profiler that patches torch's
+attention product of the forward pass, as the model defines it. Heads count with their own widths, though computing
+pads them to one width; the position convolution counts as a convolution, though a CPU computes it in the frequency
+domain. `NOT_COUNTED` lists the rest. The official numbers were taken with a profiler that patches torch's
 functions (a fork of DeepSpeed's, B06901052/DeepSpeed, testing/s3prl_profiling_test.py); for the shape of HuBERT
 Base this formula stays within 0.3 % of them.
 """
