@@ -6,15 +6,17 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
+from . import clip, phones, studio, voice
 from .catalogue import CORPORA
-from .plan import Corpus
-from .studio import SHARD, record
+from .plan import Corpus, Plan
+from .studio import record
 
 SCALES = ("demo", "tiny")
 STAMP = ".minisuperb.json"  # in every corpus folder: who made it, from which recipe
@@ -67,13 +69,13 @@ def build(
 
 def _build_one(corpus: Corpus, folder: Path, scale: str, seed: int, workers: int, progress: Progress | None) -> None:
     """Record beside `folder` and rename: a folder that has the corpus's name is complete."""
-    recipe = _recipe(corpus, scale, seed)
+    plan = corpus.plan(corpus.sizes[scale], Random(f"{corpus.folder}/{seed}"))
+    recipe = _recipe(corpus, plan)
     if folder.exists() and _recipe_of(folder) == recipe:
         return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     unfinished.mkdir(parents=True)
-    plan = corpus.plan(corpus.sizes[scale], Random(f"{corpus.folder}/{seed}"))
     done = 0
 
     def report(recorded: int) -> None:
@@ -110,11 +112,11 @@ def _recipe_of(folder: Path) -> str | None:
         return None
 
 
-def _recipe(corpus: Corpus, scale: str, seed: int) -> str:
-    """The hash of everything that shapes the bytes: this package's code, the sizes, the seed and the libraries."""
-    digest = hashlib.sha256(f"{corpus.folder}/{corpus.sizes[scale]}/{seed}/{SHARD}".encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+def _recipe(corpus: Corpus, plan: Plan) -> str:
+    """The hash of what shapes the bytes: the clips, the code that voices and describes them, and the libraries."""
+    digest = hashlib.sha256(json.dumps([recorded.to_dict() for recorded in plan.clips]).encode())
+    for module in (voice, phones, clip, studio, sys.modules[corpus.plan.__module__]):
+        digest.update(Path(module.__file__).read_bytes())
     for library in ("espeakng-loader", "soxr", "soundfile", "numpy"):
         digest.update(f"{library} {_version(library)}".encode())
     return digest.hexdigest()

@@ -29,12 +29,11 @@ class Corpus:
 
     folder: str
     tasks: tuple[str, ...]
-    contents: str
     sizes: dict[str, Any]
     plan: Callable[[Any, Random], Plan]
 
 
-def clip(path: str, line: Line, rng: Random, **settings: Any) -> Clip:
+def line_clip(path: str, line: Line, rng: Random, **settings: Any) -> Clip:
     """One line in a clip of its own, on a quiet bed of noise that differs from clip to clip."""
     defaults: dict[str, Any] = {
         "cues": (Cue(line, gap=rng.uniform(0.1, 0.3)),),

@@ -1,8 +1,7 @@
 """Recording: clips go out in fixed shards, each to a fresh process, so that the same plan gives the same bytes.
 
 The engine's state depends on all it has said before; with one process a shard that history is the shard's own, and
-neither the number of workers nor their speed shows in the files. `python -m pruned_upstream.minisuperb.studio FOLDER`
-is such a process: a JSON list of clips on standard input, files under FOLDER, a JSON list of takes on standard output.
+neither the number of workers nor their speed shows in the files.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import PrunedUpstreamError
-from .clip import Clip, Take, render, write
-from .voice import Espeak
+from .clip import Clip, Take
 
 SHARD = 128
 
@@ -46,7 +44,7 @@ def _in_fresh_process(shard: Sequence[Clip], folder: Path) -> list[Take]:
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     worker = subprocess.run(
-        [sys.executable, "-m", __name__, str(folder)],
+        [sys.executable, "-m", f"{__package__}.booth", str(folder)],
         input=order,
         capture_output=True,
         text=True,
@@ -57,21 +55,3 @@ def _in_fresh_process(shard: Sequence[Clip], folder: Path) -> list[Take]:
         last_words = (worker.stderr.strip().splitlines() or ["no message"])[-1]
         raise PrunedUpstreamError(f"recording under {folder} failed (exit code {worker.returncode}): {last_words}")
     return [Take.from_dict(take) for take in json.loads(worker.stdout)]
-
-
-def _work(folder: Path) -> None:
-    espeak = Espeak()
-    takes = []
-    for fields in json.load(sys.stdin):
-        clip = Clip.from_dict(fields)
-        samples, take = render(clip, espeak)
-        write(samples, clip.sample_rate, folder / clip.path)
-        takes.append(take.to_dict())
-    json.dump(takes, sys.stdout)
-
-
-if __name__ == "__main__":
-    try:
-        _work(Path(sys.argv[1]))
-    except PrunedUpstreamError as error:
-        sys.exit(str(error))

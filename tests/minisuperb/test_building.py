@@ -20,8 +20,8 @@ def _toy_plan(clips: int, rng: Random) -> Plan:
     return Plan([Clip(f"wav/{i}.wav", (Cue(line),), seed=i) for i in range(clips)], annotate)
 
 
-TOY = Corpus("Toy", ("ks",), "one word", {"tiny": 2, "demo": 3}, _toy_plan)
-OTHER = Corpus("Other", ("sd",), "one word", {"tiny": 1, "demo": 1}, _toy_plan)
+TOY = Corpus("Toy", ("ks",), {"tiny": 2, "demo": 3}, _toy_plan)
+OTHER = Corpus("Other", ("sd",), {"tiny": 1, "demo": 1}, _toy_plan)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Fluent Speech Commands: what to do with what in which room, in sentences of our own.
 
-Every intent is said in every split, in each of its two wordings.
+Every intent is said in every split, in either of its two wordings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from random import Random
 
 from .. import speakers
 from ..clip import Clip, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 
 # (action, object, location) -> ways to say it.
 INTENTS: dict[tuple[str, str, str], tuple[str, ...]] = {
@@ -64,9 +64,8 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
             for i, intent in enumerate(list(INTENTS) * times):
                 text = rng.choice(INTENTS[intent])
                 path = f"wavs/speakers/{speaker.variant}/{split}-{speaker.variant}-{i:03d}.wav"
-                clips.append(
-                    clip(path, speaker.line(text, rng, pitch=rng.randint(-6, 6), rate=rng.uniform(0.9, 1.15)), rng)
-                )
+                line = speaker.line(text, rng, pitch=rng.randint(-6, 6), rate=rng.uniform(0.9, 1.15))
+                clips.append(line_clip(path, line, rng))
                 rows[split].append((path, speaker.variant, text, *intent))
 
     def annotate(folder: Path, takes: Sequence[Take]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import speakers
 from ..clip import Clip, Cue, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 from ..sentences import short_sentence
 
 LABELS = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}
@@ -54,7 +54,7 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
                     speaker.line(short_sentence(rng), rng, **prosody), rng.uniform(0.1, 0.3), gain + rng.uniform(-2, 2)
                 )
                 path = f"Session{session}/sentences/wav/{dialog}/{dialog}_{gender}{i:03d}.wav"
-                clips.append(clip(path, cue.line, rng, cues=(cue,)))
+                clips.append(line_clip(path, cue.line, rng, cues=(cue,)))
                 emotions.append(emotion)
     return Plan(clips, lambda folder, takes: _annotate(folder, emotions, takes))
 

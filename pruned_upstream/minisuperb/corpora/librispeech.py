@@ -15,7 +15,7 @@ from random import Random
 
 from .. import speakers
 from ..clip import Clip, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 from ..sentences import sentence, short_sentence, transcript
 
 LEXICON = "librispeech-lexicon.txt"
@@ -54,7 +54,7 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
                 line = speaker.line(
                     text, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.85, 1.2), range=rng.randint(30, 70)
                 )
-                clips.append(clip(f"{split}/{number}/{chapter}/{number}-{chapter}-{i:04d}.flac", line, rng))
+                clips.append(line_clip(f"{split}/{number}/{chapter}/{number}-{chapter}-{i:04d}.flac", line, rng))
     return Plan(clips, lambda folder, takes: _annotate(folder, clips, takes))
 
 

@@ -14,7 +14,7 @@ from random import Random
 
 from .. import speakers
 from ..clip import Clip, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 from ..sentences import sentence
 from ..voice import Line
 
@@ -60,7 +60,7 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
     occurrences: dict[str, list[tuple[str, int]]] = {"dev": [], "eval": []}
 
     def add(listing: str, path: str, line: Line, language: str = "nnenglish") -> None:
-        clips.append(clip(path, line, rng, sample_rate=SAMPLE_RATE))
+        clips.append(line_clip(path, line, rng, sample_rate=SAMPLE_RATE))
         listings[listing].append(f"quesst14Database/{path} {language}")
 
     for i in range(sizes.recordings):

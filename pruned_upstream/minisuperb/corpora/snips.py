@@ -14,7 +14,7 @@ from random import Random
 
 from .. import speakers
 from ..clip import Clip, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 
 SPEAKERS = {
     "train": ("Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"),
@@ -67,7 +67,7 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
                 words, tags = request(intent, rng)
                 utterance = f"{name}-snips-{split}-{i}"
                 line = speaker.line(" ".join(words), rng, pitch=rng.randint(-6, 6), rate=rng.uniform(0.9, 1.15))
-                clips.append(clip(f"{split}/{utterance}.wav", line, rng))
+                clips.append(line_clip(f"{split}/{utterance}.wav", line, rng))
                 lines.append(f"{utterance} BOS {' '.join(words).upper()} EOS\tO {' '.join(tags)} {intent}")
 
     def annotate(folder: Path, takes: Sequence[Take]) -> None:

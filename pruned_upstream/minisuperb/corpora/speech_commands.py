@@ -15,7 +15,7 @@ from random import Random
 
 from .. import speakers
 from ..clip import Clip, Cue, Take
-from ..plan import Plan, clip
+from ..plan import Plan, line_clip
 from ..speakers import Speaker
 
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
@@ -78,10 +78,8 @@ def _spoken(speaker: Speaker, name: str, words: Sequence[str], folders: Sequence
         line = speaker.line(word, rng, pitch=rng.randint(-8, 8), rate=rng.uniform(0.75, 1.05))
         path = f"{folder}/{name}_nohash_{number[folder]}.wav"
         number[folder] += 1
-        lead = rng.uniform(0.05, 0.2)
-        clips.append(
-            clip(path, line, rng, cues=(Cue(line, lead, rng.uniform(-6, 3)),), seconds=1.0, snr=rng.uniform(15, 40))
-        )
+        cue = Cue(line, rng.uniform(0.05, 0.2), gain=rng.uniform(-6, 3))
+        clips.append(line_clip(path, line, rng, cues=(cue,), seconds=1.0, snr=rng.uniform(15, 40)))
     return clips
 
 
