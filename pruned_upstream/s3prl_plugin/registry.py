@@ -40,10 +40,11 @@ def register() -> None:
     >>> from s3prl.nn import S3PRLUpstream
     >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
     """
-    from . import compat, parts
+    from . import caches, compat, parts
 
     compat.apply()
     parts.supply()
+    caches.lead()
     after_import.after("s3prl.hub", add_entries)
 
 
