@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +43,7 @@ def score(
     from ..superb.report import Entry, differences, overview, references, to_csv
     from ..superb.results import read_results
 
-    measured = [Entry.measured(read_results(run)) for run in runs]
+    measured = _told_apart([Entry.measured(read_results(run)) for run in runs], runs)
     others = references(teacher, measured) if compare else []
     shown = [*measured, *(entry for entry in others if entry not in measured)]
     tables = [overview(shown)]
@@ -99,6 +101,15 @@ def submission(
         console.print(f"missing: {target}: {why}", style="yellow", soft_wrap=True, markup=False)
     for remark in collected.remarks:
         console.print(remark, style="yellow", soft_wrap=True, markup=False)
+
+
+def _told_apart(entries: Sequence[Entry], runs: Sequence[Path]) -> list[Entry]:
+    """Entries whose names are all different: two runs of one model are called after their folders too."""
+    times = Counter(entry.name for entry in entries)
+    return [
+        entry if times[entry.name] == 1 else dataclasses.replace(entry, name=f"{entry.name} ({run})")
+        for entry, run in zip(entries, runs, strict=True)
+    ]
 
 
 def _print(tables: Sequence[Table]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#666666"
+FEWEST_POINTS, MOST_POINTS = -500, 1500  # of a task in its profile; on toy data it may be thousands
 KINDS = {"measured": "o", "measured, not official": "X", "published": "o"}
 
 
@@ -59,7 +60,10 @@ def score_against_size(entries: Sequence[Entry], *, macs: bool = False) -> Figur
 
 
 def task_profile(entries: Sequence[Entry]) -> Figure:
-    """Points of each task on superb_s's scale, a mark a model; missing tasks stay empty."""
+    """Points of each task on superb_s's scale, a mark a model; missing tasks stay empty.
+
+    A task far outside the scale is drawn at its edge, its points beside it.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 6.5), layout="constrained")
@@ -67,10 +71,18 @@ def task_profile(entries: Sequence[Entry]) -> Figure:
     tasks = list(TASK_METRICS)
     for number, entry in enumerate(entries):
         scores = SUPERB_S.task_scores(entry.metrics)
-        offset = 0.6 * ((number + 0.5) / len(entries) - 0.5)
+        offset = 0.8 * ((number + 0.5) / len(entries) - 0.5)
         colour = COLOURS[number % len(COLOURS)]
         for task, score in scores.items():
-            _mark(axes, entry, score, tasks.index(task) + offset, colour)
+            row = tasks.index(task) + offset
+            shown = min(max(score, FEWEST_POINTS), MOST_POINTS)
+            _mark(axes, entry, shown, row, colour)
+            if shown != score:
+                side = "left" if shown > 0 else "right"
+                axes.annotate(
+                    f"{score:.0f}", (shown, row), (8 if side == "left" else -8, 0), textcoords="offset points",
+                    ha=side, va="center", fontsize=7, color=colour,
+                )  # fmt: skip
         axes.plot([], [], **_style(entry, colour), linestyle="none", label=f"{entry.name}, {_kind(entry)}")
     for row in range(len(tasks) + 1):
         axes.axhline(row - 0.5, color=GREY, alpha=0.2, linewidth=0.8)

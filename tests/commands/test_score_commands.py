@@ -69,6 +69,12 @@ def test_a_measured_teacher_is_taken_before_a_published_one(invoke, tmp_path):
     assert "DistilHuBERT (published)" in teachers and "demo teacher (measured)" not in teachers
 
 
+def test_two_runs_of_one_model_are_told_apart(invoke, tmp_path):
+    runs = [run_folder(tmp_path / name, "ours", "ks") for name in ("a", "b")]
+    output = invoke("score", *runs, "--format", "csv")
+    assert [line.split(",")[0] for line in output.splitlines()[1:]] == [f"ours ({run})" for run in runs]
+
+
 def test_a_partial_run_says_so(invoke, tmp_path):
     output = invoke("score", run_folder(tmp_path / "run", "ours", "ks"), "--format", "markdown")
     assert "no superb_s, missing tasks: pr, asr" in output and "(1/10)" in output

@@ -60,6 +60,12 @@ def test_the_profile_marks_the_tasks_that_are_there(make_results):
     assert "ours, measured, not official" in texts(figure)
 
 
+def test_a_task_far_off_the_scale_is_drawn_at_its_edge_with_its_points(make_results):
+    figure = task_profile([Entry.measured(make_results(tasks=("qbe",), metrics={"qbe.mtwv": 75.0}))])
+    assert [x for x, _ in marks(figure)] == [1500]
+    assert f"{1000 * (75 - 0.58) / (8.86 - 0.58):.0f}" in texts(figure).splitlines()
+
+
 @given(st.lists(st.floats(-0.5, 1.5), max_size=15))
 def test_labels_keep_their_order_their_distance_and_the_axes(heights):
     heights = sorted(heights)
