@@ -65,11 +65,11 @@ def terminal_picture(config: EncoderConfig) -> Table:
     table = Table(
         title=f"What survives of {config.num_heads} heads of {config.head_dim} and {config.ffn_dim} FFN dimensions",
         title_justify="left",
-        caption=f"a character a head, as high as the part of it that lives; {NO_HEAD} is gone, 0 has no q/k left",
+        caption=f"a character a head, as high as what lives of it; {NO_HEAD} is gone, 0 has no q/k left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("layer", "q/k", "v/o", "heads", "FFN", "", "M", "share"):
+    for name in ("layer", "q/k", "v/o", "heads", "FFN", "", "M", "%"):
         table.add_column(name, justify="left" if name in ("q/k", "v/o", "FFN") else "right", no_wrap=True)
     for layer in layer_anatomy(config):
         table.add_row(
@@ -79,7 +79,7 @@ def terminal_picture(config: EncoderConfig) -> Table:
             _bar(layer.ffn, config.ffn_dim) if layer.feed_forward in LIVING else layer.feed_forward,
             str(layer.ffn),
             f"{layer.parameters / 1e6:.2f}",
-            f"{layer.parameters / total:.0%}",
+            f"{100 * layer.parameters / total:.0f}",
         )
     return table
 
