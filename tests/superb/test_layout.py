@@ -1,0 +1,214 @@
+"""The data check: complete corpora pass, and every kind of damage is named with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruned_upstream.errors import DataError
+from pruned_upstream.superb import layout
+from pruned_upstream.superb.layout import Data, take_inventory
+from pruned_upstream.superb.tasks import TASKS
+
+soundfile = pytest.importorskip("soundfile")
+
+
+def write_audio(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(160), 16000)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def write_librispeech(root: Path) -> None:
+    for split in ("train-clean-100", "dev-clean", "test-clean"):
+        chapter = root / "LibriSpeech" / split / "84/121"
+        write_text(chapter / "84-121.trans.txt", "84-121-0000 GO ON\n84-121-0001 GO\n")
+        for number in range(2):
+            write_audio(chapter / f"84-121-000{number}.flac")
+    write_text(root / "LibriSpeech/librispeech-lexicon.txt", "GO G OW1\nON AA1 N\n")
+
+
+def write_keywords(root: Path) -> None:
+    for name in layout.KEYWORD_CLASSES:
+        write_audio(root / "speech_commands_test_set_v0.01" / name / "x_nohash_0.wav")
+    for name in layout.KEYWORD_CLASSES[:10]:
+        write_audio(root / "speech_commands_v0.01" / name / "x_nohash_0.wav")
+    write_audio(root / "speech_commands_v0.01/_background_noise_/hum.wav")
+
+
+def write_quesst(root: Path) -> None:
+    corpus = root / "quesst14Database"
+    for key, name in {"utterances": "Audio/u.wav", "dev": "dev_queries/d.wav", "eval": "eval_queries/e.wav"}.items():
+        write_audio(corpus / name)
+        write_text(
+            corpus / f"scoring/language_key_{key}.lst",
+            f"quesst14Database/{name} nnenglish\nquesst14Database/a.wav czech\n",
+        )
+    for split in ("dev", "eval"):
+        for suffix in ("rttm", "ecf.xml", "tlist.xml"):
+            write_text(corpus / f"scoring/groundtruth_quesst14_{split}/x.{suffix}", "")
+
+
+def write_voxceleb(root: Path) -> None:
+    corpus = root / "VoxCeleb1"
+    write_audio(corpus / "dev/wav/id10001/v/00001.wav")
+    write_audio(corpus / "test/wav/id10270/v/00001.wav")
+    write_text(corpus / "veri_test_class.txt", "1 id10001/v/00001.wav\n3 id10270/v/00001.wav\n")
+    write_text(corpus / "voxceleb1_test_v2.txt", "1 id10270/v/00001.wav id10270/v/00001.wav\n")
+
+
+def write_diarization(root: Path) -> None:
+    for split in ("train", "dev", "test"):
+        folder = root / "diarization" / split
+        write_audio(folder / "wav/rec.wav")
+        for name in layout.KALDI_FILES:
+            write_text(folder / name, "rec 1\n")
+
+
+def write_commands(root: Path) -> None:
+    corpus = root / "fluent_speech_commands_dataset"
+    write_audio(corpus / "wavs/speakers/s/a.wav")
+    for part in ("train", "valid", "test"):
+        write_text(
+            corpus / f"data/{part}_data.csv", "path,action,object,location\nwavs/speakers/s/a.wav,bring,tea,none\n"
+        )
+
+
+def write_snips(root: Path) -> None:
+    corpus = root / "SNIPS"
+    write_text(corpus / "all.iob.snips.txt", "Ivy-snips-train-0 BOS GO EOS\tO O intent\n")
+    write_text(corpus / "slots.txt", "O\ncity\n")
+    for part in ("train", "valid", "test"):
+        write_audio(corpus / part / f"Ivy-snips-{part}-0.wav")
+
+
+def write_iemocap(root: Path) -> None:
+    corpus = root / "IEMOCAP"
+    for session in layout.FOLDS:
+        name = f"{session}/sentences/wav/d/{session}_a.wav"
+        write_audio(corpus / name)
+        write_text(
+            corpus / session / "dialog/EmoEvaluation/d.txt",
+            f"% header\n[1.0 - 2.0]\t{session}_a\texc\t[2.5, 2.5, 2.5]\n[2.0 - 3.0]\t{session}_b\tang\t[1, 1, 1]\n",
+        )
+        for part in ("train", "test"):
+            entry = {"path": name, "label": "neu", "speaker": "a"}
+            write_text(corpus / "meta_data" / session / f"{part}_meta_data.json", json.dumps({"meta_data": [entry]}))
+
+
+@pytest.fixture
+def corpora(tmp_path) -> Path:
+    for write in (
+        write_librispeech,
+        write_keywords,
+        write_quesst,
+        write_voxceleb,
+        write_diarization,
+        write_commands,
+        write_snips,
+        write_iemocap,
+    ):
+        write(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_complete_corpus_is_ready_and_a_small_one_is_not_official(corpora, task):
+    inventory = take_inventory(task, Data(corpora))
+    assert inventory.problems == []
+    assert inventory.deviations(task)[0].startswith("not the official data")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_empty_root_is_not_ready(tmp_path, task):
+    assert "is missing" in take_inventory(task, Data(tmp_path)).problems[0]
+
+
+DAMAGES = [
+    ("pr", "LibriSpeech/dev-clean/84/121/84-121-0001.flac", "1 of 2 recordings of dev-clean are missing"),
+    ("asr", "LibriSpeech/test-clean/84/121/84-121.trans.txt", "not LibriSpeech's layout"),
+    ("pr", "LibriSpeech/librispeech-lexicon.txt", "no librispeech-lexicon"),
+    ("ks", "speech_commands_test_set_v0.01/stop/x_nohash_0.wav", None),
+    ("qbe", "quesst14Database/dev_queries/d.wav", "language_key_dev.lst are missing"),
+    ("qbe", "quesst14Database/scoring/groundtruth_quesst14_eval/x.rttm", "holds no *.rttm"),
+    ("sid", "VoxCeleb1/veri_test_class.txt", "clone of s3prl"),
+    ("sid", "VoxCeleb1/dev/wav/id10001/v/00001.wav", "veri_test_class.txt, train are missing"),
+    ("sv", "VoxCeleb1/test/wav/id10270/v/00001.wav", "voxceleb1_test_v2.txt are missing"),
+    ("sd", "diarization/test/rttm", "part of a kaldi folder"),
+    ("ic", "fluent_speech_commands_dataset/data/valid_data.csv", "the list of commands"),
+    ("sf", "SNIPS/slots.txt", "the names of the slots"),
+    ("sf", "SNIPS/valid/Ivy-snips-valid-0.wav", "holds no .wav file"),
+    ("er", "IEMOCAP/Session3/sentences/wav/d/Session3_a.wav", "recordings of Session3 are missing"),
+]
+
+
+@pytest.mark.parametrize(("task", "path", "words"), DAMAGES, ids=lambda value: str(value)[-30:])
+def test_what_is_missing_is_named(corpora, task, path, words):
+    (corpora / path).unlink()
+    problems = take_inventory(task, Data(corpora)).problems
+    assert (not problems) if words is None else any(words in problem for problem in problems)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "are empty"), (b"RIFFnonsense", "cannot be read as audio")])
+def test_half_extracted_and_unreadable_audio_is_named(corpora, content, words):
+    path = corpora / "LibriSpeech/train-clean-100/84/121/84-121-0000.flac"
+    path.write_bytes(content)
+    (problem,) = take_inventory("asr", Data(corpora)).problems
+    assert words in problem
+    assert path.name in problem
+
+
+def test_values_that_training_never_sees_are_named(corpora):
+    table = corpora / "fluent_speech_commands_dataset/data/test_data.csv"
+    table.write_text("path,action,object,location\nwavs/speakers/s/a.wav,bring,coffee,none\n")
+    assert "object 'coffee' does not occur" in take_inventory("ic", Data(corpora)).problems[0]
+
+
+def test_words_without_pronunciation_are_named(corpora):
+    (corpora / "LibriSpeech/librispeech-lexicon.txt").write_text("GO G OW1\n")
+    assert (
+        "1 words of the transcripts are not in the lexicon, e.g. ON" in take_inventory("pr", Data(corpora)).problems[0]
+    )
+
+
+def test_official_counts_make_official_data_and_lists_carry_their_hash(corpora, monkeypatch):
+    monkeypatch.setitem(layout.OFFICIAL_COUNTS, "sv", {"trials": (1,)})
+    inventory = take_inventory("sv", Data(corpora))
+    assert inventory.deviations("sv") == []
+    assert len(inventory.lists["voxceleb1_test_v2.txt"]) == 64
+
+
+def test_a_substituted_list_is_not_official(corpora, monkeypatch):
+    monkeypatch.setitem(layout.OFFICIAL_COUNTS, "sv", {"trials": (1,)})
+    (corpora / "VoxCeleb1/voxceleb1_test_v2.txt").rename(corpora / "VoxCeleb1/veri_test2.txt")
+    assert take_inventory("sv", Data(corpora)).deviations("sv") == [
+        "trial list veri_test2.txt instead of voxceleb1_test_v2.txt"
+    ]
+
+
+def test_a_clones_lists_come_first(corpora, tmp_path):
+    clone = tmp_path / "clone"
+    for name in layout.OFFICIAL_LEXICONS:
+        write_text(clone / "s3prl/downstream/ctc/lexicon" / name, "GO G OW1\nON AA1 N\n")
+    data = Data(corpora, clone=clone)
+    assert [path.parent.name for path in data.lexicons()] == ["lexicon", "lexicon"]
+    assert take_inventory("pr", data).substitutes == []
+    assert data.trial_list() == corpora / "VoxCeleb1/voxceleb1_test_v2.txt"
+    with pytest.raises(DataError, match="not a clone"):
+        Data(corpora, clone=corpora)
+
+
+def test_a_corpus_may_lie_elsewhere(corpora, tmp_path):
+    moved = (corpora / "VoxCeleb1").rename(tmp_path / "vox")
+    assert take_inventory("sid", Data(corpora, {"VoxCeleb1": moved})).problems == []
+    with pytest.raises(DataError, match="unknown corpus 'VoxCeleb2'"):
+        Data(corpora, {"VoxCeleb2": moved})
