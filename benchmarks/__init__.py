@@ -1,0 +1,1 @@
+"""What is timed, side by side with peers; each module is one table: `python -m benchmarks.inference`."""

@@ -1,0 +1,78 @@
+"""Inference: dense and compact encoders against s3prl's WavLM Base and other peers.
+
+    python -m benchmarks.inference --clock cpu              # results/inference.*
+    python -m benchmarks.inference --peers                  # results/peers.*: whole libraries at Base size
+    python -m benchmarks.inference --dtype bfloat16         # results/inference_bfloat16.*
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+
+from pruned_upstream.model.config import hubert_base_config, wavlm_base_config
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.size import count_parameters
+
+from . import shapes
+from .measure import CLOCKS, draw, machine, race, timing_row, write
+from .peers import Extract, all_peers, s3prl_wavlm
+
+SAMPLE_RATE = 16000
+
+
+def ours(config, device: str, dtype: torch.dtype = torch.float32) -> Extract:
+    encoder = Encoder(config).to(device, dtype).eval()
+    return lambda wavs: encoder.extract([wav.to(dtype) for wav in wavs]).hidden_states
+
+
+def candidates(arguments: argparse.Namespace) -> dict[str, Extract]:
+    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    if arguments.peers:
+        return all_peers(device) | {
+            "ours, WavLM Base": ours(wavlm_base_config(), device),
+            "ours, HuBERT Base": ours(hubert_base_config(), device),
+        }
+    configs = {
+        "ours, dense": wavlm_base_config(),
+        "ours, whole heads": shapes.whole_heads(),
+        "ours, fine-grained heads": shapes.fine_grained(),
+        "ours, front end pruned too": shapes.conv_pruned(),
+    }
+    named = {f"{name}, {count_parameters(config) / 1e6:.1f} M": config for name, config in configs.items()}
+    return {"s3prl WavLM Base": s3prl_wavlm(device)} | {name: ours(c, device, dtype) for name, c in named.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, nargs="+", default=[5, 15])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of ours; s3prl's is float32")
+    parser.add_argument("--peers", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    models = candidates(arguments)
+    name = "peers" if arguments.peers else "inference"
+    name += "" if arguments.dtype == "float32" else f"_{arguments.dtype}"
+    rows = []
+    for batch in arguments.batch:
+        for seconds in arguments.seconds:
+            wavs = list(torch.randn(batch, seconds * SAMPLE_RATE, device=arguments.device))
+            runs = {model: partial(extract, wavs) for model, extract in models.items()}
+            with torch.inference_mode():
+                timings = race(runs, repeats=arguments.repeats, clock=arguments.clock, device=arguments.device)
+            rows += [timing_row(timing, batch=batch, seconds=seconds) for timing in timings]
+            settings = {"clock": arguments.clock, "repeats": arguments.repeats, "dtype": arguments.dtype}
+            write(name, rows, machine(arguments.device, **settings))
+    draw(name, rows, group=lambda row: f"batch {row['batch']}, {row['seconds']} s", title="against s3prl's WavLM Base")
+
+
+if __name__ == "__main__":
+    main()
