@@ -59,7 +59,6 @@ def superb(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads a run.")] = None,
     loader_workers: Annotated[int | None, typer.Option(min=0, help="Data loading processes a run.")] = None,
     seed: Annotated[int, typer.Option(help="s3prl's seed.")] = 1337,
-    cache: Annotated[Path | None, typer.Option(help="Folder for prepared lists.")] = None,
     launcher: Annotated[str | None, typer.Option(help="slurm, local or debug: a job for each task.")] = None,
     slurm: Annotated[list[str] | None, typer.Option(help="Parameter of submitit: slurm_partition=gpu.")] = None,
 ) -> None:
@@ -83,7 +82,7 @@ def superb(
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
-    rates = {task: (float(rate),) for task, rate in _pairs(lr, "--lr").items()}
+    rates = {task: (_rate(value),) for task, value in _pairs(lr, "--lr").items()}
     if lr_search:
         searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
         rates |= dict.fromkeys(searched, LEARNING_RATES)
@@ -106,7 +105,6 @@ def superb(
         threads=threads,
         loader_workers=loader_workers,
         seed=seed,
-        cache=cache,
     )
     if launcher is not None:
         report = launch(settings, launcher, {key: _number(value) for key, value in _pairs(slurm, "--slurm").items()})
@@ -170,8 +168,9 @@ def _show_inventories(console: Console, data: Data, tasks: Sequence[Task]) -> in
             console.print(Text.assemble((f"{task.name:4}", "bold"), (" not ready", "red")))
         else:
             deviations = inventory.deviations(task.name)
-            state = f"ready, but the result will not be official: {'; '.join(deviations)}" if deviations else "ready"
-            console.print(Text.assemble((f"{task.name:4}", "bold"), (" ready", "green"), state.removeprefix("ready")))
+            state = f", but the result will not be official: {'; '.join(deviations)}" if deviations else ""
+            said = Text.assemble((f"{task.name:4}", "bold"), (" ready", "green"), state)
+            console.print(said, soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"     {problem}", soft_wrap=True, markup=False, highlight=False)
     return lacking
@@ -211,6 +210,13 @@ def _pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
 
 def _paths(entries: Sequence[str] | None, option: str) -> dict[str, Path]:
     return {key: Path(value) for key, value in _pairs(entries, option).items()}
+
+
+def _rate(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"'{value}' is not a learning rate") from error
 
 
 def _number(value: str) -> str | int:

@@ -1,23 +1,19 @@
 """What s3prl wants to be given besides the audio: lists, vocabularies, and where everything lies.
 
-All of it goes to a cache, in a folder keyed by the corpus: its path and the name, size and time of every file. So two
-corpora never share a list, a changed corpus gets new ones, and the lengths of a large corpus are measured once. s3prl's
-own caches (SID's file list, SV's lengths), which it keeps inside its installed package for whatever corpus came first,
-are led to the same folder (`worker.py`).
+All of it goes to the user's cache, in a folder keyed by the corpus (`s3prl_plugin.caches`). So two corpora never share
+a list, a changed corpus gets new ones, and the lengths of a large corpus are measured once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from ..files import atomic_write
+from ..s3prl_plugin import caches
 from ..s3prl_plugin.parts import libri2mix, librispeech, vocabularies
 from .layout import FOLDS, LIBRISPEECH_SPLITS, Data
 from .tasks import TASKS
@@ -25,46 +21,14 @@ from .tasks import TASKS
 Overrides = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A task's data as s3prl is told of them.
-
-    Attributes:
-        overrides: what replaces the yaml's values, nested as in the yaml.
-        cache: folder of this corpus for prepared files and s3prl's caches.
-    """
-
-    overrides: Overrides
-    cache: Path
-
-
-def prepare(task: str, data: Data, cache: Path) -> Prepared:
-    """Write what the task lacks, unless it is there, and say where all of it is.
+def prepare(task: str, data: Data) -> Overrides:
+    """Write what the task lacks, unless it is there; returns what replaces the yaml's values, nested as in the yaml.
 
     Raises:
         DataError: a file of the corpus cannot be used (`layout.take_inventory` would have said so).
     """
-    roots = [data.corpus(corpus) for corpus in TASKS[task].corpora]
-    folder = cache / f"{task}-{_fingerprint(roots)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Prepared({"downstream_expert": _PREPARATIONS[task](data, folder)}, folder)
-
-
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/pruned_upstream/superb`, by default under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruned_upstream" / "superb"
-
-
-def _fingerprint(roots: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for root in roots:
-        digest.update(f"{root.resolve()}\n".encode())
-        for folder, names, files in os.walk(root):
-            names.sort()
-            for file in sorted(files):
-                status = os.stat(os.path.join(folder, file))
-                digest.update(f"{folder}/{file} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+    folder = caches.folder_for(*(data.corpus(corpus) for corpus in TASKS[task].corpora)) / task
+    return {"downstream_expert": _PREPARATIONS[task](data, folder)}
 
 
 def _once(path: Path, write: Callable[[Path], Any]) -> str:

@@ -46,7 +46,7 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import atomic_write
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
-from .preparation import default_cache, prepare
+from .preparation import prepare
 from .protocol import Outcome, Outcomes, Plan, Stage, Steps, begin, saved_checkpoints
 from .results import FILE_NAME, RunResults, read_results, write_results
 from .tasks import Task, select
@@ -81,7 +81,6 @@ class Settings:
         threads: CPU threads a run; by default what OMP_NUM_THREADS says, else the CPUs shared among the jobs.
         loader_workers: data loading processes a run, at most; by default as many as CPUs, in short trainings none.
         seed: s3prl's.
-        cache: folder for prepared lists (`preparation.default_cache`).
     """
 
     folder: Path
@@ -100,7 +99,6 @@ class Settings:
     threads: int | None = None
     loader_workers: int | None = None
     seed: int = 1337
-    cache: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "jobs", "threads"):
@@ -256,17 +254,16 @@ class _TaskRun:
         self.done = False
         self.awaited: dict[str, Stage] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.cache, self.plan = self._plan(inventory, layers)
+        self.plan = self._plan(inventory, layers)
 
-    def _plan(self, inventory: Inventory, layers: int) -> tuple[Path, Plan]:
+    def _plan(self, inventory: Inventory, layers: int) -> Plan:
         settings, task = self.settings, self.task
         rates = settings.learning_rates.get(task.name, ())
         if len(rates) > 1 and task.dev is None:
             raise ConfigError(f"{task.name} has no development set to choose a learning rate on; give it one at most")
-        prepared = prepare(task.name, settings.data, settings.cache or default_cache())
         config, deviations = configuration.resolve(
             task,
-            prepared.overrides,
+            prepare(task.name, settings.data),
             steps=settings.steps,
             lr=rates[0] if len(rates) == 1 else None,
             short=settings.short,
@@ -275,7 +272,7 @@ class _TaskRun:
         _write_once(self.folder / CONFIG, config, task.name)
         common = ["--seed", str(settings.seed)] + (["--device", settings.device] if settings.device else [])
         loaders = config["downstream_expert"].get("loaderrc", {})
-        return prepared.cache, Plan(
+        return Plan(
             task=task,
             folder=self.folder,
             config=self.folder / CONFIG,
@@ -384,7 +381,6 @@ class _Scheduler:
         child = worker.start(
             partial(worker.run_s3prl, stage.arguments),
             folder=folder,
-            cache=run.cache,
             append=resumed,
             threads=self._threads(),
         )

@@ -1,7 +1,7 @@
 """The forked process that is one run of s3prl.
 
-The parent has imported s3prl already (`preload`), so a run starts at once. The child sends its output to files, keeps
-s3prl's caches out of the installed package, makes checkpoints appear whole or not at all, and reports its steps.
+The parent has imported s3prl already (`preload`), so a run starts at once. The child sends its output to files, makes
+checkpoints appear whole or not at all, and reports its steps.
 """
 
 from __future__ import annotations
@@ -87,20 +87,18 @@ def start(
     work: Callable[[], None],
     *,
     folder: Path,
-    cache: Path | None = None,
     append: bool = False,
     threads: int | None = None,
 ) -> Worker:
     """Fork a child that does `work` with its output in `folder`.
 
     Args:
-        cache: where s3prl's caches of this corpus go.
         append: go on with the output of a run that was interrupted.
         threads: for torch's operations on the CPU; torch's default if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     step = _fork.Value("q", 0, lock=False)
-    process = _fork.Process(target=_child, args=(work, folder, cache, append, threads, step, os.getpid()))
+    process = _fork.Process(target=_child, args=(work, folder, append, threads, step, os.getpid()))
     process.start()
     return Worker(process, step)
 
@@ -133,7 +131,6 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
 def _child(
     work: Callable[[], None],
     folder: Path,
-    cache: Path | None,
     append: bool,
     threads: int | None,
     step: Any,
@@ -150,8 +147,6 @@ def _child(
         if "s3prl.downstream.runner" in sys.modules:
             _report_steps(step)
             _keep_loader_workers()
-        if cache is not None:
-            _lead_caches_to(cache)
             changes.enter_context(_preprocess_in_threads())
         try:
             work()
@@ -221,16 +216,6 @@ def _keep_loader_workers() -> None:
     if expert is not None:
         load = expert.load_dataset
         expert.load_dataset = lambda split, tokenizer, corpus: load(split, tokenizer, dict(corpus))
-
-
-def _lead_caches_to(cache: Path) -> None:
-    """SID's list of files and SV's lengths, which s3prl keeps beside its own code, whatever the corpus."""
-    identification = sys.modules.get("s3prl.downstream.voxceleb1.dataset")
-    if identification is not None:
-        identification.CACHE_PATH = str(cache)
-    verification = sys.modules.get("s3prl.downstream.sv_voxceleb1.dataset")
-    if verification is not None:
-        verification.__file__ = str(cache / "dataset.py")  # the lengths go to .wav_lengths beside this
 
 
 def _preprocess_in_threads() -> contextlib.AbstractContextManager:

@@ -1,16 +1,20 @@
-"""What is written for s3prl: IEMOCAP's folds, keyed caches, and SID's and SV's caches out of the installed package."""
+"""What is written for s3prl: csv files and vocabularies, IEMOCAP's folds, each in a folder of its corpus."""
 
 from __future__ import annotations
 
 import json
-import sys
-from types import ModuleType
+from pathlib import Path
 
 import pytest
 
 from pruned_upstream.errors import DataError
-from pruned_upstream.superb import preparation, worker
+from pruned_upstream.superb import preparation
 from pruned_upstream.superb.layout import FOLDS, Data
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def write_labels(root, session, lines):
@@ -30,11 +34,10 @@ def test_emotion_folds_leave_a_session_out_and_merge_excited_into_happy(tmp_path
         for name in names:
             if not name.endswith("lost"):
                 (recordings / f"{name}.wav").touch()
-    prepared = preparation.prepare("er", Data(tmp_path), tmp_path / "cache")
-    datarc = prepared.overrides["downstream_expert"]["datarc"]
+    datarc = preparation.prepare("er", Data(tmp_path))["downstream_expert"]["datarc"]
     assert datarc["test_fold"] is None
-    folds = prepared.cache / "meta_data"
-    assert datarc["meta_data"] == str(folds)
+    folds = Path(datarc["meta_data"])
+    assert tmp_path / "cache" in folds.parents
     test = json.loads((folds / "Session2/test_meta_data.json").read_text())
     assert test["labels"] == {"neu": 0, "hap": 1, "ang": 2, "sad": 3}
     assert [(entry["path"], entry["label"]) for entry in test["meta_data"]] == [
@@ -50,23 +53,17 @@ def test_a_session_without_usable_labels_is_named(tmp_path):
     for session in FOLDS:
         write_labels(tmp_path, session, [])
     with pytest.raises(DataError, match="Session1"):
-        preparation.prepare("er", Data(tmp_path), tmp_path / "cache")
+        preparation.prepare("er", Data(tmp_path))
 
 
-def test_two_corpora_never_share_a_cache(tmp_path):
+def test_two_corpora_and_two_states_of_one_never_share_a_list(tmp_path):
     folders = set()
-    for name, content in (("a", "1"), ("b", "1"), ("b", "22")):
-        corpus = tmp_path / name / "fluent_speech_commands_dataset"
-        corpus.mkdir(parents=True, exist_ok=True)
-        (corpus / "file").write_text(content)
-        folders.add(preparation.prepare("ic", Data(tmp_path / name), tmp_path / "cache").cache)
+    for name, lines in (("a", "1-2-0000 GO\n"), ("b", "1-2-0000 GO\n"), ("b", "1-2-0000 STOP IT\n")):
+        for split in ("train-clean-100", "dev-clean", "test-clean"):
+            chapter = tmp_path / name / "LibriSpeech" / split / "1/2"
+            chapter.mkdir(parents=True, exist_ok=True)
+            (chapter / "1-2.trans.txt").write_text(lines)
+        corpus = preparation.prepare("pr", Data(tmp_path / name))["downstream_expert"]["corpus"]
+        assert lines.split()[1] in (Path(corpus["csv_dir"]) / corpus["dev"]).read_text()
+        folders.add(corpus["csv_dir"])
     assert len(folders) == 3
-
-
-def test_s3prls_own_caches_are_led_out_of_the_installed_package(tmp_path, monkeypatch):
-    identification, verification = ModuleType("dataset"), ModuleType("dataset")
-    monkeypatch.setitem(sys.modules, "s3prl.downstream.voxceleb1.dataset", identification)
-    monkeypatch.setitem(sys.modules, "s3prl.downstream.sv_voxceleb1.dataset", verification)
-    worker._lead_caches_to(tmp_path)
-    assert str(tmp_path) == identification.CACHE_PATH
-    assert verification.__file__ == str(tmp_path / "dataset.py")
