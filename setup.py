@@ -33,7 +33,6 @@ COMMAND_LINE = [
 S3PRL = [
     "s3prl>=0.4.18,<0.5",
     "torchaudio>=2.5",
-    "catalyst>=22.4",
     "dtw-python>=1.5",
     "editdistance>=0.8",
     "h5py>=3.11",

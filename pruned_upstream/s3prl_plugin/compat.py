@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from types import ModuleType
@@ -34,6 +35,7 @@ def apply() -> None:
     _applied = True
     _audio(_import_torchaudio())
     _hub_classes()
+    _catalyst()
     _safe_globals()
     after_import.after(VERIFICATION, _verification_on_any_device)
     _undo.callback(after_import.cancel, VERIFICATION, _verification_on_any_device)
@@ -66,7 +68,7 @@ def _import_torchaudio() -> ModuleType:
     except (OSError, RuntimeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
             del sys.modules[name]
-    extension = ModuleType("torchaudio._extension")
+    extension = _empty_module("torchaudio._extension")
     extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
     extension._IS_ALIGN_AVAILABLE = False
     extension._load_lib = lambda library: False
@@ -134,6 +136,25 @@ def _hub_classes() -> None:
     for name in ("HfFolder", "Repository"):
         if not hasattr(huggingface_hub, name):
             _put(huggingface_hub, name, _RemovedFromHub)
+
+
+def _catalyst() -> None:
+    """`catalyst.data.sampler`, which pip 24.1 and newer cannot install."""
+    if importlib.util.find_spec("catalyst") is not None:
+        return
+    from . import catalyst_sampler
+
+    data = _empty_module("catalyst.data")
+    data.sampler = catalyst_sampler
+    catalyst = _empty_module("catalyst")
+    catalyst.data = data
+    for name, module in (("catalyst", catalyst), ("catalyst.data", data), ("catalyst.data.sampler", catalyst_sampler)):
+        sys.modules[name] = module
+        _undo.callback(sys.modules.pop, name)
+
+
+def _empty_module(name: str) -> ModuleType:
+    return importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
 
 
 def _safe_globals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.s3prl_plugin import after_import, audio_io, compat
+from pruned_upstream.s3prl_plugin import after_import, audio_io, catalyst_sampler, compat
 
 pytest.importorskip("s3prl")
 
@@ -122,6 +123,47 @@ def test_verification_stays_on_the_device_of_its_features(bare):
     with pytest.raises(ValueError, match="inside"):
         expert.DownstreamExpert().forward("train", [torch.zeros(2)], fail=True)
     assert torch.Tensor.cuda is original
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_drawn_samples_are_dealt_to_the_processes(shuffle):
+    drawing = torch.utils.data.SequentialSampler(range(100, 110))  # draws positions 0 to 9
+    processes = [catalyst_sampler.DistributedSamplerWrapper(drawing, 2, rank, shuffle) for rank in range(2)]
+    dealt = [list(process) for process in processes]
+    assert [len(share) for share in dealt] == [5, 5] == [len(process) for process in processes]
+    assert sorted(dealt[0] + dealt[1]) == list(range(10))
+    if not shuffle:
+        assert dealt == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+
+
+def test_the_dealing_is_catalysts():
+    sampler = pytest.importorskip("catalyst.data.sampler")
+    weights = torch.arange(1.0, 8.0)
+    for rank in range(3):
+        dealt = []
+        for wrapper in (sampler.DistributedSamplerWrapper, catalyst_sampler.DistributedSamplerWrapper):
+            torch.manual_seed(rank)
+            drawing = torch.utils.data.WeightedRandomSampler(weights, 20)
+            process = wrapper(drawing, 3, rank, True)
+            process.set_epoch(4)
+            torch.manual_seed(7)
+            dealt.append(list(process))
+        assert dealt[0] == dealt[1]
+
+
+def test_a_missing_catalyst_is_stood_in_for(bare, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "catalyst" else found(name, *rest)
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "catalyst"]:
+        monkeypatch.delitem(sys.modules, name)
+    compat.apply()
+    from catalyst.data.sampler import DistributedSamplerWrapper
+
+    assert DistributedSamplerWrapper is catalyst_sampler.DistributedSamplerWrapper
+    compat.remove()
+    assert "catalyst" not in sys.modules
 
 
 @pytest.fixture
