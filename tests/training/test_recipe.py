@@ -1,0 +1,126 @@
+"""What a recipe may say, and the sentence for everything it may not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pruned_upstream.errors import ConfigError
+from pruned_upstream.training.recipe import PruneRecipe, flat_keys, load_recipe, resolve_recipe, save_recipe
+
+GIVEN = ["teacher=t.pt", "data.train=speech"]
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def test_the_papers_run() -> None:
+    recipe = load_recipe("wavlm_base", GIVEN)
+    assert recipe.optimisation.steps == 200_000
+    assert recipe.optimisation.learning_rate == 2e-4
+    assert (recipe.optimisation.warmup, recipe.sparsity.warmup) == (0.07, 0.07)
+    assert recipe.sparsity.target == 0.8
+    assert (recipe.data.batch_utterances, recipe.data.max_seconds) == (24, 15.6)
+    assert recipe.distillation.teacher_layers == [3, 6, 9, 12]
+    assert recipe.gates.fine_grained
+    assert recipe.gates.multi_scale
+    assert recipe.gates.straight_through
+    assert not recipe.gates.conv
+
+
+def test_the_papers_recipe_spells_out_every_key_with_a_reason() -> None:
+    text = (Path(__file__).parents[2] / "recipes" / "wavlm_base.yaml").read_text()
+    given = {key for key, _ in _flat(OmegaConf.to_container(OmegaConf.create(text)))}
+    assert given == set(flat_keys(PruneRecipe))
+    keys = [line for line in text.splitlines() if re.match(r"\s*\w+:\s*\S", line) and not line.startswith("#")]
+    plain = {"seed", "log_every", "checkpoint_every", "hidden", "attention", "activation", "features"}
+    assert {line.split(":")[0].strip() for line in keys if "#" not in line} <= plain
+
+
+def test_defaults_in_code_are_those_of_the_papers_recipe() -> None:
+    recipe = flat_keys(load_recipe("wavlm_base", GIVEN))
+    required = {
+        "teacher": "t.pt",
+        "data": {"train": "speech"},
+        "sparsity": {"target": 0.8},
+        "optimisation": {"steps": 200_000},
+        "run": {"folder": "runs/wavlm_base"},
+    }
+    defaults = flat_keys(resolve_recipe(required, PruneRecipe))
+    meant_to_differ = {"distillation.teacher_layers", "optimisation.precision", "run.log_every"}
+    assert {key for key in recipe if recipe[key] != defaults[key]} == meant_to_differ
+
+
+def _flat(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_overrides_and_one_folder_without_brackets() -> None:
+    recipe = load_recipe("wavlm_base", [*GIVEN, "sparsity.target=0.67", "distillation.teacher_layers=[1,2]"])
+    assert recipe.data.train == ["speech"]
+    assert recipe.sparsity.target == 0.67
+    assert recipe.distillation.teacher_layers == [1, 2]
+    assert load_recipe("wavlm_base", ["teacher=t", "data.train=[a,b]"]).data.train == ["a", "b"]
+
+
+def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
+    recipe = load_recipe("wavlm_base", [*GIVEN, "gates.clamp=null", "data.batch_seconds=120"])
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("data.trian=x", r"no recipe key 'data\.trian'; did you mean 'data\.train'\?"),
+        ("sparsty.target=0.5", r"no recipe key 'sparsty'; did you mean 'sparsity"),
+        ("sparsity.xyz=0.5", r"no recipe key 'sparsity\.xyz'; sparsity has target, scope, warmup"),
+        ("optimisation.steps=many", r"recipe key 'optimisation\.steps': Value 'many'"),
+        ("optimisation.steps=0", r"optimisation\.steps is 0; it must be at least 1"),
+        ("optimisation.learning_rate=-1", r"optimisation\.learning_rate is -1\.0; it must be above 0"),
+        ("optimisation.gate_learning_rate=0", r"optimisation\.gate_learning_rate is 0\.0"),
+        ("optimisation.betas=[0.9]", r"optimisation\.betas is \[0\.9\]; it must be two numbers"),
+        ("optimisation.precision=fp16", r"optimisation\.precision is 'fp16'; it must be one of fp32, bf16"),
+        ("optimisation.warmup=1", r"optimisation\.warmup is 1\.0"),
+        ("sparsity.target=1.0", r"sparsity\.target is 1\.0; it must lie between 0 and 1"),
+        ("sparsity.target=80", r"sparsity\.target is 80\.0"),
+        ("sparsity.scope=attention", r"sparsity\.scope is 'attention'; it must be one of"),
+        ("gates.drop_ffn=1", r"gates\.drop_ffn is 1\.0"),
+        ("gates.beta=hot", r"recipe key 'gates\.beta'"),
+        ("data.train=[]", r"data\.train is \[\]; it must name at least one"),
+        ("data.batch_seconds=0", r"data\.batch_seconds is 0\.0"),
+        ("dropout.hidden=1", r"dropout\.hidden is 1\.0"),
+        ("run.seed=-1", r"run\.seed is -1"),
+        ("run.folder=''", r"run\.folder is ''"),
+        ("data=3", r"the recipe: "),
+        ("steps", r"'steps' does not override anything; write section\.key=value"),
+        ("=3", r"does not override anything"),
+        ("data.train=[a", r"is not YAML"),
+    ],
+)
+def test_mistakes_are_named(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_recipe("wavlm_base", [*GIVEN, override])
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"does not say data\.train; add data\.train=<value>"):
+        load_recipe("wavlm_base", ["teacher=t.pt"])
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", "\x00"])
+def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml|no recipe key 'just words'"):
+        load_recipe(path)
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="no recipe wavlm_bsae.*did you mean wavlm_base"):
+        load_recipe("wavlm_bsae")
