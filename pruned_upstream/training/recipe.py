@@ -289,10 +289,12 @@ def _make_writable(typed: Any) -> None:
 
 
 def _suggestion(key: str, schema: type) -> str:
-    known = list(flat_keys(schema))
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    """Near names of the same section, or all that it has."""
+    section, _, name = key.rpartition(".")
+    prefix = f"{section}." if section else ""
+    inside = [known.removeprefix(prefix) for known in flat_keys(schema) if known.startswith(prefix)]
+    siblings = list(dict.fromkeys(known.partition(".")[0] for known in inside))
+    near = difflib.get_close_matches(name, siblings, n=1)
     if near:
-        return f"; did you mean '{near[0]}'?"
-    section = key.rpartition(".")[0]
-    siblings = [name for name in known if name.startswith(f"{section}.")]
-    return f"; {section} has {', '.join(name.rpartition('.')[2] for name in siblings)}" if section and siblings else ""
+        return f"; did you mean '{prefix}{near[0]}'?"
+    return f"; {section or 'a recipe'} has {', '.join(siblings)}"

@@ -78,8 +78,9 @@ def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
     ("override", "complaint"),
     [
         ("data.trian=x", r"no recipe key 'data\.trian'; did you mean 'data\.train'\?"),
-        ("sparsty.target=0.5", r"no recipe key 'sparsty'; did you mean 'sparsity"),
-        ("sparsity.xyz=0.5", r"no recipe key 'sparsity\.xyz'; sparsity has target, scope, warmup"),
+        ("sparsty.target=0.5", r"no recipe key 'sparsty'; did you mean 'sparsity'\?"),
+        ("speed=0.5", r"no recipe key 'speed'; a recipe has teacher, data, gates"),
+        ("sparsity.amount=0.5", r"no recipe key 'sparsity\.amount'; sparsity has target, scope, warmup"),
         ("optimisation.steps=many", r"recipe key 'optimisation\.steps': Value 'many'"),
         ("optimisation.steps=0", r"optimisation\.steps is 0; it must be at least 1"),
         ("optimisation.learning_rate=-1", r"optimisation\.learning_rate is -1\.0; it must be above 0"),
