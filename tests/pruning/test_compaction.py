@@ -59,7 +59,7 @@ def assert_three_states_agree(encoder: Encoder, gates: EncoderGates, tolerance: 
 
 
 def in_double(encoder: Encoder, gates: EncoderGates) -> tuple[Encoder, EncoderGates]:
-    """Without the rounding that a layer norm over a handful of channels amplifies, a difference is the fault of the cut."""
+    """Without rounding, which a layer norm over few channels amplifies, a difference is the fault of the cut."""
 
     def double(gate):
         return None if gate is None else gate.double()

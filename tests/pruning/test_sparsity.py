@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_config
+from tiny import random_encoder, tiny_config
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.config import RelativePosition, dense_config, wavlm_base_config
@@ -55,7 +55,7 @@ gate_settings = st.builds(GateSettings, fine_grained=st.booleans(), multi_scale=
 
 
 @given(config=dense_configs(), asked=gate_settings, open_share=shares, seed=st.integers(0, 1000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_expected_size_is_the_counted_one_for_every_pattern(random_gates, config, asked, open_share, seed):
     pattern = random_gates(config, asked, seed=seed, open_share=open_share, fractional=False)
     compact = compact_config(config, encoder_gates(config, pattern))
@@ -80,10 +80,10 @@ def test_expected_size_is_the_mean_of_counted_ones():
     counted = torch.stack(
         [
             expected_size(config, {kind: torch.bernoulli(p) for kind, p in probabilities.items()})["attention"]
-            for _ in range(4000)
+            for _ in range(2000)
         ]
     )
-    standard_error = counted.std() / 4000**0.5
+    standard_error = counted.std() / 2000**0.5
     assert abs(counted.mean() - expected_size(config, probabilities)["attention"]) < 4 * standard_error
 
 
@@ -145,44 +145,41 @@ def test_target_schedule():
         TargetSparsity(0.5, -1)
 
 
-def trained_gates(config, *, target, steps, scope="transformer", asked=GateSettings()):
-    """Gates that some dimensions would rather keep open: a penalty on closing each, of very different weight."""
-    torch.manual_seed(0)
-    gates, lagrangian = Gates(config, asked), Lagrangian()
-    worth = {kind: torch.randn_like(a).exp() / a.numel() for kind, a in gates.log_alpha.items()}
+@pytest.mark.parametrize("fine_grained", [True, False])
+def test_a_short_run_ends_at_the_target(fine_grained):
+    """A tiny student is distilled from its teacher while the multipliers drive its gates to the target."""
+    config = tiny_config(num_layers=2)
+    teacher, student = random_encoder(config), random_encoder(config)
+    gates, lagrangian = Gates(config, GateSettings(fine_grained)), Lagrangian()
     optimiser = torch.optim.Adam(
-        [{"params": gates.parameters(), "lr": 0.05}, {"params": lagrangian.parameters(), "lr": 0.03, "maximize": True}]
+        [
+            {"params": student.parameters(), "lr": 1e-3},
+            {"params": gates.parameters(), "lr": 0.1},
+            {"params": lagrangian.parameters(), "lr": 0.1, "maximize": True},
+        ],
+        betas=(0.9, 0.99),
     )
-    schedule = TargetSparsity(target, steps // 10)
-    for step in range(steps):
+    # the multipliers overshoot and swing back within 350 steps; then all settle
+    settling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0 if step < 350 else 0.1)
+    target = TargetSparsity(0.6, 90)
+    for step in range(450):
+        waveforms = torch.randn(1, 300)
+        with torch.no_grad():
+            wanted = teacher(waveforms).hidden_states
         optimiser.zero_grad()
         sample = gates.sample()
-        sum((worth[kind] * (1 - z)).sum() for kind, z in sample.values.items()).backward()
+        given = student(waveforms, gates=sample.gates).hidden_states
+        sum((a - b).square().mean() for a, b in zip(given, wanted, strict=True)).backward()
         sample.backward()
-        lagrangian(expected_sparsity(config, gates.probabilities(), scope), schedule(step)).backward()
+        lagrangian(expected_sparsity(config, gates.probabilities()), target(step)).backward()
         optimiser.step()
+        settling.step()
         gates.clamp_()
-    return gates
-
-
-@pytest.mark.parametrize(
-    ("scope", "asked"),
-    [
-        ("transformer", GateSettings()),
-        ("transformer", GateSettings(fine_grained=False, straight_through=False)),
-        ("everything", GateSettings(conv=True)),
-    ],
-)
-def test_expected_sparsity_reaches_the_target(scope, asked, record_property):
-    config = tiny_config()
-    gates = trained_gates(config, target=0.6, steps=1500, scope=scope, asked=asked)
-    expected = expected_sparsity(config, gates.probabilities(), scope).item()
-    counted = counted_sparsity(config, compact_config(config, gates.deterministic()), scope)
-    record_property("expected", expected)
-    record_property("counted", counted)
-    print(f"{scope}, {asked}: expected {expected:.4f}, counted {counted:.4f}")
+    expected = expected_sparsity(config, gates.probabilities()).item()
+    counted = counted_sparsity(config, compact_config(config, final_gates(gates)))
+    print(f"expected {expected:.4f}, counted {counted:.4f}")
     assert abs(expected - 0.6) < 0.005
-    assert abs(counted - expected) < 0.05
+    assert abs(counted - expected) < 0.11  # half a sublayer, the coarsest thing that is rounded
 
 
 def test_rounding_leaves_nearly_the_expected_size_where_gates_have_decided():
