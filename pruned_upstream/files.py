@@ -24,9 +24,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # here, since a library may have put a file of its own in this place
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)

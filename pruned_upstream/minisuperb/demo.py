@@ -57,7 +57,9 @@ class DemoResult:
     pictures: list[Path]
 
 
-def run_demo(settings: DemoSettings, say: Callable[[str], None], observer: Callable[[], Observer] | None = None) -> DemoResult:
+def run_demo(
+    settings: DemoSettings, say: Callable[[str], None], observer: Callable[[], Observer] | None = None
+) -> DemoResult:
     """Run the demo, or what is left of it.
 
     Args:
@@ -156,7 +158,9 @@ def _task_figure(results: Sequence[RunResults]) -> Figure:
         values = [_as_gain(METRICS[key].higher_is_better, result.metrics.get(key)) for key in shown]
         bars = axes.bar(places, values, width, label=f"{result.model} ({_size(result)})")
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
-    labels = [key.upper().replace(".", "\n") if METRICS[key].higher_is_better else f"100 -\n{key.upper()}" for key in shown]
+    labels = [
+        key.upper().replace(".", "\n") if METRICS[key].higher_is_better else f"100 -\n{key.upper()}" for key in shown
+    ]
     axes.set_xticks(range(len(shown)), labels, fontsize=8)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("higher is better")

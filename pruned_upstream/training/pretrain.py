@@ -98,6 +98,7 @@ class PretrainRecipe:
     dropout: DropoutRates = field(default_factory=DropoutRates)
     optimisation: Optimisation = field(default_factory=Optimisation)
     run: Run = field(default_factory=lambda: Run(folder=REQUIRED))
+    half_precision: bool = False  # of the model file: half the size, read back in single precision
 
     def __post_init__(self) -> None:
         require(
@@ -245,7 +246,8 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
         encoder = Encoder(config, Dropout(**asdict(recipe.dropout))).to(processes.device)
         Trainer(MaskedPrediction(encoder, targets, recipe, processes), batches, recipe, processes).fit()
         if processes.is_main:
-            save(folder / MODEL_FILE, encoder, provenance=provenance(recipe, method="masked prediction"))
+            model = encoder.half() if recipe.half_precision else encoder
+            save(folder / MODEL_FILE, model, provenance=provenance(recipe, method="masked prediction"))
         processes.wait()
     return folder / MODEL_FILE
 
