@@ -33,6 +33,7 @@ from ..model.gating import EncoderGates, LayerGates
 TOLERANCE = 1e-5  # largest difference over largest magnitude, in single precision
 
 
+@torch.no_grad()
 def compact(encoder: Encoder, gates: EncoderGates) -> Encoder:
     """What is left of `encoder` when `gates` are final: the same outputs, in eval mode, without gates.
 
@@ -48,6 +49,7 @@ def compact(encoder: Encoder, gates: EncoderGates) -> Encoder:
     return _build(smaller, weights, like=encoder)
 
 
+@torch.no_grad()
 def fold(encoder: Encoder, gates: EncoderGates) -> Encoder:
     """`encoder` in its old shape with `gates` multiplied into its weights, in eval mode ("masked").
 
