@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,8 +156,10 @@ class Batches(Dataset):
             batch.starts.append(start)
         return batch
 
-    def loader(self, processes: Processes, first: int, steps: int) -> Iterator[list[Batch]]:
-        """What this process computes in the steps from `first` up to `steps`, read ahead by worker processes."""
+    def loader(self, processes: Processes, first: int, steps: int) -> Generator[list[Batch]]:
+        """What this process computes in the steps from `first` up to `steps`, read ahead by worker processes.
+
+        They end when the generator is closed."""
         self.rank, self.world = processes.rank, processes.world
         loader = DataLoader(
             self,
@@ -166,7 +168,7 @@ class Batches(Dataset):
             num_workers=self.data.workers,
             worker_init_fn=_leave_signals_to_parent,
         )
-        return iter(loader)
+        yield from loader
 
 
 def noise_seed(*numbers: int) -> int:
@@ -175,6 +177,7 @@ def noise_seed(*numbers: int) -> int:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training process finishes its step, and needs its batches."""
+    """Ctrl-C, and the SIGTERM of schedulers, reach every process of a group; the training process finishes its step
+    before it stops, and needs its batches. A second SIGTERM is meant for this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

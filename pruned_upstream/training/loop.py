@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -139,9 +139,10 @@ class Trainer:
             return
         if self.processes.is_main:
             record_launch(self.folder, self.recipe, done=self.done, world=self.processes.world)
-        with self._metrics_log() as writer, _stop_signals() as stop:
+        steps = self.batches.loader(self.processes, self.done, self.steps)
+        with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
             self._clock = time.monotonic()
-            for parts in self.batches.loader(self.processes, self.done, self.steps):
+            for parts in steps:
                 self._step(self.done, parts)
                 self.done += 1
                 due = self.done % self.recipe.run.log_every == 0 or self.done == self.steps

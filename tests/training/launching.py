@@ -26,7 +26,7 @@ with start_processes("cpu"):
 
 
 def launch(*recipes: PruneRecipe, folder: Path, processes: int = 1) -> subprocess.Popen[str]:
-    """Start pruning by each recipe in turn; `folder` takes the script and the recipes' files."""
+    """Start pruning by each recipe in turn, as a process group; `folder` takes the script and the recipes' files."""
     script = folder / "launch.py"
     script.write_text(SCRIPT)
     files = [folder / f"{Path(recipe.run.folder).name}.yaml" for recipe in recipes]
@@ -35,7 +35,10 @@ def launch(*recipes: PruneRecipe, folder: Path, processes: int = 1) -> subproces
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, files)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -48,16 +49,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_a_killed_run_ends_with_the_same_bits(recipe, tmp_path: Path, one_thread: None) -> None:
+def test_a_run_that_was_killed_and_terminated_ends_with_the_same_bits(recipe, tmp_path: Path, one_thread: None) -> None:
     killed = recipe(**LONG | {"run.folder": str(tmp_path / "killed")})
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    for lines in (5, 17):
+    for lines, kind in ((5, signal.SIGKILL), (17, signal.SIGTERM)):
         process = launch(killed, folder=tmp_path)
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.killpg(process.pid, kind)  # the loader's processes too, as schedulers and terminals do
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert ("KeyboardInterrupt" in output) == (kind == signal.SIGTERM), output
         assert 0 < read_state(tmp_path / "killed")["step"] < LONG["optimisation.steps"]
     run_prune(killed)
     run_prune(recipe(**LONG | {"run.folder": str(tmp_path / "whole")}))
