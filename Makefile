@@ -38,8 +38,7 @@ clean:
 	rm -rf $(VENV)
 
 # Versions are pinned one by one, so that nothing is left to resolve (--no-deps). torch alone is installed with what
-# it asks for: its build for a GPU brings the CUDA libraries. torchaudio asks for a torch of its own number, and works
-# with this one (pruned_upstream/s3prl_plugin/compat.py).
+# it asks for: its build for a GPU brings the CUDA libraries.
 $(READY): constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 ..."; exit 1; }
