@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,14 +24,14 @@ def demo(
 ) -> None:
     """Teacher, pruning, compact upstream, s3prl's tasks, table and pictures: on two cores in minutes."""
     from rich.console import Console
-    from rich.logging import RichHandler
 
     from ..minisuperb.demo import DemoSettings, run_demo, table
+    from . import log_to_terminal
     from .prune import report_table
     from .superb import Progress
 
     console = Console()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console, show_path=False)])
+    log_to_terminal(console)
     started = time.monotonic()
 
     def say(line: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
+
+from . import log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,6 +24,6 @@ def pretrain(
     from ..training.pretrain import PretrainRecipe, run_pretrain
     from ..training.recipe import load_recipe
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    log_to_terminal()
     model = run_pretrain(load_recipe(recipe, overrides or [], PretrainRecipe))
     Console().print(f"wrote {model}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
+
+from . import log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def prune(
     from ..training.recipe import load_recipe
 
     console = Console()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    log_to_terminal()
     model = run_prune(load_recipe(recipe, overrides or []))
     console.print(report_table(model.parent / REPORT_FILE))
     console.print(f"wrote {model}")
