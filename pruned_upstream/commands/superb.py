@@ -38,7 +38,7 @@ def superb(
     model_config: Annotated[Path | None, typer.Option("--model-config", "-g", help="As s3prl's -g.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in tables.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Run folder; by default superb/NAME. Existing runs go on.")
+        Path | None, typer.Option(help="Run folder; by default runs/superb/NAME. Existing runs go on.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these, e.g. ks,pr.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say which files are missing.")] = False,
@@ -89,7 +89,7 @@ def superb(
     upstream = upstream or DEFAULT_UPSTREAM
     name = name or (checkpoint.stem if checkpoint is not None else upstream)
     settings = Settings(
-        folder=output or Path("superb") / name,
+        folder=output or Path("runs/superb") / name,
         upstream=upstream,
         data=corpora,
         checkpoint=checkpoint,
