@@ -136,7 +136,7 @@ def test_drawn_samples_are_dealt_to_the_processes(shuffle):
         assert dealt == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
 
 
-def test_the_dealing_is_catalysts():
+def test_the_dealing_is_catalysts(bare):
     sampler = pytest.importorskip("catalyst.data.sampler")
     weights = torch.arange(1.0, 8.0)
     for rank in range(3):
