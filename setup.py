@@ -57,6 +57,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "jiwer>=3.0",
         "meeteval>=0.4",
+        "packaging>=24.0",
         "pytest>=8.2",
         "pytest-xdist>=3.6",
         "ruff>=0.6",
