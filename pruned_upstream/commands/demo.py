@@ -59,7 +59,7 @@ def demo(
 
 def corpora(
     root: Annotated[Path, typer.Argument(help="Folder that takes the corpora.")],
-    tasks: Annotated[str | None, typer.Option(help="Only what these tasks need: ks,pr,...; pretrain for speech alone.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only for these: ks,pr,...; pretrain is speech alone.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="A few clips of everything.")] = False,
 ) -> None:
     """Make the self-made miniature corpora, in the layouts of the official ones."""

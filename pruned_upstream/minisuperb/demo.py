@@ -150,7 +150,7 @@ def _task_figure(results: Sequence[RunResults]) -> Figure:
     from ..superb.metrics import METRICS
 
     shown = [key for key in METRICS if any(key in result.metrics for result in results)]
-    figure = Figure(figsize=(1.5 + 1.1 * len(shown), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 1.5 + 1.1 * len(shown)), 4.2), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(results)
     for number, result in enumerate(results):

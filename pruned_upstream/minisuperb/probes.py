@@ -22,6 +22,7 @@ Representation = Callable[[Tensor], Tensor]  # waveform (S,) at 16 kHz -> frames
 
 SAMPLE_RATE = 16_000
 FRAMES_APART = 4  # neighbouring frames say nearly the same
+KEYWORDS = "yes no up down left right on off stop go".split()
 
 
 def layer(encoder: Encoder, number: int = -1) -> Representation:
@@ -42,7 +43,8 @@ def phone_accuracy(represent: Representation, corpora: Path, *, rate: int = 320)
         corpora: the root that `building.build` filled for `pr`.
         rate: samples a frame.
     """
-    return _accuracy(*(_phone_frames(represent, corpora / "LibriSpeech", split, rate) for split in ("train-clean-100", "test-clean")))
+    splits = ("train-clean-100", "test-clean")
+    return _accuracy(*(_phone_frames(represent, corpora / "LibriSpeech", split, rate) for split in splits))
 
 
 def keyword_accuracy(represent: Representation, corpora: Path) -> float:
@@ -51,7 +53,8 @@ def keyword_accuracy(represent: Representation, corpora: Path) -> float:
     Args:
         corpora: the root that `building.build` filled for `ks`.
     """
-    return _accuracy(*(_clip_means(represent, corpora / name) for name in ("speech_commands_v0.01", "speech_commands_test_set_v0.01")))
+    splits = ("speech_commands_v0.01", "speech_commands_test_set_v0.01")
+    return _accuracy(*(_clip_means(represent, corpora / split) for split in splits))
 
 
 def _accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
@@ -82,16 +85,14 @@ def _phone_frames(represent: Representation, root: Path, split: str, rate: int) 
 
 def _clip_means(represent: Representation, root: Path) -> tuple[np.ndarray, np.ndarray]:
     clips = list(_keyword_clips(root))
-    return np.stack([represent(_read(path)).mean(0).numpy() for path, _ in clips]), np.array([word for _, word in clips])
+    means = [represent(_read(path)).mean(0).numpy() for path, _ in clips]
+    return np.stack(means), np.array([word for _, word in clips])
 
 
 def _keyword_clips(root: Path) -> Iterator[tuple[Path, str]]:
     """Clips of the ten keywords; silence and unknown words are left to the real task."""
-    from s3prl.downstream.speech_commands.dataset import CLASSES
-
-    for word in CLASSES:
-        if not word.startswith("_"):
-            yield from ((path, word) for path in sorted((root / word).glob("*.wav")))
+    for word in KEYWORDS:
+        yield from ((path, word) for path in sorted((root / word).glob("*.wav")))
 
 
 def _read(path: Path) -> Tensor:
