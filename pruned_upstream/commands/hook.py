@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typer
-from rich import print
 
 from ..s3prl_plugin import hook
 
@@ -20,15 +19,15 @@ def add_to(app: typer.Typer) -> None:
 @hook_app.command()
 def install() -> None:
     """Write the hook, a .pth file in site-packages. s3prl itself is not touched."""
-    print(f"installed {hook.install()}")
-    print(f"it does nothing until s3prl is imported; {hook.SWITCH}=0 switches it off")
+    typer.echo(f"installed {hook.install()}")
+    typer.echo(f"it does nothing until s3prl is imported; {hook.SWITCH}=0 switches it off")
 
 
 @hook_app.command()
 def remove() -> None:
     """Delete the hook."""
     path = hook.status().path
-    print(f"removed {path}" if hook.remove() else f"there was no hook at {path}")
+    typer.echo(f"removed {path}" if hook.remove() else f"there was no hook at {path}")
 
 
 @hook_app.command()
@@ -36,4 +35,4 @@ def status() -> None:
     """Say whether the hook is there and active."""
     found = hook.status()
     state = "not installed" if not found.installed else "installed" if found.enabled else "installed, switched off"
-    print(f"{state}: {found.path}")
+    typer.echo(f"{state}: {found.path}")

@@ -82,7 +82,7 @@ def test_nothing_is_written_into_s3prl(tmp_path):
 
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(hook.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
-    app, runner = build_app(), CliRunner(env={"COLUMNS": "500"})
+    app, runner = build_app(), CliRunner()
     for command, words in [
         ("status", "not installed"),
         ("install", hook.SWITCH),
