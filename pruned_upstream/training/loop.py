@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, PrunedUpstreamError
+from ..errors import ConfigError, DataError, PrunedUpstreamError
 from .data import Batch, Batches
 from .metrics import MetricsLog
 from .processes import Processes
@@ -126,6 +126,7 @@ class Trainer:
         self._clock = time.monotonic()
         self._skipped: dict[str, str] = {}
         self._resume()
+        self._check_agreement()
 
     def fit(self) -> None:
         """Train to the last step. Where the run is complete already, nothing happens.
@@ -242,6 +243,17 @@ class Trainer:
         self.done = state["step"]
         self._metrics_bytes = state["metrics_bytes"]
         log.info("going on after step %d of %d in %s", self.done, self.steps, self.folder)
+
+    def _check_agreement(self) -> None:
+        """Processes on other machines may see other files."""
+        here = [float(self.done), float(int(self.batches.corpus.fingerprint[:8], 16))]
+        everywhere = self.processes.sum_(torch.tensor(here, dtype=torch.double, device=self.processes.device))
+        if everywhere.tolist() != [self.processes.world * value for value in here]:
+            raise ConfigError(
+                f"process {self.processes.rank} finds {self.done} finished steps in {self.folder} and "
+                f"{len(self.batches.corpus.utterances)} recordings, other processes find something else; "
+                "run.folder and data.train must lie on a file system that all of them share"
+            )
 
     @contextmanager
     def _metrics_log(self) -> Iterator[MetricsLog | None]:

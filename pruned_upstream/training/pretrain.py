@@ -235,13 +235,10 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
     config = recipe.shape.config()
     with start_processes(recipe.run.device) as processes:
         folder = Path(recipe.run.folder)
-        if not processes.is_main:
-            processes.wait()  # the main process measures the recordings and fits the units, the others read both
-        corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
-        batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
-        targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
-        if processes.is_main:
-            processes.wait()
+        with processes.main_first():
+            corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
+            batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+            targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
         torch.manual_seed(recipe.run.seed)
         encoder = Encoder(config, Dropout(**asdict(recipe.dropout))).to(processes.device)
         Trainer(MaskedPrediction(encoder, targets, recipe, processes), batches, recipe, processes).fit()

@@ -42,6 +42,15 @@ class Processes:
         if self.world > 1:
             dist.barrier()
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Around work whose result the main process leaves in files for the others."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
 
 @contextmanager
 def start_processes(device: str = "auto") -> Iterator[Processes]:

@@ -61,6 +61,16 @@ class PruningObjective:
     gradients ahead of the pass with them (same gates, same dropout), since no pair is known before the last part.
     """
 
+    # of the step that is being done
+    step: int
+    sample: GateSample
+    frames: Tensor  # of the whole batch, without padding
+    pairs: list[int]  # the student layer of each teacher layer
+    distillation: Tensor
+    expected: Tensor
+    penalty: Tensor
+    _kept: _Encoded | None  # of a step's only part, which need not be encoded again
+
     def __init__(
         self,
         teacher: Encoder,
@@ -105,10 +115,10 @@ class PruningObjective:
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.step = step
         generator = torch.Generator().manual_seed(noise_seed(self.recipe.run.seed, step, 0, GATE_NOISE))
-        self.sample: GateSample = self.gates.sample(generator)
+        self.sample = self.gates.sample(generator)
         filled = [part for part in parts if part.wavs]
         self.frames = self._sum(torch.tensor(float(sum(self._count(part) for part in filled))))
-        self._kept: _Encoded | None = None
+        self._kept = None
         table = self.pairing.empty_table()
         if len(filled) == 1:
             self._kept = self._encode(filled[0])
@@ -225,15 +235,12 @@ def run_prune(recipe: PruneRecipe) -> Path:
     with start_processes(recipe.run.device) as processes:
         folder = Path(recipe.run.folder)
         objective = build_objective(recipe, processes)
-        if not processes.is_main:
-            processes.wait()  # the main process reads the headers first, and the others find them in its cache
-        corpus = find_corpus(
-            recipe.data.train,
-            min_samples=objective.student.config.receptive_field,
-            cache=folder / HEADERS_FILE,
-        )
-        if processes.is_main:
-            processes.wait()
+        with processes.main_first():
+            corpus = find_corpus(
+                recipe.data.train,
+                min_samples=objective.student.config.receptive_field,
+                cache=folder / HEADERS_FILE,
+            )
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
         Trainer(objective, batches, recipe, processes).fit()
         if processes.is_main:
@@ -262,7 +269,7 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     return PruningObjective(teacher, student, gates, pairing, recipe, processes)
 
 
-def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, folder: Path) -> PruneReport:
+def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, folder: Path) -> None:
     """Fold, cut, compare on real batches, and write. On the CPU: the comparison is exact there, whatever trained."""
     student = objective.student.cpu().eval()
     gates: EncoderGates = objective.gates.cpu().deterministic()
@@ -285,7 +292,6 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
     with atomic_write(folder / REPORT_FILE) as temporary:
         temporary.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
     save(folder / MODEL_FILE, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
-    return report
 
 
 def _verification_batches(student: Encoder, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,6 +19,7 @@ from pruned_upstream.errors import CheckpointError, ConfigError, DataError, Prun
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.training import loop, state
+from pruned_upstream.training.processes import Processes
 from pruned_upstream.training.prune import run_prune
 
 LONG = {"optimisation.steps": 40, "run.checkpoint_every": 3, "dropout.hidden": 0.1, "data.workers": 1}
@@ -181,3 +182,11 @@ def test_a_full_disk_keeps_the_last_state(recipe, tmp_path: Path, monkeypatch: p
     shutil.move(run, tmp_path / "resumed")
     run_prune(recipe())
     assert_bitwise_equal(tmp_path / "resumed", run)
+
+
+def test_processes_that_see_another_state_are_told(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node whose run.folder is a disk of its own: it finds no finished step where the others find six."""
+    run_prune(recipe())
+    monkeypatch.setattr(Processes, "sum_", lambda self, tensor: tensor + torch.tensor([6.0, 0.0]).double())
+    with pytest.raises(ConfigError, match="a file system that all of them share"):
+        run_prune(recipe())
