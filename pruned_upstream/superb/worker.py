@@ -136,7 +136,10 @@ def _child(
     step: Any,
     parent: int,
 ) -> None:
-    _die_with(parent)
+    _die_with_parent()
+    os.register_at_fork(after_in_child=_die_with_parent)
+    if os.getppid() != parent:  # it was killed before we could ask for its signal
+        os._exit(1)
     _send_output_to(folder, "ab" if append else "wb")
     import torch
 
@@ -155,12 +158,10 @@ def _child(
             sys.exit(2)
 
 
-def _die_with(parent: int) -> None:
-    """A child whose parent was killed must not go on writing into the folder of the next attempt."""
+def _die_with_parent() -> None:
+    """When a run is killed, its children and theirs must not go on writing, or holding locks, in its folder."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _send_output_to(folder: Path, mode: str) -> None:
