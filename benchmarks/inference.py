@@ -1,8 +1,8 @@
 """Inference: dense and compact encoders against s3prl's WavLM Base and other peers.
 
-    python -m benchmarks.inference --clock cpu              # results/inference.*
-    python -m benchmarks.inference --peers                  # results/peers.*: whole libraries at Base size
-    python -m benchmarks.inference --dtype bfloat16         # results/inference_bfloat16.*
+python -m benchmarks.inference                     results/inference.*
+python -m benchmarks.inference --peers             results/peers.*: whole libraries at Base size
+python -m benchmarks.inference --dtype bfloat16    results/inference_bfloat16.*
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of ours; s3prl's is float32")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of ours; s3prl's is float32"
+    )
     parser.add_argument("--peers", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

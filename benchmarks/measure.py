@@ -39,7 +39,7 @@ class Timing:
 def race(
     candidates: Mapping[str, Callable[[], object]], *, repeats: int, clock: str = "wall", device: str = "cpu"
 ) -> list[Timing]:
-    """Run the candidates in turn, `repeats` rounds after one that warms up; the first is what the others are held to."""
+    """Run the candidates in turn, `repeats` rounds after one that warms up; the first is the reference."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for round_number in range(repeats + 1):
         for name, run in candidates.items():
@@ -130,7 +130,9 @@ def timing_row(timing: Timing, **columns: Any) -> dict[str, Any]:
     }
 
 
-def draw(name: str, rows: Sequence[Mapping[str, Any]], *, group: Callable[[Mapping[str, Any]], str], title: str) -> None:
+def draw(
+    name: str, rows: Sequence[Mapping[str, Any]], *, group: Callable[[Mapping[str, Any]], str], title: str
+) -> None:
     """Bars of the rows' speed-ups, one panel a group, as results/NAME.png."""
     from matplotlib.figure import Figure
 

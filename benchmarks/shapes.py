@@ -20,7 +20,7 @@ def whole_heads(heads_of_layers: tuple[int, ...] = (3, 4) * 6) -> EncoderConfig:
 
 
 def fine_grained(seed: int = 0) -> EncoderConfig:
-    """Six to ten heads a layer, each with its own q/k and v/o width, as fine-grained attention head pruning leaves them."""
+    """Six to ten heads a layer, each with its own q/k and v/o width, as fine-grained pruning leaves them."""
     draw = random.Random(seed)
     dense = wavlm_base_config()
     layers = []

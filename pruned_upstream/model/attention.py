@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig, RelativePosition, TransformerLayer
-from .derived import DerivesWeights
+from .derived import DerivesWeights, captured
 from .gating import LayerGates
 
 GATE_WIDTH = 8  # outputs of grep_linear: two gates of four summands each (unilm, wavlm/modules.py)
@@ -44,6 +44,9 @@ def relative_position_bias(table: Tensor, frames: int, relative: RelativePositio
     """
     distances = torch.arange(1 - frames, frames, device=table.device)
     values = F.embedding(position_buckets(distances, relative), table).t()  # (heads, 2T - 1)
+    if captured():  # windows would tie a graph to one length
+        frame = torch.arange(frames, device=table.device)
+        return values[:, frame - frame.unsqueeze(1) + frames - 1]  # (heads, T, T)
     # window s of length T starts at distance s - (T - 1): query T - 1 - s
     return values.unfold(1, frames, 1).flip(1)  # (heads, T, T)
 

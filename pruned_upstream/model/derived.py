@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
+def captured() -> bool:
+    """Whether a graph is being made of what runs (torch.compile, torch.export, ONNX): one that fits other inputs too."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def eager_on_cpu(tensor: Tensor) -> bool:
     """Whether a form of a computation may be taken that pays on a CPU alone, and that no graph should hold."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return tensor.device.type == "cpu" and not captured()
 
 
 class DerivesWeights(nn.Module):
@@ -29,7 +34,7 @@ class DerivesWeights(nn.Module):
         raise NotImplementedError
 
     def derived(self) -> tuple[Tensor, ...]:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if captured():
             return self.derive()
         parameters = list(self.parameters())
         if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):

@@ -1,0 +1,214 @@
+"""Models for other runtimes: ONNX, compared with torch at every export, and int8 weights.
+
+| of the ONNX file | what it is |
+|---|---|
+| input `waveforms` | (batch, samples) float32 at 16 kHz, zero-padded; normalised by the graph if need be |
+| input `lengths` | (batch,) int64, samples of each utterance |
+| output `hidden_state_{i}` | (batch, frames, d) float32, i = 0 .. L, as `Encoder` gives them |
+| output `padding_mask` | (batch, frames) bool, true at padded frames |
+| metadata `config`, `provenance` | JSON, as in our model file |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import PrunedUpstreamError
+from .files import atomic_write
+from .model.encoder import Encoder
+from .model.gating import EncoderGates, LayerGates
+from .pruning.compaction import compact
+
+TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
+EVERYTHING = 1 << 40  # elements: fold constants of any size
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """A written ONNX file, and how far onnxruntime's hidden states are from torch's.
+
+    Attributes:
+        largest: largest difference over largest magnitude, of the worst hidden state.
+        relative: root of the mean squared difference over that of the values, for each hidden state.
+    """
+
+    path: Path
+    bytes: int
+    largest: float
+    relative: tuple[float, ...]
+
+
+class RawWaveforms(nn.Module):
+    """What the graph computes: an encoder that normalises its waveforms itself, with a flat tuple of outputs."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        if self.encoder.config.normalize:
+            waveforms = _normalised(waveforms, lengths)
+        output = self.encoder(waveforms, lengths)
+        return *output.hidden_states, output.padding_mask
+
+
+def _normalised(waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """Zero mean and unit variance of each utterance's own samples, as `Encoder.prepare` normalises one at a time."""
+    count = lengths.unsqueeze(1).to(waveforms.dtype)
+    valid = torch.arange(waveforms.size(1)) < lengths.unsqueeze(1)  # (B, S)
+    centred = (waveforms - waveforms.mul(valid).sum(1, keepdim=True) / count) * valid
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * torch.rsqrt(variance + 1e-5)  # the epsilon of F.layer_norm
+
+
+def export_onnx(
+    encoder: Encoder, path: str | Path, *, int8: bool = False, provenance: Mapping[str, str] | None = None
+) -> OnnxReport:
+    """Write `encoder` as ONNX, any batch and any length, once onnxruntime has been seen to compute the same.
+
+    Args:
+        int8: matrix products with 8-bit weights, and inputs quantised as they come (dynamic quantisation);
+            convolutions stay in single precision. What that costs is reported, not refused.
+
+    Raises:
+        PrunedUpstreamError: onnx, onnxruntime or onnxscript is missing; the conversion fails; or, without int8, the
+            difference is above `TOLERANCE`. Nothing is written then.
+    """
+    _require("onnx", "onnxruntime", "onnxscript")
+    encoder = encoder.to("cpu").eval()
+    with atomic_write(path) as temporary:
+        _convert(encoder, temporary, fold=int8, provenance=provenance or {})
+        if int8:
+            _quantise(temporary)
+        largest, relative = _compared(encoder, temporary)
+        if not int8 and not largest <= TOLERANCE:
+            raise PrunedUpstreamError(
+                f"onnxruntime's hidden states differ from torch's by {largest:.2g} of their largest magnitude, where "
+                f"{TOLERANCE:g} is allowed; {path} was not written"
+            )
+        size = os.path.getsize(temporary)
+    return OnnxReport(Path(path), size, largest, relative)
+
+
+def drop_narrow_heads(encoder: Encoder, width: int) -> Encoder:
+    """The encoder without the heads that have at most `width` value/output dimensions.
+
+    The time of attention goes with the number of heads; a head of a few dimensions costs as much as a wide one and
+    gives little. `change_of_hidden_states` says what it gave.
+    """
+    layers = []
+    for layer in encoder.config.layers:
+        keep = [torch.full((head.vo,), float(head.vo > width)) for head in layer.heads]
+        layers.append(LayerGates(vo=torch.cat(keep)) if keep else LayerGates())
+    return compact(encoder.to("cpu"), EncoderGates(layers))
+
+
+@torch.no_grad()
+def change_of_hidden_states(reference: Encoder, changed: Encoder, wavs: Sequence[Tensor]) -> tuple[float, ...]:
+    """Root of the mean squared difference over that of the values, for each hidden state, on valid frames.
+
+    Args:
+        wavs: waveforms (samples,) at 16 kHz.
+    """
+    before, after = reference.extract(wavs), changed.extract(wavs)
+    valid = ... if before.padding_mask is None else ~before.padding_mask
+    return tuple(
+        _relative(ours[valid], theirs[valid])
+        for ours, theirs in zip(after.hidden_states, before.hidden_states, strict=True)
+    )
+
+
+def noise(*seconds: float) -> list[Tensor]:
+    """Deterministic waveforms for comparisons where no recording is at hand; louder where the frequency is low."""
+    generator = torch.Generator().manual_seed(0)
+    wavs = [torch.randn(round(s * SAMPLE_RATE), generator=generator).cumsum(0) for s in seconds]
+    return [0.1 * (wav - wav.mean()) / wav.std() for wav in wavs]
+
+
+def _require(*packages: str) -> None:
+    import importlib.util
+
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise PrunedUpstreamError(f"ONNX export needs {', '.join(missing)}; `pip install pruned_upstream[onnx]`")
+
+
+@torch.no_grad()
+def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[str, str]) -> None:
+    """Write the graph.
+
+    Args:
+        fold: compute the padded weights now. The file holds zeros then; without, it holds the exactly ragged weights
+            and onnxruntime pads them when it opens the file.
+    """
+    import onnxscript.optimizer
+
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
+    states = [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
+    shortest = 10 * encoder.config.receptive_field  # of the example, which the graph does not depend on
+    try:
+        program = torch.onnx.export(
+            RawWaveforms(encoder).eval(),
+            (torch.zeros(2, shortest), torch.tensor([shortest, shortest // 2])),
+            input_names=["waveforms", "lengths"],
+            output_names=[*states, "padding_mask"],
+            dynamic_shapes={"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}},
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise PrunedUpstreamError(
+            f"torch {torch.__version__} could not turn the model into ONNX ({reason}); use another version of torch"
+        ) from error
+    limits = {"input_size_limit": EVERYTHING, "output_size_limit": EVERYTHING} if fold else {}
+    onnxscript.optimizer.optimize(program.model, **limits)
+    program.model.metadata_props["config"] = encoder.config.to_json()
+    program.model.metadata_props["provenance"] = json.dumps(dict(provenance), sort_keys=True)
+    program.save(path, external_data=False)
+
+
+def _quantise(path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
+
+
+@torch.no_grad()
+def _compared(encoder: Encoder, path: Path) -> tuple[float, tuple[float, ...]]:
+    """Largest and relative differences of onnxruntime from torch, over batches that differ in size and lengths."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    relative: list[tuple[float, ...]] = []
+    for seconds in ((1.0,), (1.5, 0.6, 1.1)):
+        wavs = noise(*seconds)
+        expected = encoder(*encoder.prepare(wavs))
+        lengths = torch.tensor([len(wav) for wav in wavs])
+        waveforms = nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+        *states, mask = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        if not torch.equal(torch.from_numpy(mask), expected.padding_mask):
+            raise PrunedUpstreamError("onnxruntime's padding mask is not torch's; the file was not written")
+        valid = ~expected.padding_mask
+        pairs = [
+            (torch.from_numpy(ours)[valid], theirs[valid])
+            for ours, theirs in zip(states, expected.hidden_states, strict=True)
+        ]
+        differences = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
+        largest = max(largest, *(d if d == d else torch.inf for d in differences))  # max() would lose a NaN
+        relative.append(tuple(_relative(a, b) for a, b in pairs))
+    return largest, tuple(max(of_state) for of_state in zip(*relative, strict=True))
+
+
+def _relative(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).square().mean() / theirs.square().mean()).sqrt().item()

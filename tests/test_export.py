@@ -1,0 +1,102 @@
+"""ONNX export: onnxruntime computes what torch does, whatever the batch; what cannot be exported says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
+
+from pruned_upstream import export
+from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
+from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer
+from pruned_upstream.model.size import count_parameters
+
+RAGGED = (
+    TransformerLayer(True, (Head(0, 3, 5), Head(2, 6, 1), Head(3, 0, 4)), True, 7),
+    TransformerLayer(True, (), True, 0),
+    TransformerLayer(False, (), False, 0),
+)
+
+
+def ragged(config: EncoderConfig):
+    return random_encoder(dataclasses.replace(config, layers=RAGGED))
+
+
+@pytest.fixture(scope="module")
+def onnxruntime():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    return pytest.importorskip("onnxruntime")
+
+
+def run(onnxruntime, path, wavs):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    lengths = torch.tensor([len(wav) for wav in wavs])
+    waveforms = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+    *states, mask = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+    return [torch.from_numpy(state) for state in states], torch.from_numpy(mask), session
+
+
+@pytest.fixture(scope="module", params=["wavlm", "wav2vec2_prenorm"])
+def exported(onnxruntime, tmp_path_factory, request):
+    encoder = ragged(SHAPES[request.param])
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return encoder, export_onnx(encoder, path, provenance={"teacher": "tiny"})
+
+
+@torch.no_grad()
+def test_any_batch_and_any_length(onnxruntime, exported):
+    encoder, report = exported
+    assert report.largest < 1e-5 and report.bytes == report.path.stat().st_size
+    for lengths in ((1600, 1111, 640), (2000,), (300, 5000), (777,) * 5):
+        wavs = [wav + 0.3 for wav in unequal_waveforms(lengths)]  # an offset that normalisation must take away
+        expected = encoder(*encoder.prepare(wavs))
+        states, mask, session = run(onnxruntime, report.path, wavs)
+        assert torch.equal(mask, expected.padding_mask)
+        assert largest_difference(states, expected.hidden_states, mask) < 1e-5
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert EncoderConfig.from_json(metadata["config"]) == encoder.config
+    assert json.loads(metadata["provenance"]) == {"teacher": "tiny"}
+
+
+def test_a_difference_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):
+    encoder, report = exported
+    other = random_encoder(encoder.config, seed=7)
+    monkeypatch.setattr(export, "_convert", lambda encoder, path, **options: shutil.copyfile(report.path, path))
+    with pytest.raises(PrunedUpstreamError, match="differ from torch's"):
+        export_onnx(other, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_int8_is_smaller_and_close(onnxruntime, tmp_path):
+    config = tiny_config(num_layers=1, embed_dim=96, ffn_dim=768)
+    encoder = random_encoder(config)
+    report = export_onnx(encoder, tmp_path / "model.int8.onnx", int8=True)
+    assert report.bytes < 0.6 * 4 * count_parameters(config)  # the graph itself weighs, too
+    assert 1e-4 < max(report.relative) < 0.1
+    wavs = unequal_waveforms()
+    states, mask, _ = run(onnxruntime, report.path, wavs)
+    assert largest_difference(states, encoder(*encoder.prepare(wavs)).hidden_states, mask) < 0.1
+
+
+def test_a_missing_package_is_named(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PrunedUpstreamError, match=r"onnxruntime.*pip install pruned_upstream\[onnx\]"):
+        export_onnx(tiny, tmp_path / "model.onnx")
+
+
+def test_narrow_heads_go():
+    encoder = ragged(tiny_config())
+    smaller = drop_narrow_heads(encoder, 4)
+    assert [head.id for head in smaller.config.layers[0].heads] == [0]
+    assert smaller.config.layers[1:] == encoder.config.layers[1:]
+    wavs = noise(0.2, 0.1)
+    changes = change_of_hidden_states(encoder, smaller, wavs)
+    assert changes[0] == 0 and 1e-4 < changes[1] < 1
+    assert max(change_of_hidden_states(encoder, drop_narrow_heads(encoder, 0), wavs)) < 1e-6

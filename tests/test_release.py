@@ -1,0 +1,106 @@
+"""The folder to publish: what the card says is what the files hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import typer
+from tiny import random_encoder, tiny_config
+from typer.testing import CliRunner
+
+from pruned_upstream import export as export_module
+from pruned_upstream.commands import export
+from pruned_upstream.errors import CheckpointError, DataError, PrunedUpstreamError
+from pruned_upstream.model.checkpoint import load, save
+from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer
+from pruned_upstream.model.size import count_parameters
+from pruned_upstream.superb.results import RunResults, TaskResult, write_results
+
+LAYERS = (
+    TransformerLayer(True, (Head(0, 3, 5), Head(2, 6, 1)), True, 7),
+    TransformerLayer(True, (), True, 0),
+    TransformerLayer(False, (), False, 0),
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    conv = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    dense = tiny_config(conv_layers=conv)
+    encoder = random_encoder(EncoderConfig(**{**vars(dense), "layers": LAYERS}))
+    save(tmp_path / "small.safetensors", encoder, provenance={"teacher": "WavLM-Base", "recipe": "a: 1\nb: 2\n"})
+    return tmp_path / "small.safetensors"
+
+
+@pytest.fixture
+def invoke():
+    app = typer.Typer()
+    export.add_to(app)
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@torch.no_grad()
+def test_card_and_model(invoke, file, tmp_path):
+    folder = tmp_path / "release"
+    output = invoke("release", file, "--out", folder, "--license", "mit")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert all(path.name in output for path in folder.iterdir())
+    encoder, released = load(file), load(folder / "model.safetensors")
+    wav = [torch.randn(8000)]
+    assert torch.equal(encoder.extract(wav).hidden_states[-1], released.extract(wav).hidden_states[-1])
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n") and "# small" in card
+    assert f"| parameters (M) | {count_parameters(encoder.config) / 1e6:.2f} |" in card
+    assert "| living attention heads | 2 | 12 |" in card
+    assert "| 1 | 2 | 9 | 6 | 7 |" in card and "| 3 | 0 | 0 | 0 | 0 |" in card
+    assert "- teacher: WavLM-Base" in card and "a: 1\nb: 2\n" in card
+    description = json.loads((folder / "config.json").read_text())
+    assert EncoderConfig.from_json(json.dumps(description["config"])) == encoder.config
+
+
+def test_scores_say_when_they_are_not_official(invoke, file, tmp_path):
+    tasks = {
+        "ks": TaskResult({"acc": 91.5}, official=False, notes=("self-made data",)),
+        "ic": TaskResult({"acc": 88.25}, official=True),
+    }
+    write_results(tmp_path / "run", RunResults("small", "pruned_upstream", tasks=tasks))
+    invoke("release", file, "--out", tmp_path / "release", "--results", tmp_path / "run")
+    card = (tmp_path / "release" / "README.md").read_text()
+    assert "91.5" in card and "88.25" in card
+    assert "not for comparison with others: ks.\n" in card
+
+
+def test_a_released_model_is_not_overwritten(invoke, file, tmp_path):
+    invoke("release", file, "--out", tmp_path / "release")
+    with pytest.raises(PrunedUpstreamError, match="released model already"):
+        invoke("release", file, "--out", tmp_path / "release")
+    with pytest.raises(CheckpointError, match="no model file"):
+        invoke("release", tmp_path / "absent", "--out", tmp_path / "other")
+
+
+def test_export_command_reports_dropped_heads(invoke, file, tmp_path, monkeypatch):
+    exported = []
+
+    def record(encoder, path, **options):
+        exported.append((encoder.config, options))
+        return export_module.OnnxReport(path, 10_000_000, 1e-6, (1e-7, 2e-6))
+
+    monkeypatch.setattr(export_module, "export_onnx", record)
+    output = invoke("export", file, "--onnx", tmp_path / "m.onnx", "--drop-heads", 1, "--int8")
+    (config, options), *_ = exported
+    assert [head.id for head in config.layers[0].heads] == [0]
+    assert options["int8"] and options["provenance"]["teacher"] == "WavLM-Base"
+    assert "heads: 2 -> 1" in output and "10.0 MB" in output and "2.0e-06" in output
+    sound = tmp_path / "sound.wav"
+    sound.write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"sound\.wav cannot be read"):
+        invoke("export", file, "--onnx", tmp_path / "m.onnx", "--drop-heads", 1, "--audio", sound)
