@@ -8,6 +8,7 @@ goes on at step t, and neither the number of loader processes nor that of traini
 from __future__ import annotations
 
 import signal
+import os
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ class Batches(Dataset):
             self,
             batch_size=None,
             sampler=range(first, steps),
-            num_workers=self.data.workers,
+            num_workers=min(self.data.workers, os.cpu_count() or 1),
             worker_init_fn=_leave_signals_to_parent,
         )
         yield from loader
