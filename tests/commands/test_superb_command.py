@@ -62,7 +62,7 @@ def test_a_file_alone_is_a_compact_model(started, tmp_path):
     assert (started[0].upstream, started[0].checkpoint, started[0].folder) == (
         "pruned_upstream",
         model,
-        Path("superb/small"),
+        Path("runs/superb/small"),
     )
 
 
