@@ -49,7 +49,7 @@ def launch(settings: Settings, launcher: Launcher, parameters: Mapping[str, str 
     try:
         import submitit
     except ModuleNotFoundError as error:
-        raise PrunedUpstreamError("--launcher needs submitit; `pip install 'pruned-upstream[superb]'`") from error
+        raise PrunedUpstreamError("--launcher needs submitit; `pip install 'pruned_upstream[slurm]'`") from error
     if launcher not in LAUNCHERS:
         raise ConfigError(f"unknown launcher '{launcher}'; choose one of {', '.join(LAUNCHERS)}")
 

@@ -44,7 +44,7 @@ import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import atomic_write
-from . import configuration, short, worker
+from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
 from .protocol import Outcome, Outcomes, Plan, Stage, Steps, begin, saved_checkpoints
@@ -271,13 +271,12 @@ class _TaskRun:
         )
         _write_once(self.folder / CONFIG, config, task.name)
         common = ["--seed", str(settings.seed)] + (["--device", settings.device] if settings.device else [])
-        upstream = settings.upstream_arguments + (short.OPTIONS if settings.short else ())
         loaders = config["downstream_expert"].get("loaderrc", {})
         return Plan(
             task=task,
             folder=self.folder,
             config=self.folder / CONFIG,
-            upstream=upstream,
+            upstream=settings.upstream_arguments,
             common=tuple(common),
             steps=config["runner"].get("total_steps", 0),
             learning_rates=rates if len(rates) > 1 else (),

@@ -12,7 +12,6 @@ from pruned_upstream.superb.running import Settings, run
 from pruned_upstream.superb.worker import STDOUT
 
 pytest.importorskip("s3prl")
-pytest.importorskip("catalyst")
 soundfile = pytest.importorskip("soundfile")
 
 
