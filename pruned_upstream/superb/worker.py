@@ -78,8 +78,8 @@ def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) ->
             importlib.import_module(f"s3prl.downstream.{downstream}.expert")
     except ModuleNotFoundError as error:
         raise PrunedUpstreamError(
-            f"the package '{error.name}' is not installed, and s3prl's tasks import it; reinstall pruned_upstream, which "
-            "declares what they import"
+            f"the package '{error.name}' is not installed, and s3prl's tasks import it; reinstall pruned_upstream, "
+            "which declares what they import"
         ) from error
 
 
