@@ -144,7 +144,7 @@ class Trainer:
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
             self._clock = time.monotonic()
             for parts in steps:
-                self._step(self.done, parts)
+                self.step(self.done, parts)
                 self.done += 1
                 due = self.done % self.recipe.run.log_every == 0 or self.done == self.steps
                 saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == self.steps
@@ -157,7 +157,8 @@ class Trainer:
                     log.info("stopped after step %d of %d; the same command goes on", self.done, self.steps)
                     raise KeyboardInterrupt
 
-    def _step(self, step: int, parts: list[Batch]) -> None:
+    def step(self, step: int, parts: Sequence[Batch]) -> None:
+        """One update from this process's parts of the batch, at the rates of step `step`."""
         for group, options in zip(self.groups, self.optimiser.param_groups, strict=True):
             options["lr"] = group.learning_rate * group.schedule(step)
         self.summed.zero_()

@@ -75,7 +75,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path, monke
     options = {"optimisation.steps": 8, "run.checkpoint_every": 100}
     run_prune(recipe(**options | {"run.folder": str(tmp_path / "whole")}))
     stopped = recipe(**options | {"run.folder": str(tmp_path / "stopped")})
-    step = loop.Trainer._step
+    step = loop.Trainer.step
 
     def interrupted(self, number, parts):
         step(self, number, parts)
@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path, monke
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_step", interrupted)
+        patch.setattr(loop.Trainer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_prune(stopped)
     assert read_state(tmp_path / "stopped")["step"] == 5
