@@ -11,7 +11,7 @@
 | `layer_norm.*`, `post_extract_proj.*` | norm and projection of the features |
 | `encoder.pos_conv.{i}.*` | position convolution (`weight_g`, `weight_v`, `bias`; data2vec: `0.weight`, `0.bias`) |
 | `encoder.relative_attention_bias.weight` | (buckets, heads of the dense model), shared by all layers |
-| `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each, in the order of `layers[i].heads` |
+| `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each, as `layers[i].heads` lists them |
 | `encoder.layers.{i}.self_attn.v_proj.*` | rows head after head, `head.vo` each |
 | `encoder.layers.{i}.self_attn.out_proj.*` | columns head after head; the bias alone where no head lives |
 | `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` a living head |
@@ -132,8 +132,8 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of checkpoint? "
-            "Published teachers (.pt, transformers folders) are turned into one by `pruned-upstream convert`"
+            f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of "
+            "checkpoint? Published teachers (.pt, transformers folders) are turned into one by `pruned-upstream convert`"
         ) from error
     return header, tensors
 

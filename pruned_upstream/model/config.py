@@ -217,7 +217,7 @@ def _fields(cls: type, tree: Any, where: str) -> dict[str, Any]:
     unknown = sorted(tree.keys() - known.keys())
     missing = sorted(n for n, f in known.items() if n not in tree and f.default is dataclasses.MISSING)
     if unknown or missing:
-        raise ConfigError(f"{where}: unknown keys {unknown}, missing keys {missing}; was it written by a newer version?")
+        raise ConfigError(f"{where}: unknown keys {unknown}, missing keys {missing}; did a newer version write it?")
     for name, value in tree.items():
         if known[name].type in ("int", "bool", "str") and type(value).__name__ != known[name].type:
             raise ConfigError(f"{where}.{name} is {value!r}; it must be of type {known[name].type}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import assemble, check_readable, load
-from .config import EncoderConfig, RelativePosition, dense_config
+from .config import CONV_FEATURE_LAYERS, EncoderConfig, RelativePosition, dense_config
 from .encoder import Dropout, Encoder
 
 # heads and embeddings of pre-training that no downstream use reads
@@ -87,7 +87,9 @@ def wavlm_config(cfg: Mapping[str, Any]) -> EncoderConfig:
         )
     return dense_config(
         family="wavlm",
-        conv_layers=parse_conv_layers(cfg.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")),
+        conv_layers=parse_conv_layers(cfg["conv_feature_layers"])
+        if "conv_feature_layers" in cfg
+        else CONV_FEATURE_LAYERS,
         num_layers=int(cfg.get("encoder_layers", 12)),
         embed_dim=int(cfg.get("encoder_embed_dim", 768)),
         num_heads=int(cfg.get("encoder_attention_heads", 12)),
@@ -301,8 +303,8 @@ def _safe_torch_load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a plain checkpoint: it is truncated, no checkpoint at all, or a pickle that holds more than "
-            "tensors and could run code, so it was not opened"
+            f"{path} is not a plain checkpoint: it is truncated, no checkpoint at all, or a pickle that holds more "
+            "than tensors and could run code, so it was not opened"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or truncated ({error}); download it again") from error

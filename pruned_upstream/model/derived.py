@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def captured() -> bool:
-    """Whether a graph is being made of what runs (torch.compile, torch.export, ONNX): one that fits other inputs too."""
+    """Whether a graph is being made of what runs (torch.compile, torch.export, ONNX), to fit other inputs too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 

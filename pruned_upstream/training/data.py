@@ -7,8 +7,8 @@ goes on at step t, and neither the number of loader processes nor that of traini
 
 from __future__ import annotations
 
-import signal
 import os
+import signal
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass

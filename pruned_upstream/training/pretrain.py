@@ -103,7 +103,9 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         require(
             self.masking.front_end_steps < self.optimisation.steps,
-            "masking.front_end_steps", self.masking.front_end_steps, "be below optimisation.steps",
+            "masking.front_end_steps",
+            self.masking.front_end_steps,
+            "be below optimisation.steps",
         )
 
 
@@ -132,9 +134,9 @@ class MaskedPrediction:
         self.recipe = recipe
         self.processes = processes
         dim = encoder.config.embed_dim
-        self.heads = nn.ModuleDict(
-            {"mel": nn.Linear(dim, MELS), "units": nn.Linear(dim, recipe.masking.units)}
-        ).to(processes.device)
+        self.heads = nn.ModuleDict({"mel": nn.Linear(dim, MELS), "units": nn.Linear(dim, recipe.masking.units)}).to(
+            processes.device
+        )
         self.mask_emb = nn.Parameter(torch.rand(dim, device=processes.device))
         self.modules = nn.ModuleDict({"encoder": encoder, "heads": self.heads})
 

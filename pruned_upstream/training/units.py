@@ -120,8 +120,6 @@ class Targets:
         """Raises CheckpointError when the file is not what `save` wrote."""
         try:
             state = torch.load(path, weights_only=True)
-            return cls(
-                Normaliser(*state["mel"]), Normaliser(*state["cepstra"]), state["centroids"], state["smoothing"]
-            )
+            return cls(Normaliser(*state["mel"]), Normaliser(*state["cepstra"]), state["centroids"], state["smoothing"])
         except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} does not hold the targets of this run ({error}); remove the file") from error

@@ -62,8 +62,14 @@ def test_ragged_layers_and_missing_sublayers():
 
 def test_conv_bias_and_equal_widths_without_projection():
     config = dense_config(
-        conv_layers=((24, 10, 5), (24, 2, 2)), num_layers=1, embed_dim=24, num_heads=4, ffn_dim=8, conv_bias=True,
-        conv_pos=8, conv_pos_groups=4,
+        conv_layers=((24, 10, 5), (24, 2, 2)),
+        num_layers=1,
+        embed_dim=24,
+        num_heads=4,
+        ffn_dim=8,
+        conv_bias=True,
+        conv_pos=8,
+        conv_pos_groups=4,
     )
     assert not config.has_projection
     assert count_parameters(config) == counted(config)

@@ -13,7 +13,7 @@ from pruned_upstream.superb import mtwv
 
 def test_beta_is_that_of_the_evaluation():
     # (1 / 100) * (1 / 0.0008 - 1) = 0.01 * 1249
-    assert mtwv.BETA == pytest.approx(12.49, abs=1e-12)
+    assert pytest.approx(12.49, abs=1e-12) == mtwv.BETA
 
 
 def test_one_false_alarm_before_the_hit_costs_beta_over_the_other_recordings():
@@ -21,7 +21,7 @@ def test_one_false_alarm_before_the_hit_costs_beta_over_the_other_recordings():
     # at 3.0 both hit: mean(1, 1 - 12.49 / 20) = 0.68775; at 3.5 nothing but the false alarm: -0.31225; so 0.68775
     recordings = {f"r{i}" for i in range(21)}
     truth = mtwv.GroundTruth(recordings, {"p": {"r0"}, "q": {"r0"}})
-    low = {recording: 0.0 for recording in recordings}
+    low = dict.fromkeys(recordings, 0.0)
     scores = {"p": low | {"r0": 3.0}, "q": low | {"r0": 3.0, "r1": 4.0}}
     assert mtwv.max_twv(scores, truth) == (pytest.approx(0.68775, abs=1e-12), 3.0)
 

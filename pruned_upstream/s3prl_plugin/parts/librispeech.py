@@ -1,4 +1,4 @@
-"""LibriSpeech as s3prl's PR and ASR want to be told about it: csv files of transcripts and of lengths, and a lexicon."""
+"""LibriSpeech as s3prl's PR and ASR want to be told about it: csv files of transcripts and lengths, a lexicon."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ Utterance: TypeAlias = tuple[str, list[int]]
 class BucketedUtterances(Dataset):
     """Utterances by falling number of tokens, so that neighbours are alike.
 
-    With `bucket_size` > 1 an item is the list of that many neighbours that starts at the index: the buckets slide, every
-    utterance can begin one, and an epoch has as many buckets as utterances. The last buckets are shifted back to be
+    With `bucket_size` > 1 an item is the list of that many neighbours that starts at the index: the buckets slide,
+    every utterance can begin one, and an epoch has as many buckets as utterances. The last buckets are shifted back to be
     full. So does s3prl (downstream/ctc/corpus), and the official results rest on it.
     """
 

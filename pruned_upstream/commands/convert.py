@@ -1,0 +1,31 @@
+"""`pruned-upstream convert`: a published checkpoint as a file of this package, unpruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(convert)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="WavLM's .pt, or a transformers folder.")],
+    out: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
+) -> None:
+    """Read a published checkpoint and write it as it is: to measure a teacher as we measure a compact model."""
+    from rich.console import Console
+
+    from ..model.checkpoint import save
+    from ..model.convert import load_teacher
+    from ..model.size import count_parameters
+
+    encoder = load_teacher(checkpoint)
+    save(out, encoder, provenance={"method": "conversion", "teacher": checkpoint.name})
+    Console().print(
+        f"wrote {out}: {encoder.config.family}, {count_parameters(encoder.config) / 1e6:.2f}M parameters",
+        soft_wrap=True,
+    )
