@@ -13,6 +13,6 @@ def log_to_terminal(console: Console | None = None) -> None:
     """Show what the rooms log, beside progress bars of the same console."""
     from rich.logging import RichHandler
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    logger = logging.getLogger("pruned_upstream")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(RichHandler(console=console, show_path=False))

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,11 @@ from ..errors import PrunedUpstreamError
 from . import after_import
 
 VERIFICATION = "s3prl.downstream.sv_voxceleb1.expert"
+# logger and words of warnings, given when s3prl is imported, about programs that no task needs
+UNNEEDED_WARNINGS = {
+    "sox": "SoX could not be found",
+    "s3prl.upstream.espnet_hubert.expert": "ESPnet is not installed",
+}
 
 _undo = contextlib.ExitStack()
 _applied = False
@@ -37,6 +43,7 @@ def apply() -> None:
     _hub_classes()
     _catalyst()
     _safe_globals()
+    _unneeded_warnings()
     after_import.after(VERIFICATION, _verification_on_any_device)
     _undo.callback(after_import.cancel, VERIFICATION, _verification_on_any_device)
 
@@ -172,6 +179,18 @@ def _forget_namespace() -> None:
     remaining = [known for known in torch.serialization.get_safe_globals() if known is not argparse.Namespace]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(remaining)
+
+
+def _unneeded_warnings() -> None:
+    for name, words in UNNEEDED_WARNINGS.items():
+        logger = logging.getLogger(name)
+        without = functools.partial(_lacks, words)
+        logger.addFilter(without)
+        _undo.callback(logger.removeFilter, without)
+
+
+def _lacks(words: str, record: logging.LogRecord) -> bool:
+    return words not in record.getMessage()
 
 
 def _verification_on_any_device(expert: ModuleType) -> None:

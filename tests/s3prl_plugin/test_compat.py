@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
@@ -201,3 +202,10 @@ def test_an_action_is_added_once_and_can_be_cancelled(fresh_module):
     after_import.cancel(fresh_module, second)
     __import__(fresh_module)
     assert happened == ["first"]
+
+
+def test_warnings_about_programs_that_no_task_needs_are_left_out(layer, caplog):
+    logger = logging.getLogger("sox")
+    logger.warning("SoX could not be found! If you do not have SoX, proceed here")
+    logger.warning("this file has two channels")
+    assert caplog.messages == ["this file has two channels"]
