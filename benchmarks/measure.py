@@ -42,7 +42,8 @@ def race(
     """Run the candidates in turn, `repeats` rounds after one that warms up; the first is the reference."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for round_number in range(repeats + 1):
-        for name, run in candidates.items():
+        # there and back, so that no candidate always runs after the same one
+        for name, run in list(candidates.items())[:: -1 if round_number % 2 else 1]:
             _wait(device)
             start = CLOCKS[clock]()
             run()

@@ -44,7 +44,9 @@ def recipe(folder: Path, arguments: argparse.Namespace) -> PruneRecipe:
     )
 
 
-def plain_step(teacher: Encoder, student: Encoder, batch: Batch, *, device: torch.device, bf16: bool) -> Callable[[], None]:
+def plain_step(
+    teacher: Encoder, student: Encoder, batch: Batch, *, device: torch.device, bf16: bool
+) -> Callable[[], None]:
     """Teacher forward, student forward and backward against four of its layers, clipping and the same optimiser."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=2e-4, fused=True)
     waveforms, lengths = student.prepare(batch.wavs)
@@ -91,7 +93,7 @@ def main() -> None:
     rows = [timing_row(timing, batch=arguments.batch, seconds=arguments.seconds) for timing in timings]
     ratio = 1 / timings[1].speedup
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    note = f"A pruning step takes {ratio:.3f} times the plain one (limit {LIMIT}); both together peak at {peak:.1f} GiB."
+    note = f"A pruning step takes {ratio:.3f} times the plain one (limit {LIMIT}); both peak at {peak:.1f} GiB."
     if device.type == "cuda":
         note += f" GPU memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB."
     settings = {"clock": arguments.clock, "repeats": arguments.repeats, "precision": arguments.precision}
