@@ -76,3 +76,29 @@ def largest_difference(
             a, b = a[~padding_mask], b[~padding_mask]
         worst = max(worst, ((a - b).abs().max() / b.abs().max()).item())
     return worst
+
+
+def wavlm_checkpoint(encoder: Encoder) -> dict[str, dict]:
+    """What a file of this WavLM holds in the form in which Microsoft published it and s3prl loads it."""
+    config, state = encoder.config, dict(encoder.state_dict())
+    table = "relative_attention_bias.weight"
+    state[f"encoder.layers.0.self_attn.{table}"] = state.pop(f"encoder.{table}")
+    state["mask_emb"] = torch.zeros(config.embed_dim)
+    cfg = {
+        "extractor_mode": config.extractor_mode,
+        "encoder_layers": config.num_layers,
+        "encoder_embed_dim": config.embed_dim,
+        "encoder_ffn_embed_dim": config.ffn_dim,
+        "encoder_attention_heads": config.num_heads,
+        "layer_norm_first": config.layer_norm_first,
+        "conv_feature_layers": str([(c.channels, c.kernel, c.stride) for c in config.conv]),
+        "conv_bias": config.conv_bias,
+        "normalize": config.normalize,
+        "conv_pos": config.conv_pos,
+        "conv_pos_groups": config.conv_pos_groups,
+        "relative_position_embedding": True,
+        "num_buckets": config.relative_position.buckets,
+        "max_distance": config.relative_position.max_distance,
+        "gru_rel_pos": config.relative_position.gated,
+    }
+    return {"cfg": cfg, "model": state}

@@ -6,36 +6,17 @@ import os
 
 import pytest
 import torch
-from tiny import largest_difference, random_encoder, tiny_config, unequal_waveforms
+from tiny import largest_difference, random_encoder, tiny_config, unequal_waveforms, wavlm_checkpoint
 
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.config import wavlm_base_config
 from pruned_upstream.model.convert import load_teacher, parse_conv_layers, wavlm_config
 
-TINY_CFG = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] + [(16,2,2)]",
-    "encoder_layers": 3,
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 40,
-    "encoder_attention_heads": 4,
-    "conv_pos": 8,
-    "conv_pos_groups": 4,
-    "relative_position_embedding": True,
-    "gru_rel_pos": True,
-    "num_buckets": 32,
-    "max_distance": 40,
-    "dropout": 0.1,
-}
-
 
 def published(encoder, **cfg):
-    """The dictionary that a published file of this encoder holds."""
-    state = dict(encoder.state_dict())
-    state["encoder.layers.0.self_attn.relative_attention_bias.weight"] = state.pop(
-        "encoder.relative_attention_bias.weight"
-    )
-    state["mask_emb"] = torch.zeros(encoder.config.embed_dim)
-    return {"cfg": TINY_CFG | cfg, "model": state}
+    """The dictionary that a published file of this encoder holds, with other options."""
+    checkpoint = wavlm_checkpoint(encoder)
+    return checkpoint | {"cfg": checkpoint["cfg"] | {"dropout": 0.1} | cfg}
 
 
 @torch.no_grad()

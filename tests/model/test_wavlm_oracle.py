@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import largest_difference, random_encoder, tiny_config, unequal_waveforms
+from tiny import largest_difference, random_encoder, tiny_config, unequal_waveforms, wavlm_checkpoint
 
 from pruned_upstream.model.config import wavlm_base_config, wavlm_large_config
 
@@ -26,32 +26,11 @@ SHAPES = {
 }
 
 
-def foreign_model(config, state):
+def foreign_model(encoder):
     """s3prl's WavLM of the same shape with our weights under its names."""
-    relative = config.relative_position
-    cfg = {
-        "extractor_mode": config.extractor_mode,
-        "encoder_layers": config.num_layers,
-        "encoder_embed_dim": config.embed_dim,
-        "encoder_ffn_embed_dim": config.ffn_dim,
-        "encoder_attention_heads": config.num_heads,
-        "layer_norm_first": config.layer_norm_first,
-        "conv_feature_layers": str([(c.channels, c.kernel, c.stride) for c in config.conv]),
-        "conv_bias": config.conv_bias,
-        "normalize": config.normalize,
-        "conv_pos": config.conv_pos,
-        "conv_pos_groups": config.conv_pos_groups,
-        "relative_position_embedding": True,
-        "num_buckets": relative.buckets,
-        "max_distance": relative.max_distance,
-        "gru_rel_pos": relative.gated,
-    }
-    model = wavlm.WavLM(wavlm.WavLMConfig(cfg)).eval()
-    state = dict(state)
-    table = "relative_attention_bias.weight"
-    state[f"encoder.layers.0.self_attn.{table}"] = state.pop(f"encoder.{table}")
-    state["mask_emb"] = model.mask_emb
-    model.load_state_dict(state)
+    checkpoint = wavlm_checkpoint(encoder)
+    model = wavlm.WavLM(wavlm.WavLMConfig(checkpoint["cfg"])).eval()
+    model.load_state_dict(checkpoint["model"])
     return model
 
 
@@ -60,7 +39,7 @@ def foreign_model(config, state):
 def test_every_stage_equals_s3prl(name):
     config, lengths = SHAPES[name]
     ours = random_encoder(config)
-    theirs = foreign_model(config, ours.state_dict())
+    theirs = foreign_model(ours)
     waveforms, sizes = ours.prepare(unequal_waveforms(lengths))
     output = ours(waveforms, sizes)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import random_encoder, tiny_config
+from tiny import random_encoder, tiny_config, wavlm_checkpoint
 
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
@@ -39,29 +39,8 @@ def model_file(narrow: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def published_file(narrow: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model in the form in which Microsoft published WavLM and s3prl loads it."""
-    config, state = narrow.config, dict(narrow.state_dict())
-    table = "relative_attention_bias.weight"
-    state[f"encoder.layers.0.self_attn.{table}"] = state.pop(f"encoder.{table}")
-    state["mask_emb"] = torch.zeros(config.embed_dim)
-    cfg = {
-        "extractor_mode": config.extractor_mode,
-        "encoder_layers": config.num_layers,
-        "encoder_embed_dim": config.embed_dim,
-        "encoder_ffn_embed_dim": config.ffn_dim,
-        "encoder_attention_heads": config.num_heads,
-        "layer_norm_first": config.layer_norm_first,
-        "conv_feature_layers": str([(c.channels, c.kernel, c.stride) for c in config.conv]),
-        "conv_bias": config.conv_bias,
-        "normalize": config.normalize,
-        "conv_pos": config.conv_pos,
-        "conv_pos_groups": config.conv_pos_groups,
-        "relative_position_embedding": True,
-        "num_buckets": config.relative_position.buckets,
-        "max_distance": config.relative_position.max_distance,
-        "gru_rel_pos": config.relative_position.gated,
-    }
     path = tmp_path_factory.mktemp("published") / "WavLM-Narrow.pt"
-    torch.save({"cfg": cfg, "model": state}, path)
+    torch.save(wavlm_checkpoint(narrow), path)
     return path
 
 

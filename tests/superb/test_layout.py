@@ -212,3 +212,10 @@ def test_a_corpus_may_lie_elsewhere(corpora, tmp_path):
     assert take_inventory("sid", Data(corpora, {"VoxCeleb1": moved})).problems == []
     with pytest.raises(DataError, match="unknown corpus 'VoxCeleb2'"):
         Data(corpora, {"VoxCeleb2": moved})
+
+
+def test_a_relative_root_is_the_same_corpus_from_any_working_directory(corpora, tmp_path, monkeypatch):
+    monkeypatch.chdir(corpora)
+    folder = Data(Path()).corpus("VoxCeleb1")
+    monkeypatch.chdir("/")
+    assert folder == corpora / "VoxCeleb1"
