@@ -84,16 +84,16 @@ class Data:
             raise DataError(f"{self.clone} is not a clone of s3prl: it has no folder s3prl/downstream")
 
     def corpus(self, name: str) -> Path:
-        return self.elsewhere.get(name, self.root / name)
+        """The corpus's folder; absolute, since it goes into configurations that outlive this working directory."""
+        return self.elsewhere.get(name, self.root / name).absolute()
 
     @property
     def clone_downstream(self) -> Path | None:
         """The clone's `downstream` folder, inside the package or, in old clones, beside it."""
         if self.clone is None:
             return None
-        return next(
-            (path for path in (self.clone / "s3prl/downstream", self.clone / "downstream") if path.is_dir()), None
-        )
+        clone = self.clone.absolute()
+        return next((path for path in (clone / "s3prl/downstream", clone / "downstream") if path.is_dir()), None)
 
     def first(self, in_clone: Sequence[str], in_corpus: Sequence[Path]) -> Path | None:
         """The first that exists, the clone's before the corpus's."""
