@@ -1,10 +1,10 @@
 """Self-attention whose heads may each have a different width, and WavLM's gated relative position bias.
 
 Shapes: B utterances, T frames, d the model's width, h living heads, w the width the heads are padded to.
-The parameters are exactly ragged: the rows of q/k/v_proj and the columns of out_proj lie head after head.
-For computing, heads are padded with zero rows to one width: a zero row of q and k adds nothing to a score,
-a zero row of v meets a zero column of W_o. (A loop over heads launches twice as many operations, see
-benchmarks.)
+The parameters are exactly ragged: the rows of q/k/v_proj and the columns of out_proj lie head after head, and
+the projections compute no more than that. Between them heads are padded with zeros to one width, so that one
+attention call serves all: a zero in q and k adds nothing to a score, a zero in v comes out as a zero and is left
+out again. (A loop over heads launches twice as many operations.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .config import EncoderConfig, RelativePosition, TransformerLayer
 from .derived import DerivesWeights, captured
 from .gating import LayerGates
 
+ALIGNMENT = 8  # attention kernels are faster where the padded width is a multiple of this
 GATE_WIDTH = 8  # outputs of grep_linear: two gates of four summands each (unilm, wavlm/modules.py)
 
 
@@ -76,26 +77,31 @@ class SelfAttention(DerivesWeights):
 
     def _lay_out(self) -> None:
         qk, vo = [head.qk for head in self.heads], [head.vo for head in self.heads]
-        self.width = max(qk + vo)
-        self.uniform = min(qk + vo) == self.width
+        self.uniform = len({*qk, *vo}) == 1
+        self.width = qk[0] if self.uniform else -(-max(qk + vo) // ALIGNMENT) * ALIGNMENT
         ids = [head.id for head in self.heads]
         self.all_heads = ids == list(range(self.num_heads))
         # all three follow from the config: they move with the module but are never saved, so that no file brings
         # their values to a module built on the meta device
         self.register_buffer("head_ids", torch.tensor(ids, device="cpu"), persistent=False)
-        self.register_buffer("qk_rows", _padded_rows(qk, self.width), persistent=False)
-        self.register_buffer("vo_rows", _padded_rows(vo, self.width), persistent=False)
+        zero = 2 * sum(qk) + sum(vo)  # the row after the last, which is zero
+        places = [
+            *_padded(qk, self.width, start=0, fill=zero),
+            *_padded(qk, self.width, start=sum(qk), fill=zero),
+            *_padded(vo, self.width, start=2 * sum(qk), fill=zero),
+        ]
+        self.register_buffer("padded_rows", torch.tensor(places, device="cpu"), persistent=False)  # (3hw,)
+        columns = [head * self.width + i for head, own in enumerate(vo) for i in range(own)]
+        self.register_buffer("living_columns", torch.tensor(columns, device="cpu"), persistent=False)  # (vo,)
 
     def derive(self) -> tuple[Tensor, ...]:
-        """Fused q/k/v weight (3hw, d) and bias (3hw,), and W_o (d, hw), heads padded to one width."""
-        if self.uniform:
-            rows = [self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]
-            biases = [self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]
-            return torch.cat(rows), torch.cat(biases), self.out_proj.weight
-        projections = ((self.q_proj, self.qk_rows), (self.k_proj, self.qk_rows), (self.v_proj, self.vo_rows))
-        weight = torch.cat([F.pad(p.weight, (0, 0, 0, 1))[rows] for p, rows in projections])
-        bias = torch.cat([F.pad(p.bias, (0, 1))[rows] for p, rows in projections])
-        return weight, bias, F.pad(self.out_proj.weight, (0, 1))[:, self.vo_rows]
+        """Fused weight (R, d) and bias (R,) of q, k and v; unless all heads are alike, the last row is zero."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        weights, biases = [p.weight for p in projections], [p.bias for p in projections]
+        if not self.uniform:
+            weights.append(weights[0].new_zeros(1, weights[0].size(1)))
+            biases.append(biases[0].new_zeros(1))
+        return torch.cat(weights), torch.cat(biases)
 
     def forward(
         self,
@@ -116,13 +122,10 @@ class SelfAttention(DerivesWeights):
         if not self.heads:
             return self.out_proj(x)
         batch, frames, _ = x.shape
-        weight, bias, out_weight = self.derived()
-        qkv = F.linear(x, weight, bias).view(batch, frames, 3, len(self.heads), self.width)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, h, T, w) each
-        if gates is not None and gates.qk is not None:
-            query = query * self._per_head(gates.qk, self.qk_rows)
-        if gates is not None and gates.vo is not None:
-            value = value * self._per_head(gates.vo, self.vo_rows)
+        qkv = F.linear(x, *self._fused(gates))  # (B, T, R)
+        if not self.uniform:
+            qkv = qkv.index_select(-1, self.padded_rows)  # (B, T, 3hw)
+        query, key, value = qkv.view(batch, frames, 3, -1, self.width).permute(2, 0, 3, 1, 4)  # (B, h, T, w) each
         out = F.scaled_dot_product_attention(
             query,
             key,
@@ -131,12 +134,22 @@ class SelfAttention(DerivesWeights):
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
         )
-        out = out.transpose(1, 2).reshape(batch, frames, -1)  # (B, T, h * w)
-        return F.linear(out, out_weight, self.out_proj.bias)
+        out = out.transpose(1, 2).reshape(batch, frames, -1)  # (B, T, hw)
+        if not self.uniform:
+            out = out.index_select(-1, self.living_columns)  # (B, T, vo)
+        return self.out_proj(out)
 
-    def _per_head(self, gate: Tensor, rows: Tensor) -> Tensor:  # (rows,) -> (h, 1, w)
-        padded = gate if self.uniform else F.pad(gate, (0, 1))[rows]
-        return padded.view(len(self.heads), 1, self.width)
+    def _fused(self, gates: LayerGates | None) -> tuple[Tensor, Tensor]:
+        """The fused projection with its gates, which scale rows: on weights they cost no activation memory."""
+        weight, bias = self.derived()
+        if gates is None or (gates.qk is None and gates.vo is None):
+            return weight, bias
+        qk, vo = self.q_proj.bias.numel(), self.v_proj.bias.numel()
+        query = bias.new_ones(qk) if gates.qk is None else gates.qk
+        value = bias.new_ones(vo) if gates.vo is None else gates.vo
+        rest = bias.numel() - 2 * qk - vo
+        scale = torch.cat([query, bias.new_ones(qk), value, bias.new_ones(rest)])  # (R,)
+        return weight * scale.unsqueeze(1), bias * scale
 
     def _score_bias(
         self, x: Tensor, position_bias: Tensor | None, key_bias: Tensor | None, dtype: torch.dtype
@@ -186,11 +199,10 @@ class BiasOnly(nn.Module):
         return self.bias.expand_as(x)
 
 
-def _padded_rows(widths: list[int], width: int) -> Tensor:
-    """For each head `width` row numbers: its own rows, then the number after the last row (a row of zeros)."""
-    zero = sum(widths)
-    rows, start = [], 0
+def _padded(widths: list[int], width: int, *, start: int, fill: int) -> list[int]:
+    """For each head `width` row numbers: its own, counted from `start`, then `fill`."""
+    places = []
     for own in widths:
-        rows += list(range(start, start + own)) + [zero] * (width - own)
+        places += [*range(start, start + own), *[fill] * (width - own)]
         start += own
-    return torch.tensor(rows, device="cpu")
+    return places

@@ -97,10 +97,11 @@ class TransformerEncoderLayer(nn.Module):
         if self.fc1 is None:
             out = self.fc2(x)
         else:
-            inner = F.gelu(self.fc1(x))  # (B, T, ffn)
-            if gates is not None and gates.ffn is not None:
-                inner = inner * gates.ffn
-            out = self.fc2(F.dropout(inner, self.dropout.activation, self.training))
+            inner = F.dropout(F.gelu(self.fc1(x)), self.dropout.activation, self.training)  # (B, T, ffn)
+            if gates is None or gates.ffn is None:
+                out = self.fc2(inner)
+            else:  # on the weights a gate costs no activation memory
+                out = F.linear(inner, self.fc2.weight * gates.ffn, self.fc2.bias)
         if gates is not None and gates.feed_forward is not None:
             out = out * gates.feed_forward
         return residual + F.dropout(out, self.dropout.hidden, self.training)
