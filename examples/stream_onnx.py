@@ -40,6 +40,21 @@ def windows(wav: Path, chunk: int, context: int) -> Iterator[tuple[np.ndarray, i
                 yield samples, before // FRAME, chunk
 
 
+def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def stream(session: onnxruntime.InferenceSession, wav: Path, *, chunk: int, context: int) -> Iterator[np.ndarray]:
+    """The last hidden state of `wav`, up to `chunk` frames (frames, d) at a time."""
+    states = [output.name for output in session.get_outputs() if output.name.startswith("hidden_state_")]
+    for samples, skip, keep in windows(wav, chunk, context):
+        lengths = np.array([len(samples)], dtype=np.int64)
+        (state,) = session.run([states[-1]], {"waveforms": samples[None], "lengths": lengths})
+        yield state[0, skip : skip + keep]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -48,24 +63,13 @@ def main() -> None:
     parser.add_argument("--context", type=float, default=1.0, help="seconds on each side")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = arguments.threads
-    session = onnxruntime.InferenceSession(arguments.model, options, providers=["CPUExecutionProvider"])
-    last = max(
-        (output.name for output in session.get_outputs() if output.name.startswith("hidden_state_")),
-        key=lambda name: int(name.rpartition("_")[2]),
-    )
+    session = open_model(arguments.model, arguments.threads)
     chunk, context = (round(seconds * SAMPLE_RATE / FRAME) for seconds in (arguments.chunk, arguments.context))
-    start, kept = time.perf_counter(), []
-    for samples, skip, keep in windows(arguments.wav, chunk, context):
-        lengths = np.array([len(samples)], dtype=np.int64)
-        (states,) = session.run([last], {"waveforms": samples[None], "lengths": lengths})
-        kept.append(states[0, skip : skip + keep])  # (frames, d)
-        print(f"\r{sum(len(part) for part in kept)} frames", end="", flush=True)
-    elapsed = time.perf_counter() - start
-    features = np.concatenate(kept)
-    seconds = len(features) * FRAME / SAMPLE_RATE
-    print(f"\r{features.shape[0]} frames of {features.shape[1]}: {elapsed:.2f} s for {seconds:.1f} s of sound")
+    start, frames = time.perf_counter(), 0
+    for features in stream(session, arguments.wav, chunk=chunk, context=context):
+        frames += len(features)
+        print(f"\r{frames} frames of {features.shape[1]}", end="", flush=True)
+    print(f": {time.perf_counter() - start:.2f} s for {frames * FRAME / SAMPLE_RATE:.1f} s of sound")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
@@ -13,7 +16,7 @@ from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequa
 from pruned_upstream import export
 from pruned_upstream.errors import PrunedUpstreamError
 from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
-from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer
+from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer, dense_config
 from pruned_upstream.model.size import count_parameters
 
 RAGGED = (
@@ -44,7 +47,9 @@ def run(onnxruntime, path, wavs):
 
 @pytest.fixture(scope="module", params=["wavlm", "wav2vec2_prenorm"])
 def exported(onnxruntime, tmp_path_factory, request):
-    encoder = ragged(SHAPES[request.param])
+    strides = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    front_end = dense_config(conv_layers=strides).conv
+    encoder = ragged(dataclasses.replace(SHAPES[request.param], conv=front_end))
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     return encoder, export_onnx(encoder, path, provenance={"teacher": "tiny"})
 
@@ -53,7 +58,7 @@ def exported(onnxruntime, tmp_path_factory, request):
 def test_any_batch_and_any_length(onnxruntime, exported):
     encoder, report = exported
     assert report.largest < 1e-5 and report.bytes == report.path.stat().st_size
-    for lengths in ((1600, 1111, 640), (2000,), (300, 5000), (777,) * 5):
+    for lengths in ((4000, 2777, 1600), (5000,), (700, 9000), (1900,) * 5):
         wavs = [wav + 0.3 for wav in unequal_waveforms(lengths)]  # an offset that normalisation must take away
         expected = encoder(*encoder.prepare(wavs))
         states, mask, session = run(onnxruntime, report.path, wavs)
@@ -100,3 +105,19 @@ def test_narrow_heads_go():
     changes = change_of_hidden_states(encoder, smaller, wavs)
     assert changes[0] == 0 and 1e-4 < changes[1] < 1
     assert max(change_of_hidden_states(encoder, drop_narrow_heads(encoder, 0), wavs)) < 1e-6
+
+
+@torch.no_grad()
+def test_streaming_example(exported, tmp_path):
+    """With a context of the whole recording on both sides, streaming gives what the whole recording gives."""
+    soundfile = pytest.importorskip("soundfile")
+    encoder, report = exported
+    if encoder.config.normalize:
+        pytest.skip("each window is normalised by itself")
+    encoder = random_encoder(encoder.config)
+    wav = unequal_waveforms((16123,))[0] * 0.1
+    soundfile.write(tmp_path / "speech.wav", wav.numpy(), 16000, subtype="FLOAT")
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "stream_onnx.py"))
+    features = example["stream"](example["open_model"](report.path), tmp_path / "speech.wav", chunk=7, context=60)
+    expected = encoder.extract([wav]).hidden_states[-1][0]
+    torch.testing.assert_close(torch.from_numpy(np.concatenate(list(features))), expected, rtol=1e-4, atol=1e-4)

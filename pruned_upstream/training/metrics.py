@@ -42,7 +42,10 @@ class MetricsLog:
             raise PrunedUpstreamError(f"cannot write {self.path}: {error.strerror}") from error
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}"),
         )
         self._bar.disable = not self._bar.console.is_terminal

@@ -107,8 +107,12 @@ class PruningObjective:
             ParameterGroup("layer_map", list(self.pairing.parameters()), options.learning_rate, schedule),
             ParameterGroup("gates", list(self.gates.parameters()), options.gate_learning_rate, steady, replicated=True),
             ParameterGroup(
-                "multipliers", list(self.lagrangian.parameters()), options.multiplier_learning_rate, steady,
-                maximise=True, replicated=True,
+                "multipliers",
+                list(self.lagrangian.parameters()),
+                options.multiplier_learning_rate,
+                steady,
+                maximise=True,
+                replicated=True,
             ),
         ]
 
@@ -141,9 +145,7 @@ class PruningObjective:
     def end_step(self) -> None:
         self.sample.backward(self.processes.sum_)
         self._sum(self.distillation)
-        self.expected = expected_sparsity(
-            self.gates.config, self.gates.probabilities(), self.recipe.sparsity.scope
-        )
+        self.expected = expected_sparsity(self.gates.config, self.gates.probabilities(), self.recipe.sparsity.scope)
         self.penalty = self.lagrangian(self.expected, self.target(self.step))
         self.penalty.backward()
 
