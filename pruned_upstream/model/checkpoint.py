@@ -133,7 +133,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of "
-            "checkpoint? Published teachers (.pt, transformers folders) are turned into one by `pruned-upstream convert`"
+            "checkpoint? `pruned-upstream convert` turns published teachers (.pt, transformers folders) into one"
         ) from error
     return header, tensors
 

@@ -14,8 +14,8 @@ class BucketedUtterances(Dataset):
     """Utterances by falling number of tokens, so that neighbours are alike.
 
     With `bucket_size` > 1 an item is the list of that many neighbours that starts at the index: the buckets slide,
-    every utterance can begin one, and an epoch has as many buckets as utterances. The last buckets are shifted back to be
-    full. So does s3prl (downstream/ctc/corpus), and the official results rest on it.
+    every utterance can begin one, and an epoch has as many buckets as utterances. The last buckets are shifted back
+    to be full. So does s3prl (downstream/ctc/corpus), and the official results rest on it.
     """
 
     def __init__(self, utterances: Iterable[Utterance], bucket_size: int, *, ascending: bool = False) -> None:
