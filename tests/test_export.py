@@ -114,7 +114,6 @@ def test_streaming_example(exported, tmp_path):
     encoder, report = exported
     if encoder.config.normalize:
         pytest.skip("each window is normalised by itself")
-    encoder = random_encoder(encoder.config)
     wav = unequal_waveforms((16123,))[0] * 0.1
     soundfile.write(tmp_path / "speech.wav", wav.numpy(), 16000, subtype="FLOAT")
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "stream_onnx.py"))
