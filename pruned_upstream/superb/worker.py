@@ -2,6 +2,10 @@
 
 The parent has imported s3prl already (`preload`), so a run starts at once. The child sends its output to files, makes
 checkpoints appear whole or not at all, and reports its steps.
+
+OpenMP's threads do not survive a fork: where the parent has computed with several of them, its child waits for them
+forever in its first parallel loop (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=58378). So the parent does no
+arithmetic; what it needs computed, it has done `apart`.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ConfigError, PrunedUpstreamError
 from ..files import atomic_write
@@ -26,7 +32,10 @@ from ..files import atomic_write
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
+OPENMP_PATIENCE_SECONDS = 60.0  # for one small parallel loop, on a machine that may be busy
+
 _fork = multiprocessing.get_context("fork")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -103,6 +112,12 @@ def start(
     return Worker(process, step)
 
 
+def apart(work: Callable[[], Result]) -> Result:
+    """Do `work` in a forked child and return what it returns; its exceptions are raised here."""
+    with ProcessPoolExecutor(1, mp_context=_fork, initializer=_die_with_parent) as pool:
+        return pool.submit(work).result()
+
+
 def run_s3prl(arguments: Sequence[str]) -> None:
     """One run of s3prl's command line."""
     from ..run_downstream import main
@@ -145,6 +160,7 @@ def _child(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    _check_openmp()
     with contextlib.ExitStack() as changes:
         changes.enter_context(_whole_checkpoints())
         if "s3prl.downstream.runner" in sys.modules:
@@ -156,6 +172,24 @@ def _child(
         except PrunedUpstreamError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+
+
+def _check_openmp() -> None:
+    """End with a clear word where the first parallel loop would hang."""
+    import torch
+
+    def give_up() -> None:
+        print(
+            "error: torch's threads hang: the calling process has computed with several threads before it forked; "
+            "start the run from a fresh process, or with OMP_NUM_THREADS=1",
+            file=sys.stderr,
+        )
+        os._exit(2)
+
+    watch = threading.Timer(OPENMP_PATIENCE_SECONDS, give_up)
+    watch.start()
+    torch.ones(1 << 17).exp()  # large enough to be shared among threads
+    watch.cancel()
 
 
 def _die_with_parent() -> None:

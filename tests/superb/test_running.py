@@ -8,6 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -252,3 +254,30 @@ def test_an_interrupted_checkpoint_is_not_seen(tmp_path):
             torch.save([torch.zeros(3), Unpicklable()], str(tmp_path / "states-2.ckpt"))
     assert [path.name for path in tmp_path.iterdir()] == ["states-1.ckpt"]
     assert torch.load(tmp_path / "states-1.ckpt") == {"Step": 1}
+
+
+def test_a_parent_that_has_computed_with_threads_is_told_so(tmp_path):
+    """OpenMP's threads are gone in a forked child; found by a demo that hung after its pruning."""
+    program = """
+import sys, torch
+from functools import partial
+from pathlib import Path
+from pruned_upstream.superb import worker
+worker.OPENMP_PATIENCE_SECONDS = 5.0
+torch.set_num_threads(2)
+if sys.argv[2] == "apart":
+    total = worker.apart(partial(torch.ones, 1 << 20))
+else:
+    total = torch.ones(1 << 20).exp()
+child = worker.start(partial(print, "went well"), folder=Path(sys.argv[1]))
+child.process.join()
+print(child.failure)
+"""
+    here, apart = (
+        subprocess.run([sys.executable, "-c", program, tmp_path / how, how], capture_output=True, text=True, timeout=100)
+        for how in ("here", "apart")
+    )
+    assert apart.stdout == "None\n", apart.stderr
+    assert here.stdout in ("ended with exit code 2\n", "None\n"), here.stderr  # some builds' threads survive
+    if here.stdout.startswith("ended"):
+        assert "start the run from a fresh process" in (tmp_path / "here" / "stderr.txt").read_text()
