@@ -274,7 +274,9 @@ child.process.join()
 print(child.failure)
 """
     here, apart = (
-        subprocess.run([sys.executable, "-c", program, tmp_path / how, how], capture_output=True, text=True, timeout=100)
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path / how, how], capture_output=True, text=True, timeout=100
+        )
         for how in ("here", "apart")
     )
     assert apart.stdout == "None\n", apart.stderr
