@@ -25,7 +25,7 @@ from ..model.encoder import Dropout, Encoder
 from ..model.gating import EncoderGates
 from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
-from ..pruning.gates import Gates, GateSample
+from ..pruning.gates import CONV, Gates, GateSample
 from ..pruning.sparsity import Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity
 from .corpus import find_corpus
 from .data import Batch, Batches, noise_seed
@@ -165,6 +165,10 @@ class PruningObjective:
             "frames": self.frames,
         }
         scalars |= {f"gate/{kind}": mean.mean() for kind, mean in self._means.items()}
+        for kind, mean in self._means.items():
+            if not kind.startswith(CONV):  # the others are stacked, all layers in one tensor
+                layers = mean.flatten(1).mean(1) if mean.dim() > 1 else mean  # (L,)
+                scalars |= {f"layer_gate/{kind}/{number}": value for number, value in enumerate(layers)}
         scalars |= {f"pair/{k}": j for k, j in zip(self.pairing.teacher_layers, self.pairs, strict=True)}
         return {
             name: torch.as_tensor(value, device=self.processes.device, dtype=torch.float32)
