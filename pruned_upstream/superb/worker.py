@@ -83,6 +83,8 @@ def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) ->
         if clone_downstream is not None:
             search_path = importlib.import_module("s3prl.downstream.ctc").__path__
             search_path.insert(1, str(clone_downstream / "ctc"))  # behind the installed package, before ours
+        with _stderr_closed():  # SV imports pysox, which has the shell look for a program that no task needs
+            importlib.import_module("sox")
         for downstream in downstreams:
             importlib.import_module(f"s3prl.downstream.{downstream}.expert")
     except ModuleNotFoundError as error:
@@ -90,6 +92,19 @@ def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) ->
             f"the package '{error.name}' is not installed, and s3prl's tasks import it; reinstall pruned_upstream, "
             "which declares what they import"
         ) from error
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Nothing that this process or a child of it writes to file descriptor 2 is seen."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def start(

@@ -1,0 +1,290 @@
+"""What is asked, and how an answer is read from frozen hidden states.
+
+    phones      which phone is this frame
+    gaps        the same where 160 ms of the sound are cut out: only what lies around can tell
+    words       which of the frequent words is this stretch of a sentence
+    speakers    who speaks in this second; voices that the head knows, in other sentences
+    intents     what is wanted: the mean over an utterance of an unknown voice
+    keywords    which of ten words is this clip, likewise
+    letters     the phones of a sentence, by CTC, as an error rate
+
+A head is linear: on the last layer alone, or on a learned weighted sum of all, as SUPERB has it. All heads are trained
+alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. `layer residual` is
+the share of the variance of the teacher's layers that a linear map from a student's best layer does not explain, on
+test voices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruned_upstream.minisuperb.phones import SILENCE, is_pause
+
+from .speech import SAMPLE_RATE, Utterance
+
+Layers = Callable[[Sequence[Tensor]], list[Tensor]]  # waveforms (S_i,) -> hidden states of each, (layers, T_i, d)
+
+FRAME = 320 / SAMPLE_RATE  # seconds
+FRAMES_APART = 4  # neighbouring frames say nearly the same
+GAP, GAP_PERIOD = 0.16, 0.8  # seconds
+WORD_COUNT = 12  # of a word in the training sentences, for it to be asked
+PIECE = 1.0  # seconds
+BATCH = 16
+STEPS, RATE, DECAY = 300, 0.02, 1e-4  # of every head
+CTC_STEPS, CTC_RATE, CTC_BATCH = 400, 0.01, 32
+QUESTIONS = ("phones", "gaps", "words", "speakers", "intents", "keywords")
+REUSED = ("phones", "words", "intents", "keywords")
+
+
+@dataclass
+class Items:
+    """Vectors to be named: (N, layers, d) and their labels."""
+
+    vectors: Tensor
+    labels: list[str]
+
+
+@dataclass
+class Sentences:
+    """Frames of whole sentences, (T, layers, d) each, with the phones spoken in order."""
+
+    frames: list[Tensor]
+    phones: list[list[str]]
+
+
+@dataclass
+class Representations:
+    """What one model makes of all the speech: question -> (training items, test items)."""
+
+    items: dict[str, tuple[Items, Items]]
+    sentences: tuple[Sentences, Sentences]
+
+
+def represent(layers: Layers, speech: Mapping[str, list[Utterance]]) -> Representations:
+    """Hear everything once."""
+    heard = {name: list(_states(layers, utterances)) for name, utterances in speech.items()}
+    sentences = {split: speech[f"sentences/{split}"] for split in ("train", "known", "test")}
+    states = {split: heard[f"sentences/{split}"] for split in sentences}
+    frequent = _frequent_words(sentences["train"])
+    items = {
+        "phones": tuple(_phones(sentences[s], states[s]) for s in ("train", "test")),
+        "gaps": tuple(_gaps(layers, sentences[s]) for s in ("train", "test")),
+        "words": tuple(_words(sentences[s], states[s], frequent) for s in ("train", "test")),
+        "speakers": tuple(_pieces(sentences[s], states[s]) for s in ("train", "known")),
+    }
+    for kind in ("intents", "keywords"):
+        items[kind] = tuple(_means(speech[f"{kind}/{s}"], heard[f"{kind}/{s}"]) for s in ("train", "test"))
+    whole = tuple(
+        Sentences([s.transpose(0, 1) for s in states[split]], [_spoken_phones(u) for u in sentences[split]])
+        for split in ("train", "test")
+    )
+    return Representations(items, whole)
+
+
+@torch.no_grad()
+def _states(
+    layers: Layers, utterances: Sequence[Utterance], change: Callable[[Tensor], Tensor] = lambda wav: wav
+) -> Iterator[Tensor]:
+    """Hidden states (layers, T, d) of each utterance, computed in batches of similar length."""
+    waveforms = [change(utterance.waveform()) for utterance in utterances]
+    order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), BATCH):
+        members = order[start : start + BATCH]
+        found |= zip(members, layers([waveforms[i] for i in members]), strict=True)
+    return (found[i] for i in range(len(waveforms)))
+
+
+def _phones(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
+    vectors, labels = [], []
+    for utterance, state in zip(utterances, states, strict=True):
+        for t in range(0, state.size(1), FRAMES_APART):
+            phone = _phone_at(utterance, (t + 0.5) * FRAME)
+            if phone is not None:
+                vectors.append(state[:, t])
+                labels.append(phone)
+    return Items(torch.stack(vectors), labels)
+
+
+def _gaps(layers: Layers, utterances: Sequence[Utterance]) -> Items:
+    """Frames in the middle of the gaps."""
+
+    def silence(waveform: Tensor) -> Tensor:
+        seconds = torch.arange(len(waveform)) / SAMPLE_RATE
+        return waveform.masked_fill(seconds % GAP_PERIOD >= GAP_PERIOD - GAP, 0.0)
+
+    vectors, labels = [], []
+    for utterance, state in zip(utterances, _states(layers, utterances, silence), strict=True):
+        middle = GAP_PERIOD - GAP / 2
+        while (t := int(middle / FRAME)) < state.size(1):
+            phone = _phone_at(utterance, (t + 0.5) * FRAME)
+            if phone is not None:
+                vectors.append(state[:, t])
+                labels.append(phone)
+            middle += GAP_PERIOD
+    return Items(torch.stack(vectors), labels)
+
+
+def _words(utterances: Sequence[Utterance], states: Sequence[Tensor], frequent: set[str]) -> Items:
+    vectors, labels = [], []
+    for utterance, state in zip(utterances, states, strict=True):
+        for word in utterance.spoken.words:
+            first, last = int(word.start / FRAME), max(int(word.start / FRAME) + 1, int(word.end / FRAME))
+            if _plain(word.label) in frequent and first < state.size(1):
+                vectors.append(state[:, first:last].mean(1))
+                labels.append(_plain(word.label))
+    return Items(torch.stack(vectors), labels)
+
+
+def _pieces(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
+    width = round(PIECE / FRAME)
+    vectors, labels = [], []
+    for utterance, state in zip(utterances, states, strict=True):
+        for start in range(0, max(1, state.size(1) - width + 1), width):
+            vectors.append(state[:, start : start + width].mean(1))
+            labels.append(utterance.label)
+    return Items(torch.stack(vectors), labels)
+
+
+def _means(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
+    return Items(torch.stack([state.mean(1) for state in states]), [u.label for u in utterances])
+
+
+def _phone_at(utterance: Utterance, second: float) -> str | None:
+    for phone in utterance.spoken.phones:
+        if phone.start <= second < phone.end:
+            return None if is_pause(phone.label) else phone.label.rstrip("012")
+    return None
+
+
+def _spoken_phones(utterance: Utterance) -> list[str]:
+    return [phone.label.rstrip("012") for phone in utterance.spoken.phones if phone.label != SILENCE]
+
+
+def _plain(word: str) -> str:
+    return "".join(filter(str.isalpha, word.lower()))
+
+
+def _frequent_words(utterances: Sequence[Utterance]) -> set[str]:
+    counts = Counter(_plain(word.label) for utterance in utterances for word in utterance.spoken.words)
+    return {word for word, count in counts.items() if count >= WORD_COUNT}
+
+
+class Head(nn.Module):
+    """A linear layer on one layer, or on a learned weighted sum of all, each brought to unit variance first."""
+
+    def __init__(self, vectors: Tensor, outputs: int, *, weighted: bool) -> None:
+        super().__init__()
+        self.layers = slice(None) if weighted else slice(-1, None)
+        chosen = vectors[:, self.layers]
+        self.register_buffer("mean", chosen.mean(0))
+        self.register_buffer("scale", chosen.std(0).clamp(min=1e-5))
+        self.weights = nn.Parameter(torch.zeros(chosen.size(1)))
+        self.linear = nn.Linear(vectors.size(2), outputs)
+
+    def forward(self, vectors: Tensor) -> Tensor:  # (..., layers, d) -> (..., outputs)
+        scaled = (vectors[..., self.layers, :] - self.mean) / self.scale
+        return self.linear(torch.einsum("l,...ld->...d", self.weights.softmax(0), scaled))
+
+
+def answer(train: Items, test: Items, *, weighted: bool) -> tuple[float, Head, list[str]]:
+    """Accuracy in per cent of a head trained on all items at once, the head, and the names of its outputs."""
+    torch.manual_seed(0)
+    names = sorted(set(train.labels))
+    head = Head(train.vectors, len(names), weighted=weighted)
+    wanted = _numbers(train.labels, names)
+    optimiser = torch.optim.Adam(head.parameters(), lr=RATE, weight_decay=DECAY)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        F.cross_entropy(head(train.vectors), wanted).backward()
+        optimiser.step()
+    return accuracy(head, test, names), head, names
+
+
+@torch.no_grad()
+def accuracy(head: Head, test: Items, names: Sequence[str]) -> float:
+    """Share of items that the head names; in per cent. A label that it never saw is an error."""
+    found = head(test.vectors).argmax(1)
+    return 100 * (found == _numbers(test.labels, names)).float().mean().item()
+
+
+def _numbers(labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number.get(label, -1) for label in labels])
+
+
+def phone_error_rate(train: Sentences, test: Sentences, *, weighted: bool) -> float:
+    """Of a linear CTC head and greedy decoding, in per cent."""
+    import editdistance
+
+    torch.manual_seed(0)
+    names = sorted({phone for phones in train.phones for phone in phones})
+    head = Head(torch.cat([frames[::FRAMES_APART] for frames in train.frames]), len(names) + 1, weighted=weighted)
+    optimiser = torch.optim.Adam(head.parameters(), lr=CTC_RATE)
+    targets = [_numbers(phones, names) + 1 for phones in train.phones]
+    for step in range(CTC_STEPS):
+        members = [int(i) for i in torch.randperm(len(targets))[:CTC_BATCH]]
+        batch = nn.utils.rnn.pad_sequence([train.frames[i][:, head.layers] for i in members])  # (T, B, layers, d)
+        optimiser.zero_grad()
+        scores = _padded_head(head, batch)
+        loss = F.ctc_loss(
+            scores.log_softmax(-1),
+            torch.cat([targets[i] for i in members]),
+            torch.tensor([len(train.frames[i]) for i in members]),
+            torch.tensor([len(targets[i]) for i in members]),
+            zero_infinity=True,
+        )
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = CTC_RATE * (1 - (step + 1) / CTC_STEPS)
+        optimiser.step()
+    errors = total = 0
+    with torch.no_grad():
+        for frames, phones in zip(test.frames, test.phones, strict=True):
+            best = torch.unique_consecutive(head(frames).argmax(-1))
+            errors += editdistance.eval([names[i - 1] for i in best.tolist() if i], phones)
+            total += len(phones)
+    return 100 * errors / total
+
+
+def _padded_head(head: Head, batch: Tensor) -> Tensor:
+    """As the head's own forward, on layers that are chosen already."""
+    scaled = (batch - head.mean) / head.scale
+    return head.linear(torch.einsum("l,tbld->tbd", head.weights.softmax(0), scaled))
+
+
+def layer_residual(student: tuple[Items, Items], teacher: tuple[Items, Items], layers: Sequence[int]) -> float:
+    """Mean over teacher layers of the variance that is not explained from the student's best layer, in per cent.
+
+    The best layer, and the linear map, are chosen on the training items.
+    """
+    shares = []
+    for k in layers:
+        wanted, held_out = teacher[0].vectors[:, k], teacher[1].vectors[:, k]
+        maps = [_ridge(student[0].vectors[:, j], wanted) for j in range(student[0].vectors.size(1))]
+        errors = [_unexplained(student[0].vectors[:, j], wanted, maps[j]) for j in range(len(maps))]
+        j = min(range(len(maps)), key=errors.__getitem__)
+        shares.append(_unexplained(student[1].vectors[:, j], held_out, maps[j]))
+    return 100 * sum(shares) / len(shares)
+
+
+def _with_one(vectors: Tensor) -> Tensor:
+    return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1).double()
+
+
+def _ridge(vectors: Tensor, wanted: Tensor) -> Tensor:
+    x = _with_one(vectors)
+    penalty = 1e-3 * len(x) * torch.eye(x.size(1), dtype=x.dtype) * x.var(0).mean()
+    return torch.linalg.solve(x.T @ x + penalty, x.T @ wanted.double())
+
+
+def _unexplained(vectors: Tensor, wanted: Tensor, linear: Tensor) -> float:
+    wanted = wanted.double()
+    residual = wanted - _with_one(vectors) @ linear
+    return float(residual.square().sum() / (wanted - wanted.mean(0)).square().sum())

@@ -1,0 +1,81 @@
+"""Who is compared: students of one size, trained for the same number of steps, and the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pruned_upstream.minisuperb.demo import TEACHER
+from pruned_upstream.model.checkpoint import load
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.gating import EncoderGates, LayerGates
+from pruned_upstream.pruning.compaction import compact
+
+STEPS = 600
+CONTROLS = ("layer 0", "random weights", "random mask")
+KEPT = 0.33  # of every kind of dimension in every layer, for the random mask
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe, what is overridden in it, and what it stands for."""
+
+    command: str  # prune or distill
+    recipe: str
+    overrides: tuple[str, ...]
+    text: str
+
+    def train(self, seed: int, speech: Path, folder: Path) -> Path:
+        """The model file; an interrupted training goes on."""
+        from pruned_upstream.training.distill import DistillRecipe, run_distill
+        from pruned_upstream.training.prune import run_prune
+        from pruned_upstream.training.recipe import PruneRecipe, load_recipe
+
+        run, schema = {"prune": (run_prune, PruneRecipe), "distill": (run_distill, DistillRecipe)}[self.command]
+        common = (f"teacher={TEACHER}", f"data.train=[{speech}]", f"run.folder={folder}", f"run.seed={seed}")
+        common += ("run.device=cpu", "data.workers=0")
+        return run(load_recipe(self.recipe, [*self.overrides, *common], schema))
+
+
+METHODS: dict[str, Method] = {}
+
+
+def layers_of(encoder: Encoder) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """waveforms -> hidden states of each, (L + 1, T_i, d)."""
+    encoder.eval()
+
+    def represent(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        states = torch.stack(encoder.extract(list(waveforms)).hidden_states)  # (L + 1, B, T, d)
+        return [states[:, i, : encoder.config.frames(len(wav))] for i, wav in enumerate(waveforms)]
+
+    return represent
+
+
+def control(name: str, seed: int, alike: Encoder) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """What is worth nothing: the teacher's front end alone, a student of the same shape that never learned anything,
+    and a teacher cut at random."""
+    teacher = load(TEACHER)
+    if name == "layer 0":
+        represent = layers_of(teacher)
+        return lambda waveforms: [states[:1] for states in represent(waveforms)]
+    torch.manual_seed(seed)
+    if name == "random weights":
+        return layers_of(Encoder(alike.config))
+    return layers_of(compact(teacher, random_gates(teacher, seed)))
+
+
+def random_gates(teacher: Encoder, seed: int) -> EncoderGates:
+    """Zeros and ones: KEPT of the dimensions of each kind in each layer stay."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(size: int) -> Tensor:
+        gates = torch.zeros(size)
+        gates[torch.randperm(size, generator=generator)[: round(KEPT * size)]] = 1.0
+        return gates
+
+    dim, ffn = teacher.config.embed_dim, teacher.config.ffn_dim
+    return EncoderGates([LayerGates(qk=draw(dim), vo=draw(dim), ffn=draw(ffn)) for _ in teacher.config.layers])

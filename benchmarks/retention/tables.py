@@ -1,0 +1,109 @@
+"""The tables and the picture, from the answers that are there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ..measure import RESULTS, machine
+from .questions import QUESTIONS, REUSED
+from .students import CONTROLS, METHODS, STEPS
+
+REFERENCE = "ours"  # whose differences to the others are shown
+COLUMNS = ("layer residual", *(f"{question}.{how}" for how in ("last", "sum") for question in (*QUESTIONS, "letters")))
+COLUMNS += tuple(f"{question}.reused" for question in REUSED)
+LOWER_IS_BETTER = ("layer residual", "letters.last", "letters.sum")
+PARTS = {
+    "last layer": [column for column in COLUMNS if column.endswith(".last")],
+    "weighted sum": [column for column in COLUMNS if column.endswith(".sum")],
+    "the teacher's heads": ["layer residual", *(column for column in COLUMNS if column.endswith(".reused"))],
+}
+
+
+def write(answers: Path) -> None:
+    """results/retention.json, .md and .png."""
+    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for path in sorted(answers.glob("*.json")):
+        answer = json.loads(path.read_text())
+        found[answer["name"]][answer["seed"]] = answer
+    names = [name for name in ("teacher", *CONTROLS, *METHODS) if name in found]
+    if "teacher" not in names:
+        raise SystemExit("the teacher has not been measured yet; run with --methods teacher")
+    items = found["teacher"][0]["items"]
+    here = machine(steps=STEPS)
+    lines = [
+        f"Students of {STEPS} steps; accuracies in per cent, `letters` phone error rates, `layer residual` in per cent "
+        "of the variance. Mean over seeds, plus or minus the standard deviation over them. Test items: "
+        + ", ".join(f"{question} {count:,}" for question, count in items.items())
+        + "."
+    ]
+    for part, columns in PARTS.items():
+        lines += ["", f"### {part[0].upper()}{part[1:]}", "", *_table(names, found, columns)]
+    lines += ["", f"### {REFERENCE} less the others, seed by seed", "", *_differences(names, found)]
+    lines += ["", "| name | what it is |", "|---|---|", *(f"| {name} | {METHODS[name].text} |" for name in METHODS)]
+    where = "; ".join(f"{key} {value}" for key, value in here.items())
+    (RESULTS / "retention.md").write_text("\n".join(lines) + f"\n\nMeasured on: {where}.\n")
+    document = {"machine": here, "answers": [answer for name in names for answer in found[name].values()]}
+    (RESULTS / "retention.json").write_text(json.dumps(document, indent=1) + "\n")
+    _draw(names, found)
+    print("\n".join(lines))
+
+
+def _table(names: list[str], found: dict[str, dict[int, dict[str, Any]]], columns: list[str]) -> list[str]:
+    head = ["model", "seeds", "parameters (M)", *(column.partition(".")[0] for column in columns)]
+    rows = [" | ".join(head), " | ".join("---" for _ in head)]
+    for name in names:
+        answers = list(found[name].values())
+        size = statistics.mean(answer["parameters"] for answer in answers) / 1e6
+        cells = [_mean([answer["metrics"][column] for answer in answers]) for column in columns]
+        rows.append(" | ".join([name, str(len(answers)), f"{size:.2f}", *cells]))
+    return [f"| {row} |" for row in rows]
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _differences(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """Gains, so that above 0 the reference is better whatever the metric; mean and range over common seeds."""
+    others = [name for name in names if name in METHODS and name != REFERENCE]
+    rows = [" | ".join(["metric", *others]), " | ".join("---" for _ in ["metric", *others])]
+    for column in COLUMNS:
+        sign = -1 if column in LOWER_IS_BETTER else 1
+        cells = []
+        for other in others:
+            gains = [
+                sign * (found[REFERENCE][seed]["metrics"][column] - answer["metrics"][column])
+                for seed, answer in found[other].items()
+                if seed in found[REFERENCE]
+            ]
+            cells.append(f"{statistics.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "")
+        rows.append(" | ".join([column, *cells]))
+    return [f"| {row} |" for row in rows]
+
+
+def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None:
+    """A dot a seed, controls in grey, the teacher as a line."""
+    from matplotlib.figure import Figure
+
+    shown = ["layer residual", *PARTS["last layer"]]
+    figure = Figure(figsize=(14, 6.4), layout="constrained")
+    rows = [name for name in names if name != "teacher"]
+    for axes, column in zip(figure.subplots(2, 4, sharey=True).flat, shown, strict=True):
+        for y, name in enumerate(rows):
+            values = [answer["metrics"][column] for answer in found[name].values()]
+            axes.plot(values, [y] * len(values), "o", color="grey" if name in CONTROLS else "#4477aa", alpha=0.8)
+        axes.axvline(found["teacher"][0]["metrics"][column], color="#cc6677", linewidth=1)
+        axes.set_title(f"{column} ({'lower' if column in LOWER_IS_BETTER else 'higher'} is better)", fontsize=9)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes[::4]:
+        axes.invert_yaxis()
+        break
+    figure.suptitle("Teacher (line), controls (grey), students: a dot a seed")
+    figure.savefig(RESULTS / "retention.png", dpi=100)
