@@ -6,8 +6,12 @@ frames of the whole batch add up to what one process would have computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..errors import ConfigError
 
 
 def mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -43,3 +47,14 @@ def l1_log_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 
 
 LOSSES = {"mse": mse, "l1_minus_cosine": l1_minus_cosine, "l1_log_cosine": l1_log_cosine}
+
+
+def named_loss(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The distance of a recipe's `distillation.loss`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in LOSSES:
+        raise ConfigError(f"distillation.loss is '{name}'; it must be one of {', '.join(LOSSES)}")
+    return LOSSES[name]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .losses import LOSSES, mse
+from .losses import mse, named_loss
 
 VARIANTS = ("v4", "v3", "fixed")
 
@@ -30,20 +30,23 @@ def quarter_layers(num_layers: int) -> list[int]:
 
 
 class LayerPairing(nn.Module):
-    """The shared map W of the student's layers and the rule that pairs them with the teacher's.
+    """The maps of the student's layers and the rule that pairs them with the teacher's.
 
-    Layers are counted from 1, as the paper does: layer j gives hidden_states[j].
+    Layers are counted from 1, as the paper does. Layer 0 is what the transformer is given, the projected features
+    before the position convolution; it is compared with nothing but layer 0, whatever the variant.
 
     Args:
         num_layers: of the student, and of the teacher.
         teacher_layers: rising; `quarter_layers` of the depth by default.
+        groups: instead of `teacher_layers`, those layers in groups, of which each has a linear map of its own
+            (pyf98/DPHuBERT, distill.py: 0 apart from 4, 8, 12). Without groups one map serves all.
         variant: "v4": from the top teacher layer down, each takes the nearest living student layer below the last
             choice, the last choice where none is left, and the top layer where that is the first. "v3": each takes
             the nearest student layer. "fixed": each takes the student layer of its own number.
         loss: a name in `losses.LOSSES`, for the pairs; which are nearest is always decided by squared error.
 
     Raises:
-        ConfigError: an unknown variant or loss, or a layer that does not exist.
+        ConfigError: an unknown variant or loss, a layer that does not exist, or layers and groups both.
     """
 
     def __init__(
@@ -52,31 +55,34 @@ class LayerPairing(nn.Module):
         num_layers: int,
         *,
         teacher_layers: Sequence[int] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
         variant: str = "v4",
         loss: str = "mse",
     ) -> None:
         super().__init__()
-        layers = quarter_layers(num_layers) if teacher_layers is None else list(teacher_layers)
-        if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= num_layers:
+        if groups is not None and teacher_layers is not None:
+            raise ConfigError("distillation.groups names layers already; make distillation.teacher_layers null")
+        if groups is None:
+            groups = [quarter_layers(num_layers) if teacher_layers is None else teacher_layers]
+        layers = [layer for group in groups for layer in group]
+        if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] <= num_layers:
             raise ConfigError(
-                f"distillation.teacher_layers is {layers}; it must name rising layers from 1 to {num_layers}"
+                f"distillation.{'teacher_layers' if len(groups) == 1 else 'groups'} names the layers {layers}; they "
+                f"must rise, from 0 at the lowest to {num_layers} at the highest"
             )
         if variant not in VARIANTS:
             raise ConfigError(f"distillation.pairing is '{variant}'; it must be one of {', '.join(VARIANTS)}")
-        if loss not in LOSSES:
-            raise ConfigError(f"distillation.loss is '{loss}'; it must be one of {', '.join(LOSSES)}")
         self.num_layers = num_layers
         self.teacher_layers = layers
         self.variant = variant
-        self.distance = LOSSES[loss]
-        self.linear = nn.Linear(embed_dim, embed_dim)
-        nn.init.eye_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.distance = named_loss(loss)
+        self.maps = nn.ModuleList(_identity(embed_dim) for _ in groups)
+        self._map_of = {layer: number for number, group in enumerate(groups) for layer in group}
 
     @property
     def needs_table(self) -> bool:
         """Whether choosing looks at the batch at all."""
-        return self.variant != "fixed"
+        return self.variant != "fixed" and bool(self._chosen_layers())
 
     @torch.no_grad()
     def table(self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor) -> Tensor:
@@ -84,27 +90,29 @@ class LayerPairing(nn.Module):
         micro-batches and processes of a step.
 
         Args:
-            student, teacher: hidden states, L + 1 tensors (B, T, d).
+            student, teacher: projected features, then the L layers' outputs: L + 1 tensors (B, T, d).
             valid: (B, T).
 
         Returns:
-            (teacher layers, L).
+            (teacher layers above 0, L).
         """
-        rows = []
+        columns = []
         for j in range(1, self.num_layers + 1):
-            mapped = self.linear(student[j])  # (B, T, d)
-            rows.append(torch.stack([mse(mapped, teacher[k], valid) for k in self.teacher_layers]))
-        return torch.stack(rows, dim=1)
+            mapped = {number: self.maps[number](student[j]) for number in self._maps_of_choice()}  # (B, T, d) each
+            errors = [mse(mapped[self._map_of[k]], teacher[k], valid) for k in self._chosen_layers()]
+            columns.append(torch.stack(errors))
+        return torch.stack(columns, dim=1)
 
     def empty_table(self) -> Tensor:
         """The table of a batch without frames."""
-        return self.linear.weight.new_zeros(len(self.teacher_layers), self.num_layers, dtype=torch.float32)
+        device = next(self.parameters()).device
+        return torch.zeros(len(self._chosen_layers()), self.num_layers, device=device)
 
     def choose(self, table: Tensor, alive: Tensor) -> list[int]:
-        """The student layer of each teacher layer, counted from 1.
+        """The student layer of each teacher layer.
 
         Args:
-            table: (teacher layers, L), of the whole batch.
+            table: (teacher layers above 0, L), of the whole batch.
             alive: (L,) bool, True where a sublayer of the student's layer is still open.
 
         Choosing on the device would keep every layer's projection for the backward pass; reading K x L numbers back
@@ -112,8 +120,9 @@ class LayerPairing(nn.Module):
         """
         if self.variant == "fixed":
             return list(self.teacher_layers)
+        given = [0] if 0 in self._map_of else []
         if self.variant == "v3":
-            return (table.argmin(1) + 1).tolist()
+            return given + (table.argmin(1) + 1).tolist()
         living = alive.to(table.device).expand_as(table)
         distances: list[list[float]] = table.masked_fill(~living, torch.inf).tolist()
         pairs: list[int] = []
@@ -124,14 +133,28 @@ class LayerPairing(nn.Module):
                 pairs.append(nearest + 1)
             else:
                 pairs.append(pairs[-1] if pairs else self.num_layers)
-        return pairs[::-1]
+        return given + pairs[::-1]
 
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor, pairs: Sequence[int]
     ) -> Tensor:
         """Loss of the chosen pairs, summed over pairs and valid frames; shapes as in `table`."""
         distances = [
-            self.distance(self.linear(student[j]), teacher[k], valid)
+            self.distance(self.maps[self._map_of[k]](student[j]), teacher[k], valid)
             for k, j in zip(self.teacher_layers, pairs, strict=True)
         ]
         return torch.stack(distances).sum()
+
+    def _chosen_layers(self) -> list[int]:
+        """Teacher layers that a student layer is chosen for."""
+        return [k for k in self.teacher_layers if k > 0]
+
+    def _maps_of_choice(self) -> set[int]:
+        return {self._map_of[k] for k in self._chosen_layers()}
+
+
+def _identity(dim: int) -> nn.Linear:
+    linear = nn.Linear(dim, dim)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -17,7 +17,7 @@
 | `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` a living head |
 | `encoder.layers.{i}.fc1.*`, `.fc2.*` | feed-forward; the bias of fc2 alone where no dimension lives |
 | `encoder.layers.{i}.self_attn_layer_norm.*`, `.final_layer_norm.*`, `encoder.layer_norm.*` | always there |
-| `prediction_heads.{i}.*` | only where a distilled student kept them |
+| `prediction_heads.{i}.{0,2}.*` | only where a distilled student kept them |
 
 Widths are exactly ragged; what is padded for computing is never saved.
 """

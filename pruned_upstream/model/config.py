@@ -93,7 +93,7 @@ class EncoderConfig:
     conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own
     relative_position: RelativePosition | None = None
     feature_scale: bool = False  # a factor a channel after the front end, where fractional gates cannot be folded
-    prediction_heads: int = 0  # linear heads kept from distillation (DistilHuBERT), one a predicted teacher layer
+    prediction_heads: int = 0  # kept from distillation, one a predicted teacher layer (`encoder.prediction_head`)
 
     def __post_init__(self) -> None:
         self._check()

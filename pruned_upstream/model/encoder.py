@@ -174,6 +174,15 @@ class TransformerEncoder(nn.Module):
             nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
 
 
+def prediction_head(dim: int) -> nn.Sequential:
+    """From a student's last layer to one of its teacher's, (B, T, d) -> (B, T, d).
+
+    Two linear layers (s3prl, upstream/distiller/model.py, out_layer_type "expand-last"). `Encoder.forward` never runs
+    a head: who wants a prediction applies `encoder.prediction_heads[i]` to the last hidden state.
+    """
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
 class Encoder(nn.Module):
     """A self-supervised speech encoder in the shape that `config` describes.
 
@@ -193,9 +202,7 @@ class Encoder(nn.Module):
         self.layer_norm = ChannelNorm(config.feature_dim, config.conv[-1].dense_channels)
         self.post_extract_proj = nn.Linear(config.feature_dim, config.embed_dim) if config.has_projection else None
         self.encoder = TransformerEncoder(config, dropout)
-        self.prediction_heads = nn.ModuleList(
-            nn.Linear(config.embed_dim, config.embed_dim) for _ in range(config.prediction_heads)
-        )
+        self.prediction_heads = nn.ModuleList(prediction_head(config.embed_dim) for _ in range(config.prediction_heads))
         self.reset_parameters()
 
     @torch.no_grad()

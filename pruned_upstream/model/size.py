@@ -26,7 +26,7 @@ def parameters_by_part(config: EncoderConfig) -> dict[str, int]:
         "attention": sum(attention_parameters(config, layer) for layer in config.layers),
         "feed_forward": sum(feed_forward_parameters(config, layer) for layer in config.layers),
         "layer_norms": 2 * d * (2 * config.num_layers + 1),
-        "prediction_heads": config.prediction_heads * (d * d + d),
+        "prediction_heads": config.prediction_heads * 2 * (d * d + d),
     }
 
 

@@ -2,74 +2,59 @@
 
 The student starts as the teacher. Each step draws its gates, compares its layers with the teacher's and pays for
 being larger than the target; at the end the gates are folded in, what they closed is cut away, and the result is
-checked against the gated student before it is written.
+checked against the gated student before it is written. A second stage may follow (DPHuBERT: Peng et al., Interspeech
+2023): the compact model, its shape fixed, goes on learning from the teacher.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distillation.pairing import LayerPairing
 from ..files import atomic_write
-from ..model.checkpoint import save
+from ..model.checkpoint import load, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.gating import EncoderGates
 from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
-from ..pruning.gates import CONV, Gates, GateSample
-from ..pruning.sparsity import Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity
+from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
+from ..pruning.sparsity import Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
 from .corpus import find_corpus
 from .data import Batch, Batches, noise_seed
-from .loop import ParameterGroup, Trainer, decayed
+from .loop import ParameterGroup, Trainer
+from .objectives import PairedDistillation
 from .processes import Processes, start_processes
 from .provenance import provenance
 from .recipe import PruneOptimisation, PruneRecipe
-from .schedules import warmup_constant, warmup_linear_decay
-
-log = logging.getLogger(__name__)
+from .schedules import warmup_constant
 
 MODEL_FILE = "compact.safetensors"
+FIRST_STAGE_FILE = "first_stage.safetensors"
+SECOND_STAGE_FOLDER = "second_stage"
 REPORT_FILE = "report.json"
 HEADERS_FILE = "headers.json"
 VERIFIED_STEPS = 2  # batches on which gated and compact model are compared,
 VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
-GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches
+GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
+SECOND_STAGE = 2  # and the batches of the second stage from those of the first
 
 
-class _Encoded(NamedTuple):
-    """Both models' view of a micro-batch: L + 1 hidden states (B, T, d) each, and the frames that count, (B, T)."""
-
-    student: list[Tensor]
-    teacher: list[Tensor]
-    valid: Tensor
-
-
-class PruningObjective:
-    """Layer distillation with the price of size, equation 5.
-
-    One draw of the gates serves all parts of a step, on all processes. The pairs of layers are chosen from the
-    errors of the whole batch; where a process computes its share in several parts, that takes a pass without
-    gradients ahead of the pass with them (same gates, same dropout), since no pair is known before the last part.
-    """
+class PruningObjective(PairedDistillation):
+    """Layer distillation with the price of size, equation 5. One draw of the gates serves all parts of a step, on all
+    processes."""
 
     # of the step that is being done
-    step: int
     sample: GateSample
-    frames: Tensor  # of the whole batch, without padding
-    pairs: list[int]  # the student layer of each teacher layer
-    distillation: Tensor
     expected: Tensor
     penalty: Tensor
-    _kept: _Encoded | None  # of a step's only part, which need not be encoded again
 
     def __init__(
         self,
@@ -80,31 +65,20 @@ class PruningObjective:
         recipe: PruneRecipe,
         processes: Processes = Processes(),
     ) -> None:
-        self.teacher = teacher.requires_grad_(False).eval()
-        self.student = student.train()
+        super().__init__(teacher, student, pairing, recipe.optimisation, processes)
         self.gates = gates
-        self.pairing = pairing
         self.lagrangian = Lagrangian().to(processes.device)
         self.recipe = recipe
-        self.processes = processes
         steps = recipe.optimisation.steps
         self.target = TargetSparsity(recipe.sparsity.target, round(recipe.sparsity.warmup * steps))
-        self.modules = nn.ModuleDict(
-            {"student": student, "gates": gates, "pairing": pairing, "lagrangian": self.lagrangian}
-        )
+        self.modules.update({"gates": gates, "lagrangian": self.lagrangian})
         self._means = gates.means()
 
     def parameter_groups(self) -> list[ParameterGroup]:
         options: PruneOptimisation = self.recipe.optimisation
-        weights = [p for p in self.student.parameters() if decayed(p)]
-        others = [p for p in self.student.parameters() if not decayed(p)]
-        schedule = warmup_linear_decay(options.steps, options.warmup)
         steady = warmup_constant(options.steps, options.warmup)
         return [
-            ParameterGroup("weights", weights, options.learning_rate, schedule, options.weight_decay),
-            ParameterGroup("biases", others, options.learning_rate, schedule),
-            # decay would pull the layer map away from the identity it starts as
-            ParameterGroup("layer_map", list(self.pairing.parameters()), options.learning_rate, schedule),
+            *super().parameter_groups(),
             ParameterGroup("gates", list(self.gates.parameters()), options.gate_learning_rate, steady, replicated=True),
             ParameterGroup(
                 "multipliers",
@@ -117,34 +91,13 @@ class PruningObjective:
         ]
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
-        self.step = step
         generator = torch.Generator().manual_seed(noise_seed(self.recipe.run.seed, step, 0, GATE_NOISE))
         self.sample = self.gates.sample(generator)
-        filled = [part for part in parts if part.wavs]
-        self.frames = self._sum(torch.tensor(float(sum(self._count(part) for part in filled))))
-        self._kept = None
-        table = self.pairing.empty_table()
-        if len(filled) == 1:
-            self._kept = self._encode(filled[0])
-            if self.pairing.needs_table:
-                table += self.pairing.table(*self._kept)
-        elif self.pairing.needs_table:
-            with torch.no_grad():
-                for part in filled:
-                    table += self.pairing.table(*self._encode(part))
-        self.pairs = self.pairing.choose(self._sum(table), self._alive())
-        self.distillation = torch.zeros((), device=self.processes.device)
-
-    def loss(self, part: Batch) -> Tensor:
-        encoded = self._encode(part) if self._kept is None else self._kept
-        self._kept = None
-        loss = self.pairing(*encoded, self.pairs) / self.frames
-        self.distillation += loss.detach()
-        return loss
+        super().begin_step(step, parts)
 
     def end_step(self) -> None:
+        super().end_step()
         self.sample.backward(self.processes.sum_)
-        self._sum(self.distillation)
         self.expected = expected_sparsity(self.gates.config, self.gates.probabilities(), self.recipe.sparsity.scope)
         self.penalty = self.lagrangian(self.expected, self.target(self.step))
         self.penalty.backward()
@@ -156,64 +109,46 @@ class PruningObjective:
     def metrics(self) -> dict[str, Tensor]:
         scalars: dict[str, Any] = {
             "loss": self.distillation + self.penalty.detach(),
-            "distillation": self.distillation,
             "penalty": self.penalty.detach(),
             "sparsity": self.expected.detach(),
             "target": self.target(self.step),
             "lambda1": self.lagrangian.lambda1.detach().clone(),
             "lambda2": self.lagrangian.lambda2.detach().clone(),
-            "frames": self.frames,
         }
         scalars |= {f"gate/{kind}": mean.mean() for kind, mean in self._means.items()}
         for kind, mean in self._means.items():
             if not kind.startswith(CONV):  # the others are stacked, all layers in one tensor
                 layers = mean.flatten(1).mean(1) if mean.dim() > 1 else mean  # (L,)
                 scalars |= {f"layer_gate/{kind}/{number}": value for number, value in enumerate(layers)}
-        scalars |= {f"pair/{k}": j for k, j in zip(self.pairing.teacher_layers, self.pairs, strict=True)}
-        return {
-            name: torch.as_tensor(value, device=self.processes.device, dtype=torch.float32)
-            for name, value in scalars.items()
+        device = self.processes.device
+        return super().metrics() | {
+            name: torch.as_tensor(value, device=device, dtype=torch.float32) for name, value in scalars.items()
         }
 
     def shown(self) -> Sequence[str]:
         return ("distillation", "sparsity", "target")
 
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.modules.state_dict())
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.modules.load_state_dict(state)
+        super().load_state_dict(state)
         self._means = self.gates.means()
+
+    def _gates(self) -> EncoderGates:
+        return self.sample.gates
 
     def _alive(self) -> Tensor:
         """(L,) bool: layers of which a sublayer's gate is expected above one half; without such gates, all."""
-        coarse = [self._means[kind] > 0.5 for kind in ("attention", "feed_forward") if kind in self._means]
-        everything = torch.ones(self.gates.config.num_layers, dtype=torch.bool, device=self.processes.device)
-        return torch.stack(coarse).any(0) if coarse else everything
-
-    def _encode(self, part: Batch) -> _Encoded:
-        torch.manual_seed(part.seed)
-        waveforms, lengths = self.student.prepare(part.wavs, pad_to=part.pad_to)
-        waveforms = waveforms.to(self.processes.device, non_blocking=True)
-        lengths = lengths.to(self.processes.device, non_blocking=True)
-        with torch.no_grad():
-            teacher = self.teacher(waveforms, lengths)
-        student = self.student(waveforms, lengths, gates=self.sample.gates)
-        return _Encoded(student.hidden_states, teacher.hidden_states, ~student.padding_mask)
-
-    def _count(self, part: Batch) -> int:
-        """Frames of a part that are not padding."""
-        lengths = torch.tensor([len(wav) for wav in part.wavs])
-        frames = self.student.config.frames(part.pad_to)
-        return int((~Encoder.padding_mask(lengths, part.pad_to, frames)).sum())
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        return self.processes.sum_(tensor.to(self.processes.device))
+        coarse = [self._means[kind] > 0.5 for kind in SUBLAYER_KINDS if kind in self._means]
+        return torch.stack(coarse).any(0) if coarse else super()._alive()
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What came out: sparsity as the gates expect it and as counted in the file, and what the file costs."""
+    """What came out: sparsity as the gates expect it and as counted in the file, and what the file costs.
+
+    difference_from_gated: largest difference of hidden states between the gated student and what was cut from it, over
+        their largest magnitude; from before the second stage, if there was one.
+    second_stage: its steps, and the distillation loss of the run's first batch before and after; None without it.
+    """
 
     target_sparsity: float
     expected_sparsity: float
@@ -221,11 +156,12 @@ class PruneReport:
     scope: str
     teacher_parameters: int
     parameters: int
-    difference_from_gated: float  # largest difference of hidden states over their largest magnitude
+    difference_from_gated: float
     steps: int
     recordings: int
     hours: float
     skipped: dict[str, str]
+    second_stage: dict[str, float] | None = None
 
 
 def run_prune(recipe: PruneRecipe) -> Path:
@@ -249,9 +185,14 @@ def run_prune(recipe: PruneRecipe) -> Path:
             )
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
         Trainer(objective, batches, recipe, processes).fit()
+        two_stages = recipe.second_stage.steps > 0
+        cut = folder / (FIRST_STAGE_FILE if two_stages else MODEL_FILE)
         if processes.is_main:
-            _export(objective, batches, recipe, folder)
+            _export(objective, batches, recipe, cut)
         processes.wait()
+        if two_stages:
+            _distil_further(cut, objective, batches, recipe, processes)
+            processes.wait()
     return folder / MODEL_FILE
 
 
@@ -267,6 +208,7 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
         config.embed_dim,
         config.num_layers,
         teacher_layers=distillation.teacher_layers,
+        groups=distillation.groups,
         variant=distillation.pairing,
         loss=distillation.loss,
     )
@@ -275,18 +217,19 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     return PruningObjective(teacher, student, gates, pairing, recipe, processes)
 
 
-def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, folder: Path) -> None:
+def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, path: Path) -> None:
     """Fold, cut, compare on real batches, and write. On the CPU: the comparison is exact there, whatever trained."""
     student = objective.student.cpu().eval()
-    gates: EncoderGates = objective.gates.cpu().deterministic()
+    sparsity = recipe.sparsity
+    gates = final_gates(objective.gates.cpu(), sparsity.target if sparsity.exact else None, sparsity.scope)
     smaller = compact(student, gates)
     difference = verify(student, gates, smaller, _verification_batches(student, batches))
-    expected = expected_sparsity(student.config, objective.gates.probabilities(), recipe.sparsity.scope)
+    expected = expected_sparsity(student.config, objective.gates.probabilities(), sparsity.scope)
     report = PruneReport(
-        target_sparsity=recipe.sparsity.target,
+        target_sparsity=sparsity.target,
         expected_sparsity=expected.item(),
-        counted_sparsity=counted_sparsity(student.config, smaller.config, recipe.sparsity.scope),
-        scope=recipe.sparsity.scope,
+        counted_sparsity=counted_sparsity(student.config, smaller.config, sparsity.scope),
+        scope=sparsity.scope,
         teacher_parameters=count_parameters(student.config),
         parameters=count_parameters(smaller.config),
         difference_from_gated=difference,
@@ -295,9 +238,62 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
         hours=batches.corpus.hours,
         skipped=batches.corpus.skipped,
     )
+    _write_report(path.parent, asdict(report))
+    save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
+
+
+def _distil_further(
+    start: Path, first: PruningObjective, batches: Batches, recipe: PruneRecipe, processes: Processes
+) -> None:
+    """The second stage: no gates, no price, the layer maps go on from where the first stage left them.
+
+    It is a run of its own in a folder of its own, so that an interruption in it resumes in it.
+
+    Args:
+        start: the compact model of the first stage.
+        batches: of the first stage; the second draws others.
+    """
+    options = recipe.second_stage
+    rates = {"steps": options.steps, "learning_rate": options.learning_rate, "warmup": options.warmup}
+    stage = replace(
+        recipe,
+        optimisation=replace(recipe.optimisation, **rates),
+        run=replace(recipe.run, folder=str(start.parent / SECOND_STAGE_FOLDER)),
+    )
+    student = load(start, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
+    objective = PairedDistillation(first.teacher, student, first.pairing, stage.optimisation, processes)
+    before = _loss_of(objective, batches[0])
+    seed = noise_seed(recipe.run.seed, SECOND_STAGE)
+    others = Batches(batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
+    Trainer(objective, others, stage, processes).fit()
+    after = _loss_of(objective, batches[0])
+    if processes.is_main:
+        report = json.loads((start.parent / REPORT_FILE).read_text(encoding="utf-8"))
+        report["second_stage"] = {"steps": options.steps, "loss_before": before, "loss_after": after}
+        _write_report(start.parent, report)
+        save(
+            start.parent / MODEL_FILE,
+            student,
+            provenance=provenance(recipe, teacher=recipe.teacher, method="pruning, then distillation"),
+        )
+
+
+@torch.no_grad()
+def _loss_of(objective: PairedDistillation, parts: Sequence[Batch]) -> float:
+    """The distillation loss on a batch, in eval mode."""
+    objective.student.eval()
+    objective.begin_step(0, parts)
+    for part in parts:
+        if part.wavs:
+            objective.loss(part)
+    objective.end_step()
+    objective.student.train()
+    return objective.distillation.item()
+
+
+def _write_report(folder: Path, report: dict[str, Any]) -> None:
     with atomic_write(folder / REPORT_FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
-    save(folder / MODEL_FILE, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
+        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def _verification_batches(student: Encoder, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """A run as data: what a recipe file may say, with its defaults, and how it is read.
 
-A recipe is YAML; `section.key=value` on the command line overrides it. Every key is known by name and type, and its
+A recipe is YAML; `section.key=value` on the command line overrides it, and a file may say `base: NAME` and then only
+what it does otherwise than that recipe. Every key is known by name and type, and its
 value is checked before anything is loaded. The sections that every kind of run shares are here; what pruning adds
 is in `PruneRecipe`, whose file `recipes/wavlm_base.yaml` says why each value is what it is.
 """
@@ -21,6 +22,7 @@ from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
 
 PRECISIONS = ("fp32", "bf16")
+BASE = "base"  # key of a recipe file: the recipe that it differs from
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
 
 
@@ -120,6 +122,7 @@ class Distillation:
     """What the student learns from its teacher's layers; see `distillation.pairing.LayerPairing`."""
 
     teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
+    groups: list[list[int]] | None = None  # instead: layers in groups, each with a linear map of its own
     pairing: str = "v4"
     loss: str = "mse"
 
@@ -131,6 +134,7 @@ class Sparsity:
     target: float = REQUIRED
     scope: str = "transformer"  # what it is a share of; or "everything"
     warmup: float = 0.07  # share of the steps over which the target rises from 0
+    exact: bool = False  # close as many gates at the end as meet the target to a row; else as many as the gates expect
 
     def check(self) -> None:
         require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
@@ -152,6 +156,20 @@ class PruneOptimisation(Optimisation):
 
 
 @dataclass
+class SecondStage:
+    """Distillation of the compact model, its shape fixed, after the pruning."""
+
+    steps: int = 0  # none
+    learning_rate: float = 1e-4  # peak
+    warmup: float = 0.2  # share of these steps
+
+    def check(self) -> None:
+        require(self.steps >= 0, "second_stage.steps", self.steps, "be at least 0")
+        require(self.learning_rate > 0, "second_stage.learning_rate", self.learning_rate, "be above 0")
+        require(0 <= self.warmup < 1, "second_stage.warmup", self.warmup, "be a share from 0 to below 1")
+
+
+@dataclass
 class PruneRecipe:
     """Structured pruning of a teacher into a student of its own shape."""
 
@@ -162,6 +180,7 @@ class PruneRecipe:
     distillation: Distillation = field(default_factory=Distillation)
     dropout: DropoutRates = field(default_factory=DropoutRates)
     optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
+    second_stage: SecondStage = field(default_factory=SecondStage)
     run: Run = field(default_factory=Run)
 
 
@@ -189,11 +208,12 @@ def load_recipe(
         schema: dataclass of the recipe's keys.
 
     Raises:
-        ConfigError: no such recipe, not YAML, an unknown key, a missing one, or an impossible value; it is named.
+        ConfigError: no such recipe or base, a base of itself, not YAML, an unknown key, a missing one, or an
+            impossible value; it is named.
     """
     from omegaconf import OmegaConf
 
-    given = OmegaConf.merge(_read(source), *(_override(text) for text in overrides))
+    given = OmegaConf.merge(_read_with_bases(source), *(_override(text) for text in overrides))
     return resolve_recipe(OmegaConf.to_container(given), schema)
 
 
@@ -247,12 +267,35 @@ def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _read(source: str | Path) -> Any:
+def _read_with_bases(source: str | Path, below: tuple[Path, ...] = ()) -> Any:
+    """A recipe laid over the one that it names as its base, that over its own, and so on.
+
+    Args:
+        below: files that led here, each based on the next.
+    """
+    from omegaconf import OmegaConf
+
+    path = recipe_path(source).resolve()
+    chain = (*below, path)
+    if path in below:
+        raise ConfigError(f"a recipe cannot be its own base: {' -> '.join(file.name for file in chain)}")
+    tree = _read(path)
+    base = tree.pop(BASE, None)
+    if base is None:
+        return tree
+    beside = path.parent / f"{str(base).removesuffix('.yaml')}.yaml"
+    try:
+        found = beside if beside.is_file() else recipe_path(str(base))
+    except ConfigError as error:
+        raise ConfigError(f"{path.name} is based on a recipe that is not there: {error}") from error
+    return OmegaConf.merge(_read_with_bases(found, chain), tree)
+
+
+def _read(path: Path) -> Any:
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = recipe_path(source)
     try:
         tree = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,177 @@
+"""Distillation into a shallow student, from a teacher to a model file (DistilHuBERT: Chang et al., ICASSP 2022).
+
+With WavLM Base as its teacher the student is what the comparison tables call DistilWavLM. The student and what is
+copied into it are `distillation/student.py`; what its heads are asked to predict is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..distillation.losses import named_loss
+from ..distillation.student import predictions, scale_gradient, shallow_student, third_layers, without_heads
+from ..errors import ConfigError
+from ..files import atomic_write
+from ..model.checkpoint import save
+from ..model.convert import load_teacher
+from ..model.encoder import Dropout, Encoder
+from ..model.size import count_parameters
+from .corpus import find_corpus
+from .data import Batches
+from .loop import Trainer
+from .objectives import DistillationObjective, Encoded
+from .processes import Processes, start_processes
+from .provenance import provenance
+from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
+
+MODEL_FILE = "compact.safetensors"
+REPORT_FILE = "report.json"
+HEADERS_FILE = "headers.json"
+
+
+@dataclass
+class Student:
+    """What is copied from the teacher."""
+
+    layers: int = 2  # the first n, with all that lies before them
+    feature_grad_mult: float = 0.1  # factor of the gradient that the convolutions learn by
+
+    def check(self) -> None:
+        mult = self.feature_grad_mult
+        require(self.layers >= 1, "student.layers", self.layers, "be at least 1")
+        require(0 < mult <= 1, "student.feature_grad_mult", mult, "be above 0 and at most 1")
+
+
+@dataclass
+class Prediction:
+    """What the heads learn to predict from the student's last layer."""
+
+    teacher_layers: list[int] | None = None  # counted from 1; the thirds of the depth by default
+    loss: str = "l1_log_cosine"
+    keep_heads: bool = False  # in the model file; the hidden states are the same without
+
+
+@dataclass
+class DistillRecipe:
+    """A shallow student of a teacher."""
+
+    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
+    data: Data = field(default_factory=Data)
+    student: Student = field(default_factory=Student)
+    distillation: Prediction = field(default_factory=Prediction)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    run: Run = field(default_factory=Run)
+
+
+class PredictionObjective(DistillationObjective):
+    """Each head of the student predicts one layer of the teacher; the mean of their losses is learned from.
+
+    The mean over heads is that of the public code (s3prl, pretrain/distiller/pretrain_expert.py, `compute_loss`), which
+    counts padded frames too; here only valid ones count.
+
+    Args:
+        student: with as many prediction heads as there are `teacher_layers`.
+
+    Raises:
+        ConfigError: an unknown loss.
+    """
+
+    def __init__(
+        self,
+        teacher: Encoder,
+        student: Encoder,
+        teacher_layers: Sequence[int],
+        recipe: DistillRecipe,
+        processes: Processes = Processes(),
+    ) -> None:
+        super().__init__(teacher, student, recipe.optimisation, processes)
+        self.teacher_layers = list(teacher_layers)
+        self.head_loss = named_loss(recipe.distillation.loss)
+        scale_gradient(student.feature_extractor, recipe.student.feature_grad_mult)
+
+    def distance(self, encoded: Encoded) -> Tensor:
+        targets = [encoded.teacher[k] for k in self.teacher_layers]
+        pairs = zip(predictions(self.student, encoded.student[-1]), targets, strict=True)
+        return torch.stack([self.head_loss(ours, target, encoded.valid) for ours, target in pairs]).mean()
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What came out; `predicted_layers` are the teacher's that the heads learned to predict."""
+
+    teacher_parameters: int
+    parameters: int
+    layers: int
+    predicted_layers: list[int]
+    heads_kept: bool
+    steps: int
+    recordings: int
+    hours: float
+    skipped: dict[str, str]
+
+
+def run_distill(recipe: DistillRecipe) -> Path:
+    """Distil a teacher as the recipe says, going on where an earlier launch stopped.
+
+    Returns:
+        The student's model file. Beside it lie a report, the resolved recipe, metrics and the training state.
+
+    Raises:
+        PrunedUpstreamError: of the kinds in `errors.py`; no half-written model stays.
+        KeyboardInterrupt: Ctrl-C; the state is saved.
+    """
+    with start_processes(recipe.run.device) as processes:
+        folder = Path(recipe.run.folder)
+        objective = build_objective(recipe, processes)
+        student = objective.student
+        with processes.main_first():
+            receptive_field = student.config.receptive_field
+            corpus = find_corpus(recipe.data.train, min_samples=receptive_field, cache=folder / HEADERS_FILE)
+        batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        Trainer(objective, batches, recipe, processes).fit()
+        if processes.is_main:
+            kept = recipe.distillation.keep_heads
+            model = student if kept else without_heads(student)
+            report = DistillReport(
+                teacher_parameters=count_parameters(objective.teacher.config),
+                parameters=count_parameters(model.config),
+                layers=model.config.num_layers,
+                predicted_layers=objective.teacher_layers,
+                heads_kept=kept,
+                steps=recipe.optimisation.steps,
+                recordings=len(corpus.utterances),
+                hours=corpus.hours,
+                skipped=corpus.skipped,
+            )
+            with atomic_write(folder / REPORT_FILE) as temporary:
+                temporary.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
+            source = provenance(recipe, teacher=recipe.teacher, method="distillation")
+            save(folder / MODEL_FILE, model, provenance=source)
+        processes.wait()
+    return folder / MODEL_FILE
+
+
+def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -> PredictionObjective:
+    """Teacher and student as a recipe describes them, the heads initialised from its seed.
+
+    Raises:
+        ConfigError: the teacher has not the layers that the recipe names.
+    """
+    teacher = load_teacher(recipe.teacher)
+    depth = teacher.config.num_layers
+    layers = recipe.distillation.teacher_layers
+    layers = third_layers(depth) if layers is None else layers
+    if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
+        raise ConfigError(f"distillation.teacher_layers is {layers}; it must name rising layers from 1 to {depth}")
+    torch.manual_seed(recipe.run.seed)
+    student = shallow_student(teacher, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))
+    for module in (teacher, student):
+        module.to(processes.device)
+    return PredictionObjective(teacher, student, layers, recipe, processes)

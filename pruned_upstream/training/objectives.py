@@ -1,0 +1,185 @@
+"""Distillation as the training loop sees it: both models encode a batch, a distance between them is learned from.
+
+Pruning, its second stage and the shallow student of DistilHuBERT are three such objectives; they share how a batch is
+encoded, how frames are counted, and how parts of a batch add up to what one process would have computed whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..distillation.pairing import LayerPairing
+from ..model.encoder import Encoder
+from ..model.gating import EncoderGates
+from .data import Batch
+from .loop import ParameterGroup, decayed
+from .processes import Processes
+from .recipe import Optimisation
+from .schedules import warmup_linear_decay
+
+
+class Encoded(NamedTuple):
+    """Both models' view of a micro-batch, and the frames that count.
+
+    student, teacher: projected features before the position convolution, then the output of each layer: (B, T, d) each.
+    valid: (B, T), True at frames that are not padding.
+    """
+
+    student: list[Tensor]
+    teacher: list[Tensor]
+    valid: Tensor
+
+
+class DistillationObjective:
+    """A student learns from its teacher's hidden states; a subclass says by which distance.
+
+    Args:
+        teacher, student: on the device of `processes`; the teacher is frozen.
+        options: the student's weights and biases are learned at these rates.
+    """
+
+    # of the step that is being done
+    step: int
+    frames: Tensor  # of the whole batch, without padding
+    distillation: Tensor
+
+    def __init__(self, teacher: Encoder, student: Encoder, options: Optimisation, processes: Processes) -> None:
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = student.train()
+        self.options = options
+        self.processes = processes
+        self.schedule = warmup_linear_decay(options.steps, options.warmup)
+        self.modules = nn.ModuleDict({"student": student})
+
+    def distance(self, encoded: Encoded) -> Tensor:
+        """What is learned from a micro-batch, summed over its valid frames."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        options = self.options
+        weights = [p for p in self.student.parameters() if decayed(p)]
+        others = [p for p in self.student.parameters() if not decayed(p)]
+        return [
+            ParameterGroup("weights", weights, options.learning_rate, self.schedule, options.weight_decay),
+            ParameterGroup("biases", others, options.learning_rate, self.schedule),
+        ]
+
+    def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        self.step = step
+        self.frames = self._sum(torch.tensor(float(sum(self._count(part) for part in parts if part.wavs))))
+        self.distillation = torch.zeros((), device=self.processes.device)
+
+    def loss(self, part: Batch) -> Tensor:
+        loss = self.distance(self._encode(part)) / self.frames
+        self.distillation += loss.detach()
+        return loss
+
+    def end_step(self) -> None:
+        self._sum(self.distillation)
+
+    def after_step(self) -> None:
+        """Nothing to project."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {"loss": self.distillation.clone(), "frames": self.frames}
+
+    def shown(self) -> Sequence[str]:
+        return ("loss",)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.modules.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.modules.load_state_dict(state)
+
+    def _gates(self) -> EncoderGates | None:
+        """What the student's forward pass is gated by."""
+        return None
+
+    def _encode(self, part: Batch) -> Encoded:
+        torch.manual_seed(part.seed)
+        waveforms, lengths = self.student.prepare(part.wavs, pad_to=part.pad_to)
+        waveforms = waveforms.to(self.processes.device, non_blocking=True)
+        lengths = lengths.to(self.processes.device, non_blocking=True)
+        with torch.no_grad():
+            teacher = self.teacher(waveforms, lengths)
+        student = self.student(waveforms, lengths, gates=self._gates())
+        return Encoded(
+            [student.projected, *student.hidden_states[1:]],
+            [teacher.projected, *teacher.hidden_states[1:]],
+            ~student.padding_mask,
+        )
+
+    def _count(self, part: Batch) -> int:
+        """Frames of a part that are not padding."""
+        lengths = torch.tensor([len(wav) for wav in part.wavs])
+        frames = self.student.config.frames(part.pad_to)
+        return int((~Encoder.padding_mask(lengths, part.pad_to, frames)).sum())
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        return self.processes.sum_(tensor.to(self.processes.device))
+
+
+class PairedDistillation(DistillationObjective):
+    """Layers learn from layers (Wang et al. 2023, equation 5, its first term).
+
+    The pairs are chosen from the errors of the whole batch; where a process computes its share in several parts, that
+    takes a pass without gradients ahead of the pass with them (same gates, same dropout), since no pair is known before
+    the last part.
+    """
+
+    pairs: list[int]  # the student layer of each teacher layer
+    _kept: Encoded | None  # of a step's only part, which need not be encoded again
+
+    def __init__(
+        self,
+        teacher: Encoder,
+        student: Encoder,
+        pairing: LayerPairing,
+        options: Optimisation,
+        processes: Processes = Processes(),
+    ) -> None:
+        super().__init__(teacher, student, options, processes)
+        self.pairing = pairing
+        self.modules["pairing"] = pairing
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        # decay would pull the layer maps away from the identity they start as
+        maps = ParameterGroup("layer_map", list(self.pairing.parameters()), self.options.learning_rate, self.schedule)
+        return [*super().parameter_groups(), maps]
+
+    def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        super().begin_step(step, parts)
+        filled = [part for part in parts if part.wavs]
+        self._kept = None
+        table = self.pairing.empty_table()
+        if len(filled) == 1:
+            self._kept = super()._encode(filled[0])
+            if self.pairing.needs_table:
+                table += self.pairing.table(*self._kept)
+        elif self.pairing.needs_table:
+            with torch.no_grad():
+                for part in filled:
+                    table += self.pairing.table(*super()._encode(part))
+        self.pairs = self.pairing.choose(self._sum(table), self._alive())
+
+    def distance(self, encoded: Encoded) -> Tensor:
+        return self.pairing(*encoded, self.pairs)
+
+    def metrics(self) -> dict[str, Tensor]:
+        pairs = zip(self.pairing.teacher_layers, self.pairs, strict=True)
+        chosen = {f"pair/{k}": torch.tensor(float(j), device=self.frames.device) for k, j in pairs}
+        return super().metrics() | {"distillation": self.distillation.clone()} | chosen
+
+    def _encode(self, part: Batch) -> Encoded:
+        encoded = super()._encode(part) if self._kept is None else self._kept
+        self._kept = None
+        return encoded
+
+    def _alive(self) -> Tensor:
+        """(L,) bool: layers that do anything."""
+        return torch.tensor([layer.attention or layer.feed_forward for layer in self.student.config.layers])
