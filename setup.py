@@ -23,6 +23,7 @@ TRAINING = [
     "tensorboard>=2.17",
 ]
 COMMAND_LINE = [
+    "jinja2>=3.1",
     "matplotlib>=3.8",
     "pyyaml>=6.0",
     "rich>=13.8",
@@ -93,7 +94,7 @@ setup(
         "pruned_upstream.recipes": "recipes",
         "pruned_upstream.downstream_configs": "downstream_configs",
     },
-    package_data={"": ["*.yaml", "*.csv", "*.json", "*.txt", "*.safetensors"]},
+    package_data={"": ["*.yaml", "*.csv", "*.html", "*.json", "*.txt", "*.safetensors"]},
     entry_points={
         "console_scripts": [
             "pruned-upstream = pruned_upstream.cli:main",

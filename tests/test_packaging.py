@@ -90,6 +90,6 @@ def test_an_installed_package_carries_recipes_and_configs(tmp_path):
     for line, folder in zip(found[1:], ("recipes", "downstream_configs"), strict=True):
         assert line.split() == sorted(path.stem for path in (REPOSITORY / folder).glob("*.yaml"))
     shipped = {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*") if path.is_file()}
-    data = {".yaml", ".csv", ".json", ".txt", ".safetensors"}
+    data = {".yaml", ".csv", ".html", ".json", ".txt", ".safetensors"}
     in_checkout = (path for path in (REPOSITORY / "pruned_upstream").rglob("*") if path.suffix in {".py", *data})
     assert {path.relative_to(REPOSITORY) for path in in_checkout} <= shipped

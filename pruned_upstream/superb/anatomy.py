@@ -1,12 +1,12 @@
 """What survives in each layer of a pruned encoder: a picture in the terminal and as a figure.
 
 For every head its q/k and its v/o width, for every layer the feed-forward width, which sublayers exist, and the
-layer's share of the encoder's parameters.
+layer's share of the encoder's parameters. `comparison` draws several encoders' layers into the same axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ STEPS = "0▁▂▃▄▅▆▇█"
 NO_HEAD = "·"
 FULL, EMPTY = "█", "░"
 BAR_WIDTH = 8
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ON_DARK, ON_BRIGHT = "#eeeeee", "#111111"  # numbers in the cells, whose colours do not follow the page's
 BIAS_ONLY, GONE = "bias only", "gone"
 LIVING = ("whole", "pruned")
 
@@ -117,6 +120,51 @@ def figure(config: EncoderConfig) -> Figure:
     return figure
 
 
+def comparison(encoders: Mapping[str, EncoderConfig], head: int = 0) -> Figure:
+    """What survives in each layer of one or several encoders, a curve each.
+
+    The first axes are figure 3b of Wang et al. (Interspeech 2023): the surviving entries of W_V of one head.
+
+    Args:
+        encoders: by the name in the legend.
+        head: number of that head in the dense layer.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[str, Callable[[EncoderConfig], Sequence[float]]] = {
+        f"entries of $W_V$ of head {head}": lambda config: value_entries(config, head),
+        "heads": lambda config: [layer.heads for layer in layer_anatomy(config)],
+        "q/k dimensions": lambda config: [layer.qk for layer in config.layers],
+        "v/o dimensions": lambda config: [layer.vo for layer in config.layers],
+        "FFN dimensions": lambda config: [layer.ffn for layer in config.layers],
+        "parameters (M)": lambda config: [layer.parameters / 1e6 for layer in layer_anatomy(config)],
+    }
+    if any(layer.channels < layer.dense_channels for config in encoders.values() for layer in config.conv):
+        panels["channels of the convolutions"] = lambda config: [layer.channels for layer in config.conv]
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(11, 0.6 + 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False).flat
+    for (title, count), axes in zip(panels.items(), grid, strict=False):
+        for number, (name, config) in enumerate(encoders.items()):
+            axes.plot(count(config), marker="o", markersize=4, color=COLOURS[number % len(COLOURS)], label=name)
+        axes.axhline(max(max(count(config.densified())) for config in encoders.values()), color="#666666", ls=":")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("convolution" if title.startswith("channels") else "layer", fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+    for axes in grid:
+        axes.remove()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def value_entries(config: EncoderConfig, head: int) -> list[int]:
+    """Surviving entries of W_V of one head, counted as in the dense layer, for each layer."""
+    return [layer.vo[head] * config.embed_dim for layer in layer_anatomy(config)]
+
+
 def _layer(config: EncoderConfig, number: int, layer: TransformerLayer) -> LayerAnatomy:
     living = {head.id: head for head in layer.heads}
     dense = config.dense_layer()
@@ -159,11 +207,11 @@ def _write_widths(axes: Axes, layers: Sequence[LayerAnatomy], part: str, full: i
     for layer in layers:
         for head, width in enumerate(getattr(layer, part)):
             if layer.vo[head]:  # 0 where a living head has no q/k left
-                colour = "black" if width > 0.6 * full else "white"
+                colour = ON_BRIGHT if width > 0.6 * full else ON_DARK
                 axes.text(head, layer.number, width, ha="center", va="center", fontsize=6, color=colour)
         if layer.attention not in LIVING:
             middle = (len(layer.qk) - 1) / 2
-            axes.text(middle, layer.number, layer.attention, ha="center", va="center", fontsize=7, color="white")
+            axes.text(middle, layer.number, layer.attention, ha="center", va="center", fontsize=7, color=ON_DARK)
 
 
 def _bars(axes: Axes, numbers: Sequence[int], values: Sequence[float], states: Sequence[str]) -> None:

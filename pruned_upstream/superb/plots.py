@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import atomic_write
+from .anatomy import COLOURS
 from .metrics import TASK_METRICS
 from .report import Entry
 from .scores import SUPERB_S
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers too
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#666666"
 FEWEST_POINTS, MOST_POINTS = -500, 1500  # of a task in its profile; on toy data it may be thousands
 KINDS = {"measured": "o", "measured, not official": "X", "published": "o"}

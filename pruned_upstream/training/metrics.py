@@ -17,6 +17,7 @@ from ..errors import PrunedUpstreamError
 
 log = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 60  # where no terminal shows the bar
 
 
@@ -34,7 +35,7 @@ class MetricsLog:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         try:
             self._file = open(self.path, "ab")  # noqa: SIM115 (closed in __exit__)
             self._file.truncate(min(kept, self._file.tell()))
