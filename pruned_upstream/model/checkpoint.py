@@ -8,7 +8,7 @@
 | `feature_extractor.conv_layers.{i}.0.*` | convolution i (living channels) |
 | `feature_extractor.conv_layers.{i}.2.*` / `.2.1.*` | its group norm / layer norm |
 | `feature_extractor.scale` | factor a channel, only where fractional channel gates were folded |
-| `layer_norm.*`, `post_extract_proj.*` | norm and projection of the features |
+| `layer_norm.*`, `post_extract_proj.*` | norm (DistilHuBERT: none) and projection of the features |
 | `encoder.pos_conv.{i}.*` | position convolution (`weight_g`, `weight_v`, `bias`; data2vec: `0.weight`, `0.bias`) |
 | `encoder.relative_attention_bias.weight` | (buckets, heads of the dense model), shared by all layers |
 | `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each, as `layers[i].heads` lists them |
@@ -20,15 +20,27 @@
 | `prediction_heads.{i}.{0,2}.*` | only where a distilled student kept them |
 
 Widths are exactly ragged; what is padded for computing is never saved.
+
+A weight matrix with zeros here and there (PARP) is stored as what survives. Such a file has the version 2, which adds
+
+| part of the file | what it holds |
+|---|---|
+| metadata `sparse` | JSON: name of each such tensor -> its shape |
+| `{name}.mask` | uint8, a bit a weight in row-major order, lowest bit first, 1 where it lives; spare bits are 0 |
+| `{name}.values` | the living weights in that order |
+
+in place of `{name}`, and is loaded as the dense tensor.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,24 +50,39 @@ from .config import EncoderConfig
 from .encoder import Dropout, Encoder
 
 FORMAT = "pruned_upstream"
-VERSION = "1"
-METADATA_KEYS = {"format", "version", "config", "provenance"}
+VERSION, SPARSE_VERSION = "1", "2"  # a file has the lowest that can hold it
+METADATA_KEYS = {
+    VERSION: {"format", "version", "config", "provenance"},
+    SPARSE_VERSION: {"format", "version", "config", "provenance", "sparse"},
+}
+MASK, VALUES = ".mask", ".values"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself, read without its weights."""
+    """What a model file says of itself, read without its weights.
+
+    sparse: shape of each tensor that is stored as its survivors.
+    """
 
     config: EncoderConfig
     provenance: Mapping[str, str] = field(default_factory=dict)
     version: str = VERSION
+    sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def save(path: str | Path, encoder: Encoder, *, provenance: Mapping[str, str] | None = None) -> None:
+def save(
+    path: str | Path,
+    encoder: Encoder,
+    *,
+    provenance: Mapping[str, str] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write an encoder and its description to one file, whole or not at all.
 
     Args:
         provenance: where the model comes from (teacher, recipe, commit ...).
+        masks: of tensors that are zero where their mask is False; of these the file holds the rest alone.
 
     Raises:
         PrunedUpstreamError: the file cannot be written.
@@ -64,11 +91,15 @@ def save(path: str | Path, encoder: Encoder, *, provenance: Mapping[str, str] | 
 
     metadata = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": SPARSE_VERSION if masks else VERSION,
         "config": encoder.config.to_json(),
         "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    if masks:
+        metadata["sparse"] = json.dumps({name: list(mask.shape) for name, mask in masks.items()}, sort_keys=True)
+        for name, mask in masks.items():
+            tensors |= _survivors(name, tensors.pop(name), mask.cpu())
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -82,6 +113,16 @@ def read_header(path: str | Path) -> Header:
     return _read(Path(path), with_tensors=False)[0]
 
 
+def read_masks(path: str | Path) -> dict[str, Tensor]:
+    """Which weights live in the tensors that a model file stores as survivors; empty for a dense file.
+
+    Raises:
+        CheckpointError: as `read_header`; or a mask is damaged.
+    """
+    header, tensors = _read(Path(path), with_tensors=True)
+    return {name: _mask(str(path), name, shape, tensors) for name, shape in header.sparse.items()}
+
+
 def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
     """The encoder of a model file, in evaluation mode and single precision.
 
@@ -93,6 +134,12 @@ def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
     """
     path = Path(path)
     header, tensors = _read(path, with_tensors=True)
+    for name, shape in header.sparse.items():
+        mask = _mask(str(path), name, shape, tensors)
+        del tensors[name + MASK]
+        tensors[name] = torch.zeros(shape, dtype=tensors[name + VALUES].dtype).masked_scatter_(
+            mask, tensors.pop(name + VALUES)
+        )
     return assemble(header.config, tensors, source=str(path), dropout=dropout)
 
 
@@ -161,19 +208,46 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
             f"{path} is a safetensors file of another program (format '{metadata.get('format')}'); "
             "a transformers model is read from its folder by `pruned-upstream convert`"
         )
-    if metadata.get("version") != VERSION:
+    version = metadata.get("version", "none")
+    if version not in METADATA_KEYS:
         raise CheckpointError(
-            f"{path} has version {metadata.get('version')} of the file layout, this program reads {VERSION}; "
+            f"{path} has version {version} of the file layout, this program reads {' and '.join(METADATA_KEYS)}; "
             "update pruned_upstream"
         )
-    unknown, missing = sorted(metadata.keys() - METADATA_KEYS), sorted(METADATA_KEYS - metadata.keys())
+    keys = METADATA_KEYS[version]
+    unknown, missing = sorted(metadata.keys() - keys), sorted(keys - metadata.keys())
     if unknown or missing:
         raise CheckpointError(f"{path}: unknown metadata {unknown}, missing metadata {missing}")
     try:
         provenance = json.loads(metadata["provenance"])
-        return Header(EncoderConfig.from_json(metadata["config"]), provenance, metadata["version"])
-    except (ConfigError, json.JSONDecodeError) as error:
+        sparse = {name: tuple(map(int, shape)) for name, shape in json.loads(metadata.get("sparse", "{}")).items()}
+        return Header(EncoderConfig.from_json(metadata["config"]), provenance, version, sparse)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+
+
+def _survivors(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """The two tensors that a sparse tensor is stored as."""
+    if tensor.shape != mask.shape or tensor[~mask].count_nonzero():
+        raise ValueError(f"{name} has another shape than its mask, or is not zero where the mask is False")
+    bits = np.packbits(mask.flatten().numpy(), bitorder="little")
+    return {name + MASK: torch.from_numpy(bits), name + VALUES: tensor[mask]}
+
+
+def _mask(source: str, name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> Tensor:
+    """The mask of a sparse tensor, of the tensor's shape; raises CheckpointError where it does not fit its values."""
+    if name + MASK not in tensors or name + VALUES not in tensors:
+        raise CheckpointError(f"{source} calls {name} sparse, but its mask or its values are missing")
+    stored, count = tensors[name + MASK], math.prod(shape)
+    if stored.dtype != torch.uint8 or stored.numel() != -(-count // 8):
+        raise CheckpointError(f"{source}: the mask of {name} is not one bit for each of {count} weights")
+    bits = torch.from_numpy(np.unpackbits(stored.flatten().numpy(), bitorder="little")).bool()
+    if bits[count:].any() or int(bits.sum()) != tensors[name + VALUES].numel():
+        raise CheckpointError(
+            f"{source}: the mask of {name} says that {int(bits.sum())} weights live, and the file holds "
+            f"{tensors[name + VALUES].numel()}"
+        )
+    return bits[:count].view(shape)
 
 
 def _some(names: list[str]) -> str:

@@ -147,13 +147,13 @@ def _list(source: Path) -> list[tuple[str, Path]]:
         found = (path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
         return sorted((path.relative_to(source).as_posix(), path) for path in found)
     if source.suffix == ".tsv" and source.is_file():
-        return _read_manifest(source)
+        return read_manifest(source)
     if source.exists():
         raise DataError(f"{source} is neither a folder of audio nor a manifest ending in .tsv")
     raise DataError(f"there is no folder or manifest {source}; check data.train")
 
 
-def _read_manifest(manifest: Path) -> list[tuple[str, Path]]:
+def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
     """fairseq's manifest: the root folder, then a line `path<TAB>frames` a recording.
 
     The number of frames is checked to be one and otherwise left to the file's own header.

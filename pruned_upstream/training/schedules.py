@@ -34,6 +34,15 @@ def tri_stage(steps: int, warmup: float, hold: float, final: float) -> Schedule:
     return partial(_tri_stage, steps=steps, warmup=round(warmup * steps), hold=round(hold * steps), final=final)
 
 
+def delayed(schedule: Schedule, start: int) -> Schedule:
+    """0 before step `start`, and from there on what `schedule` says of the step: a part that is frozen at first."""
+    return partial(_delayed, schedule=schedule, start=start)
+
+
+def _delayed(step: int, *, schedule: Schedule, start: int) -> float:
+    return schedule(step) if step >= start else 0.0
+
+
 def _warmup_constant(step: int, *, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 

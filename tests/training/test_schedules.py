@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruned_upstream.training.schedules import constant, tri_stage, warmup_constant, warmup_linear_decay
+from pruned_upstream.training.schedules import constant, delayed, tri_stage, warmup_constant, warmup_linear_decay
 
 
 def test_the_papers_schedule() -> None:
@@ -46,6 +46,14 @@ def test_tri_stage() -> None:
     assert factor(1000) == pytest.approx(0.05)
 
 
+def test_delayed() -> None:
+    factor = delayed(tri_stage(1000, warmup=0.1, hold=0.4, final=0.05), 75)
+    assert factor(0) == factor(74) == 0.0
+    assert factor(75) == pytest.approx(0.7525)
+    assert factor(100) == 1.0
+
+
 def test_schedules_travel_between_processes() -> None:
-    for schedule in (constant(), warmup_constant(9, 0.1), warmup_linear_decay(9, 0.1), tri_stage(9, 0.1, 0.4, 0.05)):
+    late = delayed(tri_stage(9, 0.1, 0.4, 0.05), 2)
+    for schedule in (constant(), warmup_constant(9, 0.1), warmup_linear_decay(9, 0.1), late):
         assert pickle.loads(pickle.dumps(schedule))(3) == schedule(3)

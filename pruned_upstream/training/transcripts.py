@@ -1,0 +1,145 @@
+"""What is said in the recordings: transcripts as LibriSpeech, Libri-light and fairseq lay them out.
+
+| where | labels | form |
+|---|---|---|
+| `*.trans.txt` in a folder | letters, characters | lines `ID TEXT`, as LibriSpeech and Libri-light have them |
+| `*.phn.txt` in a folder | phones | lines `ID PHONE PHONE ...` |
+| NAME.wrd beside NAME.tsv | letters, characters | a line of words for each line of the manifest (fairseq) |
+| NAME.ltr beside NAME.tsv | letters, characters | the same letter by letter, where there is no NAME.wrd |
+| NAME.phn beside NAME.tsv | phones | a line of phones for each line of the manifest |
+
+An ID is a file's name without its ending; its file lies beside the transcript, however deep in the folder both are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..model.config import EncoderConfig
+from ..parp.alphabet import BOUNDARY, Alphabet, frames_needed
+from .corpus import SAMPLE_RATE, Corpus, Utterance, find_corpus, read_manifest
+
+log = logging.getLogger(__name__)
+
+IN_FOLDERS = {"letters": "*.trans.txt", "characters": "*.trans.txt", "phones": "*.phn.txt"}
+BESIDE_MANIFESTS = {"letters": (".wrd", ".ltr"), "characters": (".wrd", ".ltr"), "phones": (".phn",)}
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """Recordings and what is said in each, in the same order."""
+
+    corpus: Corpus
+    texts: list[str]
+
+    def without(self, obstacles: Sequence[str]) -> Transcribed:
+        """Those without an obstacle; the others are skipped for it."""
+        entries = list(zip(self.corpus.utterances, self.texts, obstacles, strict=True))
+        skipped = {utterance.name: obstacle for utterance, _, obstacle in entries if obstacle}
+        kept = [(utterance, text) for utterance, text, obstacle in entries if not obstacle]
+        corpus = Corpus([utterance for utterance, _ in kept], {**self.corpus.skipped, **skipped})
+        return Transcribed(corpus, [text for _, text in kept])
+
+
+def find_transcribed(
+    sources: Sequence[str | Path], labels: str, *, min_samples: int, cache: str | Path | None = None
+) -> Transcribed:
+    """The recordings of folders and manifests that have a transcript.
+
+    Args:
+        labels: kind of alphabet; transcripts of the kind "letters" are brought to upper case.
+        min_samples, cache: as `find_corpus`.
+
+    Raises:
+        DataError: a source or its transcripts are missing or malformed.
+    """
+    texts = {path: text for source in sources for path, text in _read(Path(source), labels).items()}
+    corpus = find_corpus(sources, min_samples=min_samples, cache=cache)
+    found = Transcribed(corpus, [texts.get(_without_suffix(utterance.path), "") for utterance in corpus.utterances])
+    kept = found.without(["" if text else "it has no transcript" for text in found.texts])
+    if not kept.texts:
+        raise DataError(
+            f"none of the recordings in {', '.join(map(str, sources))} has a transcript; {labels} are read from "
+            f"{IN_FOLDERS[labels]} in a folder, from {' or '.join(BESIDE_MANIFESTS[labels])} beside a manifest"
+        )
+    return kept
+
+
+def trainable(found: Transcribed, alphabet: Alphabet, config: EncoderConfig, *, max_seconds: float) -> Transcribed:
+    """What CTC can learn from: not cropped, spelled by the alphabet, and with frames enough for its labels.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    pairs = zip(found.corpus.utterances, found.texts, strict=True)
+    obstacles = [_obstacle(utterance, text, alphabet, config, max_seconds) for utterance, text in pairs]
+    kept = found.without(obstacles)
+    if not kept.texts:
+        raise DataError(
+            f"no recording can be learned from; of {found.corpus.utterances[0].name}, for instance, {obstacles[0]}"
+        )
+    if len(kept.texts) < len(found.texts):
+        first = next(reason for reason in obstacles if reason)
+        log.warning("%d recordings are not learned from (%s)", len(found.texts) - len(kept.texts), first)
+    return kept
+
+
+def _obstacle(utterance: Utterance, text: str, alphabet: Alphabet, config: EncoderConfig, max_seconds: float) -> str:
+    """Why a recording cannot be learned from; empty where it can."""
+    if utterance.samples > max_seconds * SAMPLE_RATE:
+        seconds = utterance.samples / SAMPLE_RATE
+        return f"its {seconds:.1f} s are more than data.max_seconds, and a crop would not fit the transcript"
+    if unknown := alphabet.unknown(text):
+        return f"its transcript has symbols that the alphabet lacks: {' '.join(sorted(unknown))}"
+    frames, needed = config.frames(utterance.samples), frames_needed(alphabet.encode(text))
+    if frames < needed:
+        return f"its {frames} frames are fewer than the {needed} that its transcript needs"
+    return ""
+
+
+def _read(source: Path, labels: str) -> dict[Path, str]:
+    """Transcripts by path of the recording, without its suffix."""
+    if source.is_dir():
+        texts = {}
+        for file in sorted(source.rglob(IN_FOLDERS[labels])):
+            for line in _lines(file):
+                name, _, text = line.strip().partition(" ")
+                texts[file.parent / name] = text
+    elif source.suffix == ".tsv" and source.is_file():
+        texts = _beside_manifest(source, labels)
+    else:
+        texts = {}  # `find_corpus` says what is wrong with it
+    return {path: _normal(text, labels) for path, text in texts.items()}
+
+
+def _beside_manifest(manifest: Path, labels: str) -> dict[Path, str]:
+    endings = BESIDE_MANIFESTS[labels]
+    file = next((manifest.with_suffix(end) for end in endings if manifest.with_suffix(end).is_file()), None)
+    if file is None:
+        raise DataError(f"there is no {' or '.join(endings)} beside {manifest}, which {labels} are read from")
+    listed, lines = read_manifest(manifest), _lines(file)
+    if len(listed) != len(lines):
+        raise DataError(f"{file} has {len(lines)} lines and {manifest} lists {len(listed)} recordings")
+    if file.suffix == ".ltr":
+        lines = ["".join(line.split()).replace(BOUNDARY, " ") for line in lines]
+    return {_without_suffix(path): line for (_, path), line in zip(listed, lines, strict=True)}
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the transcripts {file} cannot be read: {error}") from error
+
+
+def _normal(text: str, labels: str) -> str:
+    text = " ".join(text.split())
+    return text.upper() if labels == "letters" else text
+
+
+def _without_suffix(path: Path) -> Path:
+    return path.with_suffix("")
