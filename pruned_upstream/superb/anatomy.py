@@ -147,7 +147,9 @@ def comparison(encoders: Mapping[str, EncoderConfig], head: int = 0) -> Figure:
     for (title, count), axes in zip(panels.items(), grid, strict=False):
         for number, (name, config) in enumerate(encoders.items()):
             axes.plot(count(config), marker="o", markersize=4, color=COLOURS[number % len(COLOURS)], label=name)
-        axes.axhline(max(max(count(config.densified())) for config in encoders.values()), color="#666666", ls=":")
+        axes.axhline(
+            max(max(count(config.densified())) for config in encoders.values()), color="#666666", ls=":", label="dense"
+        )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("convolution" if title.startswith("channels") else "layer", fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,0 +1,263 @@
+"""One HTML page about one or several runs: numbers, what their recipes do otherwise, figures. It needs nothing else.
+
+Figures are part of the page (SVG), there is no script, and everything that comes from a file is escaped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..files import atomic_write
+from ..model.size import count_parameters
+from ..superb import anatomy
+from ..superb.plots import score_against_size, task_profile
+from ..superb.profile import BUCKETS, official_macs
+from ..superb.published import published_rows
+from ..superb.report import ABSENT, Entry, overview
+from ..superb.results import RunResults
+from ..superb.scores import truncate
+from ..training.recipe import REQUIRED
+from ..training.state import FREE_KEYS
+from . import figures
+from .runs import Run, base_recipe
+from .svg import inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "page.html"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: rows of a name and a cell a column. `marked` holds the (row, column) of cells that stand out."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+    marked: set[tuple[int, int]] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption; `svg` is markup."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def write_page(
+    path: str | Path, runs: Sequence[Run], superb: Sequence[RunResults] = (), *, title: str | None = None
+) -> None:
+    """Write the page.
+
+    Args:
+        superb: scores to show; those of a run's own model file stand in its column, too.
+
+    Raises:
+        PrunedUpstreamError: the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template(TEMPLATE).render(
+        title=title or ", ".join(run.name for run in runs),
+        version=__version__,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        runs=runs,
+        statuses={run.name: status(run) for run in runs},
+        numbers=numbers(runs, superb),
+        recipes=recipe_differences(runs),
+        scores=scores(superb),
+        pictures=list(_pictures(runs, superb)),
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def status(run: Run) -> str:
+    """How far a run has come, in words."""
+    if run.finished:
+        return "finished"
+    if not run.curves:
+        return "begun, nothing reported yet"
+    if run.steps >= run.total_steps:
+        return f"trained ({run.steps} steps), its model is not written yet"
+    return f"unfinished: step {run.steps} of {run.total_steps}"
+
+
+def numbers(runs: Sequence[Run], superb: Sequence[RunResults] = ()) -> Grid:
+    """Everything countable, a column a run; what a run cannot tell (yet) is a dash."""
+    columns = [_numbers(run, _own_scores(run, superb)) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return Grid(
+        [run.name for run in runs], [(name, [column.get(name, ABSENT) for column in columns]) for name in names]
+    )
+
+
+def recipe_differences(runs: Sequence[Run]) -> Grid | None:
+    """Keys in which a run differs from the base recipe of its method, or from another run; None without any.
+
+    Cells that differ from the base are marked. Where the runs are, and how often they report, is left out.
+    """
+    bases = [base_recipe(run.method) if run.method else dict(run.recipe) for run in runs]
+    keys = [key for key in dict.fromkeys(key for run in runs for key in run.recipe) if key not in FREE_KEYS]
+    rows, marked = [], set()
+    for key in keys:
+        given = [run.recipe.get(key, ABSENT) for run in runs]
+        usual = [base.get(key, ABSENT) for base in bases]
+        if all(value == given[0] for value in given) and (given == usual or REQUIRED in usual):
+            continue
+        other = [own != base and base != REQUIRED for own, base in zip(given, usual, strict=True)]
+        marked |= {(len(rows), column + 1) for column, is_other in enumerate(other) if is_other}
+        base_values = list(dict.fromkeys(_shown(value) for value in usual if value != REQUIRED))
+        rows.append((key, [" / ".join(base_values) or ABSENT, *map(_shown, given)]))
+    if not rows:
+        return None
+    methods = dict.fromkeys(run.method.base for run in runs if run.method)
+    return Grid([" / ".join(methods) or "base", *[run.name for run in runs]], rows, marked)
+
+
+def scores(superb: Sequence[RunResults]) -> Grid | None:
+    """SUPERB, a column a model; None without any results."""
+    if not superb:
+        return None
+    table = overview([Entry.measured(results) for results in superb])
+    rows = [(name, [row[i] for row in table.rows]) for i, name in enumerate(table.header)]
+    return Grid([row[0] for row in table.rows], rows[1:], notes=table.notes)
+
+
+def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
+    outcome = run.outcome
+    found: dict[str, str] = {"method": run.method_name, "status": status(run)}
+    if "teacher" in run.recipe:
+        found["teacher"] = Path(str(run.recipe["teacher"])).name
+    if run.header is not None:
+        found |= _size(run)
+    for key in ("target", "expected", "counted"):
+        if f"{key}_sparsity" in outcome:
+            found[f"sparsity, {key}"] = f"{outcome[f'{key}_sparsity']:.2%}"
+    if "sparsity" in run.curves and "expected_sparsity" not in outcome:
+        found["sparsity, target"] = f"{run.recipe['sparsity.target']:.2%}"
+        found["sparsity, expected"] = f"{run.curves['sparsity'].last:.2%}, so far"
+    if "difference_from_gated" in outcome:
+        found["compact against gated, largest difference"] = f"{outcome['difference_from_gated']:.1e}"
+    if run.loss is not None:
+        found[f"{run.loss}, mean of the last 5 % of steps"] = f"{run.curves[run.loss].tail():.5g}"
+    found["steps"] = f"{run.steps} of {run.total_steps}"
+    if run.seconds:
+        found["training time"] = _duration(run.seconds)
+        found["seconds a step"] = f"{run.seconds / run.steps:.3g}"
+    if "recordings" in outcome:
+        found["speech"] = f"{outcome['hours']:.2f} h in {outcome['recordings']} recordings"
+        found["recordings skipped"] = str(len(outcome["skipped"]))
+    if run.launches:
+        found["launches"] = str(len(run.launches))
+        found["processes"] = ", ".join(dict.fromkeys(str(launch.get("processes", "?")) for launch in run.launches))
+    if results is not None:
+        found["superb_s"] = _superb_s(Entry.measured(results))
+    return found
+
+
+def _superb_s(entry: Entry) -> str:
+    if entry.superb_s is None:
+        return f"none, tasks are missing: {', '.join(entry.missing)}"
+    return truncate(entry.superb_s) + (", not official" if entry.unofficial else "")
+
+
+def _size(run: Run) -> dict[str, str]:
+    config = run.header.config
+    before = run.outcome.get("teacher_parameters", count_parameters(config.densified()))
+    after = count_parameters(config)
+    less = f" ({1 - after / before:.1%} fewer)" if after < before else ""
+    found = {"parameters": f"{after:,} of {before:,}{less}" if less else f"{after:,}"}
+    macs, dense = (official_macs(shape) for shape in (config, config.densified()))
+    counts = [(name, here.total, there.total) for name, here, there in zip(BUCKETS, macs, dense, strict=True)]
+    counts.append(("all 32", sum(here for _, here, _ in counts), sum(there for _, _, there in counts)))
+    for name, here, there in counts:
+        share = f" ({here / there:.1%} of the dense)" if here < there else ""
+        found[f"MACs (G), {name} utterances"] = f"{here / 1e9:.2f}{share}"
+    return found
+
+
+def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Picture]:
+    drawn: list[tuple[str, str, Figure | None]] = [
+        (
+            "Sparsity",
+            "Expected by the gates; what was counted in the file is a mark.",
+            figures.sparsity(runs),
+        ),
+        (
+            "Learning",
+            "Means since the line before; the distance from the teacher is what runs are compared by.",
+            figures.learning(runs),
+        ),
+        (
+            "Gates over training",
+            "Means of all layers. The first two axes are figure 3a of Wang et al. (2023), with and without STE.",
+            figures.gates(runs),
+        ),
+        ("Multipliers", "They rise for as long as the target is missed.", figures.multipliers(runs)),
+        (
+            "Pairing",
+            "The student layer that learns from each teacher layer, counted from 1; between two where it changed.",
+            figures.pairing(runs),
+        ),
+    ]
+    for run in runs:
+        drawn.append((f"Gates by layer: {run.name}", "Layers are counted from 0.", figures.gates_by_layer(run)))
+    models = {run.name: run.header.config for run in runs if run.header is not None}
+    if models:
+        caption = "Layers are counted from 0. The first axes are figure 3b of Wang et al. (2023)."
+        drawn.append(("What survives", caption, anatomy.comparison(models)))
+    for name, config in models.items():
+        if not config.is_dense:
+            caption = "Every head's width, the feed-forward width and the parameters of each layer."
+            drawn.append((f"What survives: {name}", caption, anatomy.figure(config)))
+    if superb:
+        entries = [Entry.measured(results) for results in superb]
+        context = [*entries, *map(Entry.published, published_rows())]
+        drawn.append(("Tasks", "Open marks were published by others.", task_profile(entries)))
+        if any(entry.superb_s is not None for entry in entries):
+            caption = "Figure 2 of Wang et al. (2023)."
+            drawn.append(("superb_s against parameters", caption, score_against_size(context)))
+            drawn.append(("superb_s against MACs", caption, score_against_size(context, macs=True)))
+    for number, (title, caption, figure) in enumerate(drawn, 1):
+        if figure is not None:
+            yield Picture(title, caption, inline_svg(figure, f"figure{number}", title))
+
+
+def _own_scores(run: Run, superb: Sequence[RunResults]) -> RunResults | None:
+    """Results that were measured with this run's model file."""
+    if run.model is None:
+        return None
+    own = run.model.resolve()
+    return next((r for r in superb if r.checkpoint is not None and Path(r.checkpoint).resolve() == own), None)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
