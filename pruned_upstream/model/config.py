@@ -19,6 +19,7 @@ from ..errors import ConfigError
 
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
 EXTRACTOR_MODES = ("default", "layer_norm")
+PADDINGS = ("shares", "exact")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class EncoderConfig:
     layers: tuple[TransformerLayer, ...]
     conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own
     relative_position: RelativePosition | None = None
+    feature_norm: bool = True  # a layer norm on the features; DistilHuBERT has none
+    padding: str = "shares"  # which frames of a padded utterance are padding; see `Encoder.padding_mask`
     feature_scale: bool = False  # a factor a channel after the front end, where fractional gates cannot be folded
     prediction_heads: int = 0  # kept from distillation, one a predicted teacher layer (`encoder.prediction_head`)
 
@@ -179,6 +182,8 @@ class EncoderConfig:
             raise ConfigError(f"unknown model family '{self.family}'; known are {', '.join(FAMILIES)}")
         if self.extractor_mode not in EXTRACTOR_MODES:
             raise ConfigError(f"extractor_mode is '{self.extractor_mode}'; it must be one of {EXTRACTOR_MODES}")
+        if self.padding not in PADDINGS:
+            raise ConfigError(f"padding is '{self.padding}'; it must be one of {PADDINGS}")
         sizes = ("embed_dim", "num_heads", "ffn_dim", "conv_pos", "conv_pos_groups", "conv_pos_depth")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -238,6 +243,10 @@ def _conv_stack(*blocks: tuple[int, int, int]) -> tuple[ConvLayer, ...]:
 CONV_FEATURE_LAYERS = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
+# as fairseq's wav2vec2.py and data2vec_audio.py; its hubert.py, and WavLM after it, deal shares
+PADDING_OF_FAMILY = {"wav2vec2": "exact", "data2vec": "exact"}
+
+
 def dense_config(
     *,
     family: str = "wavlm",
@@ -254,12 +263,15 @@ def dense_config(
     conv_pos_groups: int = 16,
     conv_pos_depth: int = 1,
     relative_position: RelativePosition | None = None,
+    feature_norm: bool = True,
+    padding: str | None = None,
     prediction_heads: int = 0,
 ) -> EncoderConfig:
     """A dense encoder; the defaults are the shape of HuBERT Base without its family name.
 
     Args:
         conv_layers: (channels, kernel, stride) of each convolution, as fairseq's `conv_feature_layers`.
+        padding: the family's own by default.
     """
     if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
         raise ConfigError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
@@ -280,6 +292,8 @@ def dense_config(
         conv_pos_depth=conv_pos_depth,
         layers=(layer,) * num_layers,
         relative_position=relative_position,
+        feature_norm=feature_norm,
+        padding=padding or PADDING_OF_FAMILY.get(family, "shares"),
         prediction_heads=prediction_heads,
     )
 

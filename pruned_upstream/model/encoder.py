@@ -199,7 +199,8 @@ class Encoder(nn.Module):
         self.config = config
         self.dropout = dropout
         self.feature_extractor = ConvFeatureExtractor(config)
-        self.layer_norm = ChannelNorm(config.feature_dim, config.conv[-1].dense_channels)
+        norm = ChannelNorm(config.feature_dim, config.conv[-1].dense_channels)
+        self.layer_norm = norm if config.feature_norm else None
         self.post_extract_proj = nn.Linear(config.feature_dim, config.embed_dim) if config.has_projection else None
         self.encoder = TransformerEncoder(config, dropout)
         self.prediction_heads = nn.ModuleList(prediction_head(config.embed_dim) for _ in range(config.prediction_heads))
@@ -237,7 +238,7 @@ class Encoder(nn.Module):
                 f"{self.config.receptive_field}; pad them or leave them out"
             )
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
-        mask = None if lengths is None else self.padding_mask(lengths, samples, frames)
+        mask = None if lengths is None else self.padding_mask(lengths, samples)
         return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)
 
     def extract(self, wavs: Sequence[Tensor]) -> EncoderOutput:
@@ -270,7 +271,8 @@ class Encoder(nn.Module):
 
         A channel's gate counts on both sides of the norm, for the norm's own bias would let a closed one through.
         """
-        features = self.layer_norm(features)
+        if self.layer_norm is not None:
+            features = self.layer_norm(features)
         if gates is not None and gates.conv is not None and gates.conv[-1] is not None:
             features = features * gates.conv[-1]
         if self.post_extract_proj is not None:
@@ -283,13 +285,20 @@ class Encoder(nn.Module):
         """Position convolution and transformer: (B, T, d) -> L + 1 hidden states (B, T, d)."""
         return self.encoder(x, padding_mask, gates)
 
-    @staticmethod
-    def padding_mask(lengths: Tensor, samples: int, frames: int) -> Tensor:
-        """(B, T), True where a frame is padding.
+    def padding_mask(self, lengths: Tensor, samples: int) -> Tensor:
+        """(B, T), True where a frame of utterances padded to `samples` is padding.
 
-        fairseq's rule (`forward_padding_mask`): the samples are dealt to the frames in equal shares, and a
-        frame is padding when its whole share is.
+        By the rule that the model was trained with. "exact": a frame counts when all samples under it are the
+        utterance's. "shares": the samples are dealt to the frames in equal shares, and a frame is padding when its
+        whole share is (fairseq, hubert.py, `forward_padding_mask`), which at times lets one frame more count.
+
+        Args:
+            lengths: (B,) samples of each utterance.
         """
-        share = samples // frames
-        starts = torch.arange(frames, device=lengths.device) * share
-        return starts >= lengths.unsqueeze(1)
+        frames = self.config.frames(samples)
+        frame = torch.arange(frames, device=lengths.device)
+        if self.config.padding == "shares":
+            return frame * (samples // frames) >= lengths.unsqueeze(1)
+        for layer in self.config.conv:
+            lengths = (lengths - layer.kernel) // layer.stride + 1
+        return frame >= lengths.clamp(min=1).unsqueeze(1)

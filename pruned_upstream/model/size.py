@@ -16,7 +16,7 @@ def parameters_by_part(config: EncoderConfig) -> dict[str, int]:
     """Parameters of each part; the parts sum to `count_parameters`."""
     d = config.embed_dim
     table = config.relative_position.buckets * config.num_heads if config.relative_position else 0
-    feature_norm = 2 * config.feature_dim
+    feature_norm = 2 * config.feature_dim if config.feature_norm else 0
     projection = config.feature_dim * d + d if config.has_projection else 0
     return {
         "front_end": front_end_parameters(config),

@@ -61,7 +61,7 @@ def fold(encoder: Encoder, gates: EncoderGates) -> Encoder:
     config = dataclasses.replace(encoder.config, feature_scale=encoder.config.feature_scale or last is not None)
     weights = encoder.state_dict()
     if config.feature_scale:
-        weights.setdefault("feature_extractor.scale", torch.ones_like(weights["layer_norm.weight"]))
+        weights.setdefault("feature_extractor.scale", weights["post_extract_proj.weight"].new_ones(config.feature_dim))
     for name, dim, gate in _factors(config, gates):
         shape = [1] * weights[name].dim()
         shape[dim] = -1
@@ -227,7 +227,7 @@ def _norms(config: EncoderConfig, number: int) -> list[str]:
         norms.append(f"feature_extractor.conv_layers.{number}.2.1")
     elif number == 0:
         norms.append("feature_extractor.conv_layers.0.2")
-    if number == len(config.conv) - 1:
+    if number == len(config.conv) - 1 and config.feature_norm:
         norms.append("layer_norm")
     return norms
 

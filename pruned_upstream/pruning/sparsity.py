@@ -88,7 +88,7 @@ def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
         if config.extractor_mode == "layer_norm" or number == 0:
             size = size + 2 * channels
         inputs = channels
-    projection = 2 * inputs
+    projection = 2 * inputs if config.feature_norm else 0 * p.one
     if config.has_projection:
         projection = projection + (inputs + 1) * config.embed_dim
     return {"front_end": size, "projection": projection}

@@ -117,8 +117,7 @@ class DistillationObjective:
     def _count(self, part: Batch) -> int:
         """Frames of a part that are not padding."""
         lengths = torch.tensor([len(wav) for wav in part.wavs])
-        frames = self.student.config.frames(part.pad_to)
-        return int((~Encoder.padding_mask(lengths, part.pad_to, frames)).sum())
+        return int((~self.student.padding_mask(lengths, part.pad_to)).sum())
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.processes.sum_(tensor.to(self.processes.device))

@@ -170,7 +170,7 @@ class MaskedPrediction:
         waveforms, lengths = waveforms.to(self.processes.device), lengths.to(self.processes.device)
         projected = self.encoder.project(self.encoder.features(waveforms))
         if self.predicts_units:
-            padding = self.encoder.padding_mask(lengths, waveforms.size(1), projected.size(1))
+            padding = self.encoder.padding_mask(lengths, waveforms.size(1))
             hidden = torch.where(predicted.unsqueeze(-1), self.mask_emb.to(projected.dtype), projected)
             logits = self.heads["units"](self.encoder.contextualize(hidden, padding)[-1][predicted])  # (N, units)
             summed = F.cross_entropy(logits.float(), units[predicted], reduction="sum")
@@ -214,8 +214,7 @@ class MaskedPrediction:
     def _predicted(self, part: Batch) -> Tensor:
         """(B, T) frames that count in the loss: all valid ones for the front end, the hidden ones after."""
         lengths = torch.tensor([len(wav) for wav in part.wavs])
-        frames = self.encoder.config.frames(part.pad_to)
-        valid = ~Encoder.padding_mask(lengths, part.pad_to, frames)
+        valid = ~self.encoder.padding_mask(lengths, part.pad_to)
         torch.manual_seed(part.seed)
         return masked_frames(valid, self.recipe.masking) if self.predicts_units else valid
 

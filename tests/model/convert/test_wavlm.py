@@ -10,7 +10,9 @@ from tiny import largest_difference, random_encoder, tiny_config, unequal_wavefo
 
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.config import wavlm_base_config
-from pruned_upstream.model.convert import load_teacher, parse_conv_layers, wavlm_config
+from pruned_upstream.model.convert import load_teacher
+from pruned_upstream.model.convert.shapes import parse_conv_layers
+from pruned_upstream.model.convert.wavlm import wavlm_config
 
 
 def published(encoder, **cfg):

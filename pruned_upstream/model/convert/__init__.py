@@ -1,0 +1,78 @@
+"""Foreign checkpoints as encoders of ours, whoever published them.
+
+One module a source, each with its table of names. Every key of a file is accounted for: it becomes one of our tensors,
+or it is on the source's list of what only pre-training uses, or loading stops and names it. What a file is, is seen
+from what it holds. Nothing is unpickled but tensors, plain containers and inert stand-ins (`pickles.py`), and a string
+is never evaluated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import CheckpointError, ConfigError
+from ..checkpoint import assemble, check_readable, load
+from ..encoder import Dropout, Encoder
+from . import fairseq, peers, wavlm
+from .pickles import read_pickle
+from .source import Found, Source
+from .transformers import read_folder
+
+SOURCES = (
+    Source("WavLM ('cfg' and 'model')", wavlm.recognises, wavlm.read),
+    Source(
+        "HuBERT, wav2vec 2.0 or data2vec of fairseq ('model' with 'args' or 'cfg')", fairseq.recognises, fairseq.read
+    ),
+    Source(
+        "s3prl's copies of them ('model_weight', 'model_cfg' and 'task_cfg')",
+        fairseq.recognises_copy,
+        fairseq.read_copy,
+    ),
+    Source("DistilHuBERT ('Distiller' and 'Config')", peers.recognises_distiller, peers.read_distiller),
+    Source("DPHuBERT and DPWavLM ('state_dict' and 'config')", peers.recognises_dphubert, peers.read_dphubert),
+)
+SAFETENSORS_HEADER = slice(8, 9)  # after eight bytes of length, an object of JSON
+
+
+def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
+    """The encoder of a published checkpoint, in evaluation mode.
+
+    Args:
+        path: a file of one of the `SOURCES`, a transformers folder (wavlm, hubert, wav2vec2, data2vec-audio), or a file
+            of our own.
+
+    Raises:
+        CheckpointError: missing, truncated or foreign file, a pickle that could run code, keys or shapes that do not
+            fit.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = read_folder(path)
+    else:
+        check_readable(path)
+        if _is_safetensors(path):
+            return load(path, dropout=dropout)
+        found = _read_file(path)
+    return assemble(found.config, found.tensors, source=str(path), dropout=dropout)
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(16)[SAFETENSORS_HEADER] == b"{"
+
+
+def _read_file(path: Path) -> Found:
+    checkpoint = read_pickle(path)
+    for source in SOURCES if isinstance(checkpoint, dict) else ():
+        if source.recognises(checkpoint):
+            try:
+                return source.read(checkpoint)
+            except ConfigError as error:
+                raise CheckpointError(f"{path}, taken for {source.description}: {error}") from error
+    found = (
+        f"the keys {sorted(map(str, checkpoint))[:6]}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
+    )
+    raise CheckpointError(
+        f"{path} holds {found}; known are {'; '.join(source.description for source in SOURCES)}; and folders of "
+        "transformers and files of our own"
+    )

@@ -1,0 +1,180 @@
+"""Folders that transformers writes: WavLM, HuBERT, wav2vec 2.0 and data2vec audio.
+
+torchaudio's wav2vec 2.0 names its modules alike, so DPHuBERT's files (`peers.py`) are read with the same tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import CheckpointError, ConfigError
+from ..checkpoint import check_readable
+from ..config import EncoderConfig, RelativePosition, dense_config
+from .pickles import read_pickle
+from .source import Found
+
+FAMILY_OF_MODEL_TYPE = {"wavlm": "wavlm", "hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec-audio": "data2vec"}
+
+# transformers' name of a module -> ours; {norm} is where the norm of a convolution sits in fairseq's Sequential
+FRONT_END = {
+    "feature_projection.layer_norm": "layer_norm",
+    "feature_projection.projection": "post_extract_proj",
+}
+IN_CONV_BLOCK = {"conv": "0", "layer_norm": "{norm}"}
+IN_LAYER = {
+    "attention.q_proj": "self_attn.q_proj",
+    "attention.k_proj": "self_attn.k_proj",
+    "attention.v_proj": "self_attn.v_proj",
+    "attention.out_proj": "self_attn.out_proj",
+    "attention.gru_rel_pos_linear": "self_attn.grep_linear",
+    "layer_norm": "self_attn_layer_norm",
+    "feed_forward.intermediate_dense": "fc1",
+    "feed_forward.output_dense": "fc2",
+    "final_layer_norm": "final_layer_norm",
+}
+# names before and after torch's parametrised weight norm
+POSITION_WEIGHTS = {
+    "weight_g": "weight_g",
+    "weight_v": "weight_v",
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+    "bias": "bias",
+}
+POSITION_GATE = "attention.gru_rel_pos_const"
+POSITION_TABLE = "layers.0.attention.rel_attn_embed.weight"
+PRETRAINING_ONLY = ("masked_spec_embed",)
+PREFIXES = ("wavlm.", "hubert.", "wav2vec2.", "data2vec_audio.")  # of an encoder under a head
+
+
+def read_folder(folder: Path) -> Found:
+    """The encoder in a folder with config.json and model.safetensors or pytorch_model.bin.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged, the model is of another kind, or a tensor is unknown.
+    """
+    description = folder / "config.json"
+    if not description.is_file():
+        raise CheckpointError(f"{folder} is a folder without config.json; name a model file or a transformers folder")
+    try:
+        cfg = json.loads(description.read_text(encoding="utf-8"))
+        config = transformers_config(cfg)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{description} is not JSON: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{description}: {error}") from error
+    foreign = _weights(folder)
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in foreign)), "")
+    names = tensor_names(config)
+    tensors, unknown = {}, []
+    for name, tensor in foreign.items():
+        if prefix and not name.startswith(prefix):
+            continue  # a head on top of the encoder (CTC, quantiser): another model's business
+        own = name.removeprefix(prefix)
+        if own in names:
+            tensors[names[own]] = tensor
+        elif own not in PRETRAINING_ONLY:
+            unknown.append(own)
+    if unknown:
+        raise CheckpointError(f"{folder}: unknown tensors {sorted(unknown)[:4]} in a {cfg['model_type']} encoder")
+    grep = [name for name in tensors if name.endswith("grep_a")]
+    tensors.update({name: tensors[name].reshape(1, -1, 1, 1) for name in grep})
+    return Found(config, tensors)
+
+
+def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
+    """The shape in a transformers `config.json`.
+
+    Waveforms are normalised exactly when the front end has layer norms: so fairseq trained every published
+    model (its task's `normalize`), whatever a folder's preprocessor says.
+
+    Raises:
+        ConfigError: another model type, activation or adapter.
+    """
+    family = FAMILY_OF_MODEL_TYPE.get(cfg.get("model_type", ""))
+    if family is None:
+        raise ConfigError(f"model_type '{cfg.get('model_type')}'; known are {', '.join(FAMILY_OF_MODEL_TYPE)}")
+    for key in ("hidden_act", "feat_extract_activation"):
+        if cfg.get(key, "gelu") != "gelu":
+            raise ConfigError(f"{key} '{cfg[key]}' is not supported; the published encoders use gelu")
+    if cfg.get("add_adapter"):
+        raise ConfigError("models with an adapter are not supported")
+    relative = None
+    if family == "wavlm":
+        relative = RelativePosition(int(cfg.get("num_buckets", 320)), int(cfg.get("max_bucket_distance", 800)), True)
+    layer_norms = cfg.get("feat_extract_norm", "group") == "layer" or family == "data2vec"
+    depth = int(cfg.get("num_conv_pos_embeddings", 5)) if family == "data2vec" else 1
+    kernel = int(cfg.get("conv_pos_kernel_size", 19)) * depth
+    if family != "data2vec":
+        kernel = int(cfg.get("num_conv_pos_embeddings", 128))
+    return dense_config(
+        family=family,
+        conv_layers=tuple(
+            zip(
+                cfg.get("conv_dim", (512,) * 7),
+                cfg.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
+                cfg.get("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
+                strict=True,
+            )
+        ),
+        num_layers=int(cfg.get("num_hidden_layers", 12)),
+        embed_dim=int(cfg.get("hidden_size", 768)),
+        num_heads=int(cfg.get("num_attention_heads", 12)),
+        ffn_dim=int(cfg.get("intermediate_size", 3072)),
+        extractor_mode="layer_norm" if layer_norms else "default",
+        conv_bias=bool(cfg.get("conv_bias", False)),
+        normalize=layer_norms,
+        layer_norm_first=bool(cfg.get("do_stable_layer_norm", False)),
+        conv_pos=kernel,
+        conv_pos_groups=int(cfg.get("num_conv_pos_embedding_groups", 16)),
+        conv_pos_depth=depth,
+        relative_position=relative,
+    )
+
+
+def tensor_names(config: EncoderConfig, *, front_end: str = "", encoder: str = "encoder.") -> dict[str, str]:
+    """The name of every tensor of the encoder -> ours.
+
+    Args:
+        front_end: what stands before the norm and projection of the features.
+        encoder: what stands before the transformer's modules.
+    """
+    norm = "2.1" if config.extractor_mode == "layer_norm" else "2"
+    modules = {f"{front_end}{theirs}": ours for theirs, ours in FRONT_END.items()}
+    modules[f"{encoder}layer_norm"] = "encoder.layer_norm"
+    for i in range(len(config.conv)):
+        block = f"feature_extractor.conv_layers.{i}."
+        modules |= {block + theirs: block + ours.format(norm=norm) for theirs, ours in IN_CONV_BLOCK.items()}
+    for i in range(config.num_layers):
+        modules |= {f"{encoder}layers.{i}.{theirs}": f"encoder.layers.{i}.{ours}" for theirs, ours in IN_LAYER.items()}
+    if config.conv_pos_depth > 1:
+        for i in range(config.conv_pos_depth):
+            modules[f"{encoder}pos_conv_embed.layers.{i}.conv"] = f"encoder.pos_conv.{i}.0"
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
+    if config.conv_pos_depth == 1:
+        for theirs, ours in POSITION_WEIGHTS.items():
+            names[f"{encoder}pos_conv_embed.conv.{theirs}"] = f"encoder.pos_conv.0.{ours}"
+    for i in range(config.num_layers):
+        names[f"{encoder}layers.{i}.{POSITION_GATE}"] = f"encoder.layers.{i}.self_attn.grep_a"
+    names[encoder + POSITION_TABLE] = "encoder.relative_attention_bias.weight"
+    return names
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    safetensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if safetensors.is_file():
+        check_readable(safetensors)
+        try:
+            return load_file(safetensors)
+        except SafetensorError as error:
+            raise CheckpointError(f"{safetensors} is damaged ({error}); download it again") from error
+    if pickled.is_file():
+        return read_pickle(pickled)
+    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")

@@ -1,0 +1,66 @@
+"""WavLM as Microsoft published it: {"cfg": options, "model": weights}.
+
+Our names are its names (microsoft/unilm, wavlm/WavLM.py), but for one table:
+
+| WavLM | ours |
+|---|---|
+| `encoder.layers.0.self_attn.relative_attention_bias.weight` | `encoder.relative_attention_bias.weight` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ConfigError
+from ..config import EncoderConfig, RelativePosition, dense_config
+from .fairseq import without_pretraining
+from .pickles import plain
+from .shapes import shape
+from .source import Found
+
+RENAMED = {"encoder.layers.0.self_attn.relative_attention_bias.weight": "encoder.relative_attention_bias.weight"}
+# of class WavLMConfig, for what a file's cfg leaves out
+DEFAULTS = {
+    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "extractor_mode": "default",
+    "conv_bias": False,
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_attention_heads": 12,
+    "encoder_ffn_embed_dim": 3072,
+    "layer_norm_first": False,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "pos_conv_depth": 1,
+}
+
+
+def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    cfg = plain(checkpoint.get("cfg"))
+    return "model" in checkpoint and isinstance(cfg, dict) and "model" not in cfg
+
+
+def read(checkpoint: Mapping[str, Any]) -> Found:
+    tensors = without_pretraining(checkpoint["model"])
+    return Found(wavlm_config(plain(checkpoint["cfg"])), {RENAMED.get(name, name): t for name, t in tensors.items()})
+
+
+def wavlm_config(cfg: Mapping[str, Any]) -> EncoderConfig:
+    """The shape in a WavLM checkpoint's `cfg`.
+
+    Raises:
+        ConfigError: an option that changes the function and is not one WavLM was published with.
+    """
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(f"'cfg' is not a dictionary but {type(cfg).__name__}")
+    relative = None
+    if cfg.get("relative_position_embedding", False):
+        relative = RelativePosition(
+            buckets=int(cfg.get("num_buckets", 320)),
+            max_distance=int(cfg.get("max_distance", 1280)),
+            gated=bool(cfg.get("gru_rel_pos", False)),
+        )
+    return dense_config(
+        family="wavlm", normalize=bool(cfg.get("normalize", False)), relative_position=relative, **shape(cfg, DEFAULTS)
+    )
