@@ -43,10 +43,15 @@ def report_table(path: Path) -> Table:
     before, after = report["teacher_parameters"], report["parameters"]
     table = Table(title="pruned", show_header=False)
     table.add_row("parameters", f"{after / 1e6:.2f}M of {before / 1e6:.2f}M ({1 - after / before:.1%} fewer)")
-    table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of the {report['scope']}")
+    scope = "everything" if report["scope"] == "everything" else f"the {report['scope']}"
+    table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of {scope}")
     table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
     table.add_row("sparsity, counted in the file", f"{report['counted_sparsity']:.2%}")
     table.add_row("compact against gated, largest difference", f"{report['difference_from_gated']:.1e}")
     table.add_row("steps", str(report["steps"]))
+    if report["second_stage"]:
+        stage = report["second_stage"]
+        table.add_row("steps of the second stage", str(stage["steps"]))
+        table.add_row("loss of a batch before and after it", f"{stage['loss_before']:.4g}, {stage['loss_after']:.4g}")
     table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
     return table

@@ -147,7 +147,8 @@ class PruneReport:
 
     difference_from_gated: largest difference of hidden states between the gated student and what was cut from it, over
         their largest magnitude; from before the second stage, if there was one.
-    second_stage: its steps, and the distillation loss of the run's first batch before and after; None without it.
+    second_stage: its steps, and the distillation loss of the run's first batch before and after, as `loss_before` and
+        `loss_after`; None without it.
     """
 
     target_sparsity: float

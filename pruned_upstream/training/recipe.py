@@ -122,9 +122,14 @@ class Distillation:
     """What the student learns from its teacher's layers; see `distillation.pairing.LayerPairing`."""
 
     teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
-    groups: list[list[int]] | None = None  # instead: layers in groups, each with a linear map of its own
+    groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
     pairing: str = "v4"
     loss: str = "mse"
+
+    def check(self) -> None:
+        lists = self.groups is None or all(isinstance(group, list) for group in self.groups)
+        numbers = lists and all(isinstance(layer, int) for group in self.groups or () for layer in group)
+        require(numbers, "distillation.groups", self.groups, "be null, or lists of layers such as [[0],[4,8,12]]")
 
 
 @dataclass
@@ -283,9 +288,11 @@ def _read_with_bases(source: str | Path, below: tuple[Path, ...] = ()) -> Any:
     base = tree.pop(BASE, None)
     if base is None:
         return tree
-    beside = path.parent / f"{str(base).removesuffix('.yaml')}.yaml"
+    if not isinstance(base, str):
+        raise ConfigError(f"{path.name}: {BASE} must be the name or path of one recipe, not {base}")
+    beside = path.parent / f"{base.removesuffix('.yaml')}.yaml"
     try:
-        found = beside if beside.is_file() else recipe_path(str(base))
+        found = beside if beside.is_file() else recipe_path(base)
     except ConfigError as error:
         raise ConfigError(f"{path.name} is based on a recipe that is not there: {error}") from error
     return OmegaConf.merge(_read_with_bases(found, chain), tree)

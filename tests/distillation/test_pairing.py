@@ -117,3 +117,63 @@ def test_layers_that_do_not_exist_are_refused(layers: list[int]) -> None:
 def test_unknown_names_are_refused(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=value):
         LayerPairing(8, 4, **{key: value})
+
+
+def test_groups_have_maps_of_their_own() -> None:
+    pairing = LayerPairing(8, 4, groups=[[0], [2, 4]], variant="fixed")
+    assert pairing.teacher_layers == [0, 2, 4]
+    assert len(pairing.maps) == 2
+    torch.manual_seed(0)
+    student, teacher = ([torch.randn(2, 5, 8) for _ in range(5)] for _ in range(2))
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    torch.nn.init.normal_(pairing.maps[1].weight)
+    first, second = pairing.maps
+    wanted = (student[0] - teacher[0]).square().mean(-1).sum()  # the first map is the identity still
+    wanted = wanted + sum((second(student[k]) - teacher[k]).square().mean(-1).sum() for k in (2, 4))
+    loss = pairing(student, teacher, valid, [0, 2, 4])
+    torch.testing.assert_close(loss, wanted)
+    loss.backward()
+    expected = torch.autograd.grad(((first(student[0]) - teacher[0]).square().mean(-1)).sum(), first.weight)[0]
+    torch.testing.assert_close(first.weight.grad, expected)  # from layer 0 alone
+
+
+def test_one_group_is_one_map_for_all() -> None:
+    torch.manual_seed(0)
+    student, teacher = ([torch.randn(2, 5, 8) for _ in range(5)] for _ in range(2))
+    valid = torch.rand(2, 5) < 0.7
+    plain, grouped = LayerPairing(8, 4, teacher_layers=[2, 4]), LayerPairing(8, 4, groups=[[2, 4]])
+    assert torch.equal(plain.table(student, teacher, valid), grouped.table(student, teacher, valid))
+
+
+@pytest.mark.parametrize("variant", ["v4", "v3"])
+def test_layer_0_is_paired_with_itself_alone(variant: str) -> None:
+    pairing = LayerPairing(8, 4, groups=[[0], [2, 3, 4]], variant=variant)
+    without = LayerPairing(8, 4, teacher_layers=[2, 3, 4], variant=variant)
+    assert pairing.choose(TABLE, ALL_ALIVE) == [0, *without.choose(TABLE, ALL_ALIVE)]
+    assert pairing.empty_table().shape == TABLE.shape
+    alone = LayerPairing(8, 4, teacher_layers=[0], variant=variant)
+    assert not alone.needs_table
+    assert alone.choose(alone.empty_table(), ALL_ALIVE) == [0]
+
+
+def test_a_table_over_groups_takes_each_layers_own_map() -> None:
+    torch.manual_seed(0)
+    pairing = LayerPairing(8, 4, groups=[[0], [1], [2, 4]])
+    for linear in pairing.maps:
+        torch.nn.init.normal_(linear.weight)
+    student, teacher = ([torch.randn(1, 3, 8) for _ in range(5)] for _ in range(2))
+    table = pairing.table(student, teacher, torch.ones(1, 3, dtype=torch.bool))
+    assert table.shape == (3, 4)
+    torch.testing.assert_close(table[0, 2], (pairing.maps[1](student[3]) - teacher[1]).square().mean(-1).sum())
+    torch.testing.assert_close(table[2, 1], (pairing.maps[2](student[2]) - teacher[4]).square().mean(-1).sum())
+
+
+def test_layers_and_groups_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"make distillation\.teacher_layers null"):
+        LayerPairing(8, 4, teacher_layers=[1], groups=[[1]])
+
+
+@pytest.mark.parametrize("groups", [[[0], [0, 1]], [[2], [1]], [[5]], [[]], []])
+def test_groups_that_do_not_rise_are_refused(groups: list[list[int]]) -> None:
+    with pytest.raises(ConfigError, match=r"distillation\."):
+        LayerPairing(8, 4, groups=groups)

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pruned_upstream.errors import ConfigError
+from pruned_upstream.training.distill import DistillRecipe
 from pruned_upstream.training.recipe import PruneRecipe, flat_keys, load_recipe, resolve_recipe, save_recipe
 
 GIVEN = ["teacher=t.pt", "data.train=speech"]
@@ -125,3 +126,85 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
 def test_a_recipe_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="no recipe wavlm_bsae.*did you mean wavlm_base"):
         load_recipe("wavlm_bsae")
+
+
+@pytest.mark.parametrize(
+    ("name", "ablated"),
+    [
+        ("no_fahp", "gates.fine_grained"),
+        ("no_ste", "gates.straight_through"),
+        ("no_pairing", "distillation.pairing"),
+        ("no_multi_scale", "gates.multi_scale"),
+        ("wavlm_base_100h", "optimisation.steps"),
+    ],
+)
+def test_an_ablation_differs_in_the_one_thing_it_ablates(name: str, ablated: str) -> None:
+    papers, ours = (flat_keys(load_recipe(recipe, GIVEN)) for recipe in ("wavlm_base", name))
+    assert {key for key in papers if papers[key] != ours[key]} == {ablated, "run.folder"}
+    assert ours["run.folder"] == f"runs/{name}"
+
+
+def test_the_demo_at_80_percent_is_the_demo() -> None:
+    demo, ours = (flat_keys(load_recipe(recipe, GIVEN)) for recipe in ("demo", "demo_80"))
+    different = {"sparsity.target", "optimisation.steps", "run.folder"}
+    assert {key for key in demo if demo[key] != ours[key]} == different
+
+
+def test_the_shallow_students_recipe() -> None:
+    recipe = load_recipe("distil_wavlm", GIVEN, DistillRecipe)
+    assert (recipe.student.layers, recipe.student.feature_grad_mult) == (2, 0.1)
+    assert recipe.distillation.teacher_layers == [4, 8, 12]
+    assert recipe.data.max_seconds * 16000 == 250_000
+    assert recipe.optimisation.betas == [0.9, 0.98]
+    demo = load_recipe("demo_distil", GIVEN, DistillRecipe)
+    assert (demo.optimisation.steps, demo.optimisation.weight_decay) == (600, 1e-6)
+
+
+def test_bases_chain_and_the_resolved_form_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("base: wavlm_base\nsparsity:\n  target: 0.5\n  warmup: 0.2\n")
+    (tmp_path / "second.yaml").write_text("base: first\nsparsity:\n  target: 0.6\ndata:\n  train: [a]\n")
+    recipe = load_recipe(tmp_path / "second.yaml", ["teacher=t", "sparsity.scope=everything"])
+    assert (recipe.sparsity.target, recipe.sparsity.warmup, recipe.sparsity.scope) == (0.6, 0.2, "everything")
+    assert recipe.gates == load_recipe("wavlm_base", GIVEN).gates
+    save_recipe(recipe, tmp_path / "elsewhere" / "recipe.yaml")
+    assert "base" not in OmegaConf.load(tmp_path / "elsewhere" / "recipe.yaml")
+    assert load_recipe(tmp_path / "elsewhere" / "recipe.yaml") == recipe
+
+
+def test_a_base_may_be_a_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: demo\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text(f"base: {tmp_path / 'mine.yaml'}\n")
+    assert load_recipe(tmp_path / "other" / "recipe.yaml", GIVEN) == load_recipe("demo", GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ("recipe", r"a recipe cannot be its own base: recipe\.yaml -> recipe\.yaml"),
+        ("other", r"a recipe cannot be its own base: recipe\.yaml -> other\.yaml -> recipe\.yaml"),
+        ("wavlm_bsae", r"recipe\.yaml is based on a recipe that is not there: .*did you mean wavlm_base"),
+        ("[a, b]", r"recipe\.yaml: base must be the name or path of one recipe"),
+    ],
+)
+def test_bases_that_cannot_be(tmp_path: Path, base: str, complaint: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "other.yaml").write_text("base: recipe\n")
+    with pytest.raises(ConfigError, match=complaint):
+        load_recipe(tmp_path / "recipe.yaml", GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("second_stage.steps=-1", r"second_stage\.steps is -1; it must be at least 0"),
+        ("second_stage.learning_rate=0", r"second_stage\.learning_rate is 0\.0"),
+        ("second_stage.warmup=1", r"second_stage\.warmup is 1\.0"),
+        ("distillation.groups=[1]", r"distillation\.groups is \[1\]; it must be null, or lists of layers"),
+        ("distillation.groups=[[a]]", r"distillation\.groups is \[\['a'\]\]"),
+        ("base=demo", r"no recipe key 'base'"),
+    ],
+)
+def test_mistakes_in_the_newer_keys_are_named(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_recipe("wavlm_base", [*GIVEN, override])
