@@ -54,6 +54,7 @@ METHODS = {
     for method in (
         Method("prune", "sparsity", "wavlm_base", "prune", "PruneRecipe", "run_prune", distillation=True),
         Method("distill", "student", "distil_wavlm", "distill", "DistillRecipe", "run_distill", distillation=True),
+        Method("parp", "parp", "parp_10min", "finetune", "ParpRecipe", "run_parp"),
         Method("pretrain", "masking", "demo_teacher", "pretrain", "PretrainRecipe", "run_pretrain"),
     )
 }

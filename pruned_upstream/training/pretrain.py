@@ -26,6 +26,7 @@ from ..model.encoder import Dropout, Encoder
 from .corpus import find_corpus
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
+from .masking import masked_spans
 from .processes import Processes, start_processes
 from .provenance import provenance
 from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
@@ -107,20 +108,6 @@ class PretrainRecipe:
             self.masking.front_end_steps,
             "be below optimisation.steps",
         )
-
-
-def masked_frames(valid: Tensor, masking: Masking) -> Tensor:
-    """Frames to hide, from torch's global RNG: spans that may overlap, never on padding.
-
-    Args:
-        valid: (B, T), True at frames that are not padding.
-
-    Returns:
-        (B, T) bool.
-    """
-    starts = (torch.rand(valid.shape) < masking.start).float()
-    padded = F.pad(starts, (masking.span - 1, 0)).unsqueeze(1)  # (B, 1, T + span - 1)
-    return (F.max_pool1d(padded, masking.span, stride=1).squeeze(1) > 0) & valid
 
 
 class MaskedPrediction:
@@ -216,7 +203,8 @@ class MaskedPrediction:
         lengths = torch.tensor([len(wav) for wav in part.wavs])
         valid = ~self.encoder.padding_mask(lengths, part.pad_to)
         torch.manual_seed(part.seed)
-        return masked_frames(valid, self.recipe.masking) if self.predicts_units else valid
+        masking = self.recipe.masking
+        return masked_spans(valid, masking.start, masking.span) if self.predicts_units else valid
 
 
 def _two_phases(step: int, *, first: Any, second: Any, turn: int) -> float:

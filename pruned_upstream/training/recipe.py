@@ -22,6 +22,7 @@ from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
 
 PRECISIONS = ("fp32", "bf16")
+LISTS = ("train", "test")  # of data: one entry may stand without brackets
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
 
@@ -228,8 +229,9 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType] = PruneRecipe)
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
     data = tree.get("data")
-    if isinstance(data, dict) and isinstance(data.get("train"), str) and data["train"] != REQUIRED:
-        tree = {**tree, "data": {**data, "train": [data["train"]]}}
+    if isinstance(data, dict):
+        alone = {key: [data[key]] for key in LISTS if isinstance(data.get(key), str) and data[key] != REQUIRED}
+        tree = {**tree, "data": {**data, **alone}}
     typed = OmegaConf.structured(schema)
     _make_writable(typed)
     try:

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.training.pretrain import (
     MODEL_FILE,
-    Masking,
     PretrainRecipe,
     Shape,
-    masked_frames,
     run_pretrain,
 )
 from pruned_upstream.training.recipe import load_recipe, resolve_recipe
@@ -45,19 +41,6 @@ def pretraining(tmp_path, recordings):
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
     return dict(load(model).state_dict())
-
-
-@given(st.integers(0, 2**31), st.integers(1, 6), st.lists(st.integers(0, 30), min_size=1, max_size=4))
-def test_hidden_frames_come_in_spans_and_never_on_padding(seed, span, lengths):
-    valid = torch.arange(30) < torch.tensor(lengths)[:, None]
-    torch.manual_seed(seed)
-    hidden = masked_frames(valid, Masking(start=0.2, span=span))
-    torch.manual_seed(seed)
-    starts = torch.rand(valid.shape) < 0.2
-    expected = torch.zeros_like(valid)
-    for offset in range(span):
-        expected[:, offset:] |= starts[:, : 30 - offset]
-    assert torch.equal(hidden, expected & valid)
 
 
 def test_a_unit_a_frame():

@@ -1,0 +1,111 @@
+"""`pruned-upstream parp`: finetuning for speech recognition that prunes weights; `masks` compares the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import log_to_terminal
+
+if TYPE_CHECKING:
+    from ..parp.masks import Overlap
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(parp)
+    app.command()(masks)
+
+
+def parp(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to it: data.train=FOLDER parp.sparsity=0.7", show_default=False),
+    ] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(help="One run for each value: parp.sparsity=0.1,0.5,0.9. Repeatable: every combination is run."),
+    ] = None,
+) -> None:
+    """Prune while finetuning with CTC (PARP, or a baseline); the same command goes on after an interruption."""
+    from ..training.finetune import REPORT_FILE, ParpRecipe, run_parp
+    from ..training.recipe import load_recipe
+    from ..training.study import draw, grid, run_all, table
+
+    console = Console()
+    log_to_terminal()
+    given = load_recipe(recipe, overrides or [], ParpRecipe)
+    if not over:
+        model = run_parp(given)
+        console.print(report_table(model.parent / REPORT_FILE))
+        console.print(f"wrote {model}")
+        return
+    folder = Path(given.run.folder)
+    rows = run_all(grid(recipe, overrides or [], over, folder))
+    console.print(table(rows, folder))
+    for picture in draw(rows, folder):
+        console.print(f"wrote {picture}")
+
+
+def masks(
+    models: Annotated[list[Path], typer.Argument(help="Model files or run folders of PARP, at least two.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every matrix as JSON.")] = False,
+) -> None:
+    """How alike masks are: intersection over union of the living weights, of each pair of models."""
+    from ..training.study import compare_masks
+
+    overlaps = compare_masks(models)
+    if as_json:
+        typer.echo(json.dumps([{"a": a, "b": b, **vars(found)} for (a, b), found in overlaps.items()], indent=1))
+        return
+    console = Console()
+    console.print(_pairs(overlaps))
+    for (a, b), found in overlaps.items():
+        console.print(_layers(f"{a} and {b}", found))
+
+
+def report_table(path: Path) -> Table:
+    """A run's report for the terminal."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    table = Table(title=report["method"], show_header=False)
+    table.add_row("sparsity of the pruned matrices", f"{report['sparsity']:.4%}")
+    table.add_row("weights that are zero", f"{report['pruned']:,} of {report['prunable']:,}")
+    megabytes, dense = report["file_bytes"] / 1e6, report["dense_bytes"] / 1e6
+    table.add_row("model file", f"{megabytes:.2f} MB (dense {dense:.2f} MB)")
+    table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
+    for source, found in report["tests"].items():
+        rates = ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name != "recordings")
+        table.add_row(source, rates)
+    return table
+
+
+def _pairs(overlaps: dict[tuple[str, str], Overlap]) -> Table:
+    table = Table(title="Overlap of living weights (intersection over union)", title_justify="left")
+    for name in ("model", "model", "overlap", "by chance"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for (a, b), found in overlaps.items():
+        table.add_row(a, b, f"{found.whole:.1%}", f"{found.chance:.1%}")
+    return table
+
+
+def _layers(title: str, found: Overlap) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", justify="right")
+    kinds = list(found.kinds)
+    for kind in (*kinds, "all"):
+        table.add_column(kind, justify="right")
+    for layer, whole in found.layers.items():
+        table.add_row(str(layer), *(_cell(found, layer, kind) for kind in kinds), f"{whole:.1%}")
+    table.add_row("all", *(f"{found.kinds[kind]:.1%}" for kind in kinds), f"{found.whole:.1%}", style="bold")
+    return table
+
+
+def _cell(found: Overlap, layer: int, kind: str) -> str:
+    from ..parp.masks import place
+
+    return next((f"{value:.1%}" for name, value in found.matrices.items() if place(name) == (layer, kind)), "")
