@@ -1,14 +1,19 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and folders that one process works in at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import PrunedUpstreamError
+from .errors import DataError, PrunedUpstreamError
+
+LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
+LOCK_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -36,6 +41,29 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _discard(temporary)
         raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold the folder's lock; forked children hold it too, until the last of them has ended.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w") as file:
+        give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up:
+                    raise DataError(
+                        f"{folder} is in use by another run; wait for it, or give another folder"
+                    ) from error
+                time.sleep(LOCK_POLL_SECONDS)
+        yield
 
 
 def _discard(temporary: Path | None) -> None:

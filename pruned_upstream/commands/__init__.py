@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,3 +19,22 @@ def log_to_terminal(console: Console | None = None) -> None:
     logger = logging.getLogger("pruned_upstream")
     logger.setLevel(logging.INFO)
     logger.addHandler(RichHandler(console=console, show_path=False))
+
+
+def pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
+    """Values of a repeatable option KEY=VALUE.
+
+    Raises:
+        ConfigError: an entry has another form; `option` is named.
+    """
+    found = {}
+    for entry in entries or ():
+        key, equals, value = entry.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"{option} takes KEY=VALUE, not '{entry}'")
+        found[key] = value
+    return found
+
+
+def number_or_text(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError
+from . import number_or_text, pairs
 
 if TYPE_CHECKING:
     from ..superb.layout import Data
@@ -82,7 +83,7 @@ def superb(
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
-    rates = {task: (_rate(value),) for task, value in _pairs(lr, "--lr").items()}
+    rates = {task: (_rate(value),) for task, value in pairs(lr, "--lr").items()}
     if lr_search:
         searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
         rates |= dict.fromkeys(searched, LEARNING_RATES)
@@ -107,7 +108,9 @@ def superb(
         seed=seed,
     )
     if launcher is not None:
-        report = launch(settings, launcher, {key: _number(value) for key, value in _pairs(slurm, "--slurm").items()})
+        report = launch(
+            settings, launcher, {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}
+        )
     else:
         report = run(settings, Progress(console))
     _show_report(console, report, settings.folder)
@@ -198,18 +201,8 @@ def _table(results: RunResults) -> Table:
     return table
 
 
-def _pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for entry in entries or ():
-        key, equals, value = entry.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"{option} takes KEY=VALUE, not '{entry}'")
-        pairs[key] = value
-    return pairs
-
-
 def _paths(entries: Sequence[str] | None, option: str) -> dict[str, Path]:
-    return {key: Path(value) for key, value in _pairs(entries, option).items()}
+    return {key: Path(value) for key, value in pairs(entries, option).items()}
 
 
 def _rate(value: str) -> float:
@@ -217,7 +210,3 @@ def _rate(value: str) -> float:
         return float(value)
     except ValueError as error:
         raise ConfigError(f"'{value}' is not a learning rate") from error
-
-
-def _number(value: str) -> str | int:
-    return int(value) if value.isdecimal() else value

@@ -26,7 +26,6 @@ at a time (a lock that dies with it), with settings that cannot change under way
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import multiprocessing.connection
@@ -34,7 +33,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,7 +42,7 @@ from typing import Any, Protocol
 import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
-from ..files import atomic_write
+from ..files import atomic_write, locked
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -55,7 +54,6 @@ from .worker import STDERR, Worker
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
 LOG_LINES = 15
 FINISHED, CONFIG, RUN, FACTS = "finished.yaml", "config.yaml", "run.yaml", "facts.yaml"
 
@@ -182,7 +180,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
         context.callback(observer.run_ended)
         open_tasks, failures = [], {}
         for task in select(settings.tasks):
-            context.enter_context(_lock(settings.folder / task.name))
+            context.enter_context(locked(settings.folder / task.name))
             inventory = take_inventory(task.name, settings.data)
             if inventory.problems:
                 failures[task.name] = Failure("; ".join(inventory.problems))
@@ -224,7 +222,7 @@ def collect(folder: Path) -> RunResults:
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )
-    with _lock(folder, ".results.lock"):
+    with locked(folder, ".results.lock"):
         write_results(folder, results)
     return results
 
@@ -455,7 +453,7 @@ def _claim(settings: Settings) -> None:
         "versions": _versions(),
     }
     path = settings.folder / RUN
-    with _lock(settings.folder, ".run.lock"):
+    with locked(settings.folder, ".run.lock"):
         if not path.exists():
             _write_yaml(path, identity)
             return
@@ -499,29 +497,6 @@ def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:
             )
         return
     _write_yaml(path, config)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold the folder's lock; forked children hold it too, until the last of them has ended.
-
-    Raises:
-        DataError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "w") as file:
-        give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > give_up:
-                    raise DataError(
-                        f"{folder} is in use by another run; wait for it, or give another folder"
-                    ) from error
-                time.sleep(POLL_SECONDS)
-        yield
 
 
 def _is_finished(folder: Path) -> bool:

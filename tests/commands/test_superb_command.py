@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pruned_upstream.commands import superb
+from pruned_upstream.commands import pairs, superb
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.superb import running
 from pruned_upstream.superb.results import RunResults, TaskResult
@@ -101,6 +101,6 @@ def test_mistakes_are_sentences(started, arguments, words):
 
 
 def test_the_options_key_value_form():
-    assert superb._pairs(["a=b=c"], "--x") == {"a": "b=c"}
+    assert pairs(["a=b=c"], "--x") == {"a": "b=c"}
     with pytest.raises(ConfigError):
-        superb._pairs(["=b"], "--x")
+        pairs(["=b"], "--x")

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
+from pruned_upstream.files import locked
 from pruned_upstream.superb import running, worker
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import read_results
@@ -63,7 +64,7 @@ def settings(tmp_path, monkeypatch) -> Settings:
     monkeypatch.setattr(worker, "run_s3prl", imitate_s3prl)
     monkeypatch.setattr(worker, "probe_upstream", imitate_probe)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(running, "LOCK_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("pruned_upstream.files.LOCK_PATIENCE_SECONDS", 0.3)
     data = tmp_path / "data"
     training, testing = data / "speech_commands_v0.01", data / "speech_commands_test_set_v0.01"
     words = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
@@ -171,7 +172,7 @@ def test_a_killed_worker_is_named_with_its_signal(settings, monkeypatch):
 
 
 def test_two_runs_in_one_folder_are_refused(settings):
-    with running._lock(settings.folder / "ks"), pytest.raises(DataError, match="in use by another run"):
+    with locked(settings.folder / "ks"), pytest.raises(DataError, match="in use by another run"):
         run(settings)
 
 

@@ -1,0 +1,89 @@
+"""`pruned-upstream sweep`: one recipe with many values, side by side, and the trade-off between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError
+from . import number_or_text, pairs
+
+if TYPE_CHECKING:
+    from ..sweep import Axis, Scoring
+
+FAILED = 1
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(sweep)
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, for all points: run.folder=FOLDER", show_default=False)
+    ] = None,
+    sparsity: Annotated[str | None, typer.Option(help="--vary sparsity.target=..., e.g. 0.5,0.67,0.8.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="--vary run.seed=..., e.g. 0,1,2.")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="section.key=a,b,c, repeatable: all combinations.", show_default=False)
+    ] = None,
+    method: Annotated[str, typer.Option(help="prune or distill.")] = "prune",
+    superb: Annotated[str | None, typer.Option(help="Score each point on these tasks: ks,pr.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder with the corpora's folders, for --superb.")] = Path("data"),
+    short: Annotated[bool, typer.Option("--short", help="The tasks' short trainings; not official.")] = False,
+    launcher: Annotated[str, typer.Option(help="slurm, local or debug: a job for each point.")] = "local",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Points side by side; 1, with slurm all.", show_default=False)
+    ] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="Parameter of submitit: slurm_partition=gpu.")] = None,
+) -> None:
+    """Train every combination of some values, each in a folder of its own under run.folder, and compare them.
+
+    The same command goes on after an interruption. Exit code 1: a point failed, the others are finished.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..jobs import Lost
+    from ..sweep import plan, run_sweep
+
+    console = Console()
+    planned = plan(
+        recipe, overrides or [], _axes(sparsity, seeds, vary), method=method, scoring=_scoring(superb, data, short)
+    )
+
+    def say(name: str, lost: Lost | None) -> None:
+        said = " finished" if lost is None else f" failed: {lost.reason}"
+        console.print(Text.assemble((name, "bold"), said), soft_wrap=True)
+        for line in lost.log_tail if lost else ():
+            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+
+    console.print(f"{len(planned.points)} points in {planned.folder}", highlight=False, soft_wrap=True)
+    parameters = {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}
+    at_once = jobs or (None if launcher == "slurm" else 1)
+    outcome = run_sweep(planned, launcher, parameters, at_once=at_once, ended=say)
+    for path in (planned.folder / "results.csv", *outcome.pictures):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    raise typer.Exit(FAILED if outcome.failures else 0)
+
+
+def _axes(sparsity: str | None, seeds: str | None, vary: list[str] | None) -> list[Axis]:
+    from ..sweep import SEED, SPARSITY, Axis
+
+    shorthands = {SPARSITY: sparsity, SEED: seeds}
+    texts = [f"{key}={values}" for key, values in shorthands.items() if values is not None]
+    return [Axis.parse(text) for text in (*(vary or ()), *texts)]
+
+
+def _scoring(superb: str | None, data: Path, short: bool) -> Scoring | None:
+    from ..superb.layout import Data
+    from ..sweep import Scoring
+
+    if superb is None:
+        if short:
+            raise ConfigError("--short is about the tasks of --superb; name them")
+        return None
+    return Scoring(tuple(superb.replace(" ", "").split(",")), Data(data), short)

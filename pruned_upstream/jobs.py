@@ -1,0 +1,139 @@
+"""Work as jobs through submitit: of SLURM, of this machine (processes), or of this process (debug).
+
+A job is work that goes on where it stopped when it is done again; one that SLURM takes back is queued anew.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from .errors import ConfigError, PrunedUpstreamError
+
+Launcher = Literal["slurm", "local", "debug"]
+LAUNCHERS: tuple[Launcher, ...] = ("slurm", "local", "debug")
+POLL_SECONDS = 0.2
+LOG_LINES = 15
+TIMEOUT_MINUTES = 72 * 60
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job that has no result: why, and the end of its log."""
+
+    reason: str
+    log_tail: tuple[str, ...] = ()
+
+
+class Resumable(Generic[Result]):
+    """What submitit sends to a job: picklable, and submitted again as it is when SLURM stops the job.
+
+    Args:
+        environment: variables that the job sets before it works, or unsets (None).
+    """
+
+    def __init__(self, work: Callable[[], Result], environment: Mapping[str, str | None]) -> None:
+        self.work = work
+        self.environment = environment
+
+    def __call__(self) -> Result | Lost:
+        for variable, value in self.environment.items():
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
+        try:
+            return self.work()
+        except PrunedUpstreamError as error:  # its sentence says more than a traceback
+            return Lost(str(error))
+
+    def checkpoint(self) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def run_jobs(
+    work: Mapping[str, Callable[[], Result]],
+    folder: Path,
+    launcher: str,
+    parameters: Mapping[str, str | int],
+    *,
+    name: str,
+    at_once: int | None = None,
+    ended: Callable[[str, Result | Lost], None] = lambda name, result: None,
+) -> dict[str, Result | Lost]:
+    """Submit a job for each piece of work and wait for all of them; an interruption cancels those that run.
+
+    Args:
+        work: picklable, by name.
+        folder: takes the logs.
+        launcher: one of `LAUNCHERS`.
+        parameters: submitit's, e.g. `slurm_partition`, `timeout_min`, `gpus_per_node`.
+        name: of the jobs in SLURM's queue.
+        at_once: jobs that are submitted at the same time; all by default.
+        ended: is told of each job as it ends.
+
+    Raises:
+        ConfigError: an unknown launcher or parameter, or SLURM is not there.
+        PrunedUpstreamError: submitit is not installed.
+    """
+    executor = _executor(folder, launcher, {"name": name, "timeout_min": TIMEOUT_MINUTES, **parameters})
+    environment = _own_gpus(launcher, parameters)
+    waiting = dict(work)
+    running: dict[str, Any] = {}
+    results: dict[str, Result | Lost] = {}
+    try:
+        while waiting or running:
+            while waiting and (at_once is None or len(running) < at_once):
+                job_name = next(iter(waiting))
+                running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment))
+            for job_name in [name for name, job in running.items() if job.done()]:
+                results[job_name] = _result(running.pop(job_name))
+                ended(job_name, results[job_name])
+            if running:
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for job in running.values():
+            job.cancel()
+        raise
+    return {job_name: results[job_name] for job_name in work}
+
+
+def _executor(folder: Path, launcher: str, parameters: Mapping[str, Any]) -> Any:
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise PrunedUpstreamError("--launcher needs submitit; `pip install 'pruned_upstream[slurm]'`") from error
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f"unknown launcher '{launcher}'; choose one of {', '.join(LAUNCHERS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=launcher)
+        executor.update_parameters(**parameters)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"submitit refuses the launcher '{launcher}' with {dict(parameters)}: {error}") from error
+    return executor
+
+
+def _own_gpus(launcher: str, parameters: Mapping[str, Any]) -> dict[str, str | None]:
+    """submitit hides the GPUs from local jobs that ask for none; ours see what this process sees."""
+    if launcher != "local" or "gpus_per_node" in parameters:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def _result(job: Any) -> Any:
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        return job.result()
+    except (FailedJobError, UncompletedJobError) as error:
+        last_words = (job.stderr() or "").strip().splitlines()[-LOG_LINES:]
+        return Lost(str(error).splitlines()[0], tuple(last_words))

@@ -1,0 +1,334 @@
+"""Many runs of one recipe: every combination of the values that are varied, each in a folder of its own.
+
+    SWEEP/
+      sparsity.target... one run folder a point, named after what is varied; `superb/` in it holds its scores
+      jobs/              logs of submitit
+      results.csv        a line a point
+      results.yaml       the same, and means over seeds
+      trade_off*.png     quality against size, error bars over seeds
+
+A finished point is never run again, one that was interrupted goes on, and one that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from .errors import ConfigError
+from .files import atomic_write, locked
+from .jobs import Lost, run_jobs
+from .superb.layout import Data
+from .superb.results import FILE_NAME, RunResults, read_results
+from .superb.running import Settings
+from .superb.running import run as run_superb
+from .superb.tasks import select
+from .training.methods import Method, method_named
+from .training.provenance import RECIPE_FILE
+from .training.recipe import flat_keys, load_recipe
+from .training.state import check_same_run
+
+SEED, SPARSITY, FOLDER = "run.seed", "sparsity.target", "run.folder"
+JOBS_FOLDER, SCORES_FOLDER = "jobs", "superb"
+CSV_FILE, YAML_FILE = "results.csv", "results.yaml"
+SIZE, LOSS, COUNTED = "parameters", "loss", "counted_sparsity"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A recipe key and the values that it takes."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        """From "section.key=a,b,c", the values as YAML.
+
+        Raises:
+            ConfigError: it has another form, no values, or a value twice.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
+
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not (key and equals and values):
+            raise ConfigError(f"'{text}' varies nothing; write section.key=a,b,c")
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"values=[{values}]"]))["values"]
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"the values in '{text}' are not YAML: {error}") from error
+        if not parsed or any(parsed.count(value) > 1 for value in parsed):
+            raise ConfigError(f"'{text}' must name one value or several different ones")
+        return cls(key, tuple(parsed))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which SUPERB tasks each point is scored on; `short` takes their short trainings."""
+
+    tasks: tuple[str, ...]
+    data: Data
+    short: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: the values of the varied keys, and the recipe that they make."""
+
+    name: str
+    values: Mapping[str, Any]
+    recipe: Any
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.recipe.run.folder)
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / SCORES_FOLDER
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points of a grid, in the order of the axes."""
+
+    folder: Path
+    method: Method
+    axes: tuple[Axis, ...]
+    points: tuple[Point, ...]
+    scoring: Scoring | None = None
+
+    def model(self, point: Point) -> Path:
+        return point.folder / self.method.model_file
+
+    def is_trained(self, point: Point) -> bool:
+        """Raises ConfigError where the point's folder holds a run of another recipe."""
+        saved = point.folder / RECIPE_FILE
+        if saved.is_file():
+            before = load_recipe(saved, schema=self.method.recipe_class)
+            check_same_run(saved, flat_keys(before), flat_keys(point.recipe))
+        return self.model(point).is_file()
+
+    def is_finished(self, point: Point) -> bool:
+        if not self.is_trained(point):
+            return False
+        return self.scoring is None or set(self.scoring.tasks) <= set(_scores_of(point).tasks)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run_sweep` achieved: the table of all finished points, failures by point, and the pictures."""
+
+    rows: list[dict[str, Any]]
+    failures: Mapping[str, Lost]
+    pictures: list[Path] = field(default_factory=list)
+
+
+def plan(
+    source: str | Path,
+    overrides: Sequence[str],
+    axes: Sequence[Axis],
+    *,
+    method: str = "prune",
+    scoring: Scoring | None = None,
+) -> Sweep:
+    """Every combination of the axes' values as a recipe; the sweep's folder is the recipe's run.folder.
+
+    Raises:
+        ConfigError: nothing is varied, a key twice, or the folder; or a recipe that cannot be.
+    """
+    keys = [axis.key for axis in axes]
+    if not axes:
+        raise ConfigError("nothing is varied; give --sparsity, --seeds or --vary section.key=a,b,c")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key} is varied twice")
+    if FOLDER in keys:
+        raise ConfigError(f"{FOLDER} cannot be varied; every point has a folder of its own in it")
+    if scoring is not None:
+        select(scoring.tasks)
+    known = method_named(method)
+    points = []
+    for values in itertools.product(*(axis.values for axis in axes)):
+        point = dict(zip(keys, values, strict=True))
+        settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
+        recipe = load_recipe(source, [*overrides, *settings], known.recipe_class)
+        folder = Path(recipe.run.folder)
+        name = _name(point)
+        placed = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, folder=str(folder / name)))
+        points.append(Point(name, point, placed))
+    for name, times in Counter(point.name for point in points).items():
+        if times > 1:
+            raise ConfigError(f"{times} points of the sweep would share the folder {name}; vary other values")
+    return Sweep(folder, known, tuple(axes), tuple(points), scoring)
+
+
+def run_sweep(
+    sweep: Sweep,
+    launcher: str = "local",
+    parameters: Mapping[str, str | int] | None = None,
+    *,
+    at_once: int | None = 1,
+    ended: Callable[[str, Lost | None], None] = lambda name, lost: None,
+) -> Outcome:
+    """Run what is left of a sweep, then collect and draw what is finished.
+
+    Args:
+        launcher, parameters, at_once: as `jobs.run_jobs`.
+        ended: is told of each point as it ends, of finished ones at once; None is success.
+
+    Raises:
+        ConfigError: a point's folder holds a run of another recipe, or the launcher is not to be had.
+        DataError: the corpora of `scoring` are incomplete.
+    """
+    finished = {point.name for point in sweep.points if sweep.is_finished(point)}
+    for name in finished:
+        ended(name, None)
+    work = {p.name: partial(_run_point, sweep, p) for p in sweep.points if p.name not in finished}
+    failures: dict[str, Lost] = {}
+
+    def note(name: str, result: Lost | None) -> None:
+        if result is not None:
+            failures[name] = result
+        ended(name, result)
+
+    if work:
+        jobs = sweep.folder / JOBS_FOLDER
+        run_jobs(work, jobs, launcher, parameters or {}, name="sweep", at_once=at_once, ended=note)
+    rows = collect(sweep)
+    return Outcome(rows, failures, _draw(sweep, rows))
+
+
+def collect(sweep: Sweep) -> list[dict[str, Any]]:
+    """Write results.csv and results.yaml about the finished points, and return the table.
+
+    Raises:
+        DataError, CheckpointError: a point's files are damaged.
+    """
+    import yaml
+
+    rows = [_row(sweep, point) for point in sweep.points if sweep.is_trained(point)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with atomic_write(sweep.folder / CSV_FILE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    tree = {"points": rows, "over_seeds": over_seeds(rows, [axis.key for axis in sweep.axes])}
+    with atomic_write(sweep.folder / YAML_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return rows
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Points that differ in their seed alone as one: their number, and of each measure the mean and the spread.
+
+    The spread is the sample standard deviation, 0 for a single point.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row[key] for key in keys if key != SEED]), []).append(row)
+    table = []
+    for members in groups.values():
+        merged: dict[str, Any] = {key: members[0][key] for key in keys if key != SEED} | {"seeds": len(members)}
+        for measure in members[0]:
+            if measure not in ("point", *keys) and all(measure in row for row in members):
+                values = [row[measure] for row in members]
+                merged[measure] = mean(values)
+                merged[f"{measure}_spread"] = stdev(values) if len(values) > 1 else 0.0
+        table.append(merged)
+    return table
+
+
+def _run_point(sweep: Sweep, point: Point) -> Lost | None:
+    """Train and, if wanted, score; in a job."""
+    from .superb.worker import apart
+
+    with locked(point.folder):
+        train = partial(sweep.method.run_recipe, point.recipe)
+        if sweep.scoring is None:
+            train()
+            return None
+        if not sweep.is_trained(point):
+            apart(train)  # the tasks' processes will be forked from this one
+        settings = Settings(
+            folder=point.scores,
+            upstream="pruned_upstream",
+            checkpoint=sweep.model(point),
+            model=point.name,
+            data=sweep.scoring.data,
+            tasks=sweep.scoring.tasks,
+            short=sweep.scoring.short,
+        )
+        failures = run_superb(settings).failures
+    if not failures:
+        return None
+    reasons = "; ".join(f"{task}: {failure.reason}" for task, failure in failures.items())
+    return Lost(reasons, next(iter(failures.values())).log_tail)
+
+
+def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
+    from .model.size import count_parameters
+    from .report.runs import read_run
+
+    run = read_run(point.folder)
+    row: dict[str, Any] = {"point": point.name, **point.values, SIZE: count_parameters(run.header.config)}
+    if COUNTED in run.outcome:
+        row[COUNTED] = run.outcome[COUNTED]
+    if run.loss is not None:
+        row[LOSS] = run.curves[run.loss].tail()
+    return row | _scores_of(point).metrics
+
+
+def _scores_of(point: Point) -> RunResults:
+    if (point.scores / FILE_NAME).is_file():
+        return read_results(point.scores)
+    return RunResults(point.name, "")
+
+
+def _draw(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """The loss, and each metric of a task, against the number of parameters."""
+    from .report.figures import trade_off
+    from .superb.metrics import METRICS
+    from .superb.plots import save_figure
+
+    keys = [axis.key for axis in sweep.axes]
+    merged = over_seeds(rows, keys)
+    labels = {LOSS: "distillation loss, mean of the last 5 % of steps" if sweep.method.distillation else "loss"}
+    labels |= {key: metric.label for key, metric in METRICS.items()}
+    pictures = []
+    for measure, label in labels.items():
+        curves: dict[str, list[tuple[float, float, float, float]]] = {}
+        for row in merged:
+            if measure in row:
+                name = ", ".join(f"{key}={row[key]}" for key in keys if key not in (SEED, SPARSITY))
+                point = (row[SIZE] / 1e6, row[f"{SIZE}_spread"] / 1e6, row[measure], row[f"{measure}_spread"])
+                curves.setdefault(name or sweep.method.name, []).append(point)
+        if curves:
+            suffix = "" if measure == LOSS else "_" + measure.replace(".", "_")
+            path = sweep.folder / f"trade_off{suffix}.png"
+            save_figure(trade_off(curves, size="parameters (M)", quality=label), path)
+            pictures.append(path)
+    return pictures
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    """Of a point's folder: keys without their section, unless two keys would look alike; no sign that needs quoting."""
+    shorts = Counter(key.rpartition(".")[2] for key in values)
+    parts = []
+    for key, value in values.items():
+        short = key.rpartition(".")[2]
+        plain = re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-")
+        parts.append(f"{short if shorts[short] == 1 else key}-{plain}")
+    return "_".join(parts)
