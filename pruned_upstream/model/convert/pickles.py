@@ -12,6 +12,7 @@ import argparse
 import pickle
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which torch still writes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,13 +22,11 @@ import torch
 from ...errors import CheckpointError
 from ..checkpoint import check_readable
 
-# packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`
-INERT_PACKAGES = ("fairseq", "omegaconf", "numpy", "s3prl", "optimizers")
-# single names beside them: the types that omegaconf notes for a value
-INERT_NAMES = ("typing.Any", "functools.partial", "_codecs.encode") + tuple(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in ("bool", "dict", "float", "int", "list", "str", "tuple")
+# packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`, and
+# omegaconf notes the type of each value
+INERT_PACKAGES = ("fairseq", "omegaconf", "numpy", "s3prl", "optimizers", "typing")
+INERT_NAMES = ("collections.defaultdict", "functools.partial", "_codecs.encode", "_operator.getitem") + tuple(
+    f"builtins.{name}" for name in ("Ellipsis", "bool", "dict", "float", "int", "list", "str", "tuple")
 )
 JUDGED_BY_TORCH = ("torch", "collections")  # its unpickler has a list of what it allows of these
 LEGACY_PICKLES = 4  # before torch 1.6 a file was several pickles in a row: magic number, protocol, system, object
@@ -69,8 +68,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} was not opened: torch's safe reader refuses it ({str(error).splitlines()[0]}), since it is "
-            "truncated or could run code"
+            f"{path} was not opened: torch's safe reader refuses it, since it is truncated or could run code"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
@@ -106,7 +104,9 @@ def _named(path: Path) -> set[str]:
 def _globals(stream: bytes | BinaryIO) -> Iterator[str]:
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name == "GLOBAL":  # torch's reader knows no other way to name something
-            yield argument.replace(" ", ".")
+            module, _, name = argument.partition(" ")
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            yield f"{module}.{name}"
 
 
 def _is_known(name: str) -> bool:
@@ -119,5 +119,4 @@ def _is_inert(name: str) -> bool:
 
 def _inert_class(name: str) -> type[Inert]:
     module, _, qualified = name.rpartition(".")
-    module = "builtins" if module == "__builtin__" else module  # as torch reads the names of Python 2
     return type(qualified, (Inert,), {"__module__": module, "__qualname__": qualified})
