@@ -49,7 +49,7 @@ def report_table(path: Path) -> Table:
     table.add_row("sparsity, counted in the file", f"{report['counted_sparsity']:.2%}")
     table.add_row("compact against gated, largest difference", f"{report['difference_from_gated']:.1e}")
     table.add_row("steps", str(report["steps"]))
-    if report["second_stage"]:
+    if report.get("second_stage"):
         stage = report["second_stage"]
         table.add_row("steps of the second stage", str(stage["steps"]))
         table.add_row("loss of a batch before and after it", f"{stage['loss_before']:.4g}, {stage['loss_after']:.4g}")

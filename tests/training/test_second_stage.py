@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.launching import read_metrics, read_state
+from training.launching import finish, launch, read_metrics, read_state
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import load, read_header
@@ -144,3 +144,22 @@ def test_the_maps_of_all_groups_learn(recipe, tmp_path: Path) -> None:
     for number in (0, 1):
         assert not torch.equal(state[f"pairing.maps.{number}.weight"], torch.eye(24))
     assert not torch.equal(state["pairing.maps.0.weight"], state["pairing.maps.1.weight"])
+
+
+def test_processes_compute_what_one_process_does(recipe, tmp_path: Path) -> None:
+    options = {"optimisation.steps": 3, "second_stage.steps": 3, "optimisation.eps": 1e-3}
+    process = launch(recipe(**options | {"run.folder": str(tmp_path / "two")}), folder=tmp_path, processes=2)
+    run_prune(recipe(**options | {"run.folder": str(tmp_path / "one")}))
+    finish(process)
+    for part in ("", SECOND_STAGE_FOLDER):
+        rows, wanted = (read_metrics(tmp_path / name / part) for name in ("two", "one"))
+        assert len(rows) == len(wanted) == 3
+        for row, other in zip(rows, wanted, strict=True):
+            assert row == pytest.approx(other, rel=1e-5, abs=1e-6)
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one")]
+    assert reports[0]["second_stage"] == pytest.approx(reports[1]["second_stage"], rel=1e-5)
+
+
+def test_in_bf16_with_accumulation(recipe) -> None:
+    options = {"optimisation.precision": "bf16", "optimisation.accumulation": 2, "data.batch_seconds": 0.4}
+    assert load(run_prune(recipe(**TWO_STAGES | options)))
