@@ -115,7 +115,7 @@ def _executor(folder: Path, launcher: str, parameters: Mapping[str, Any]) -> Any
         raise ConfigError(f"unknown launcher '{launcher}'; choose one of {', '.join(LAUNCHERS)}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=launcher)
+        executor = submitit.AutoExecutor(folder=folder, cluster=launcher)
         executor.update_parameters(**parameters)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         raise ConfigError(f"submitit refuses the launcher '{launcher}' with {dict(parameters)}: {error}") from error

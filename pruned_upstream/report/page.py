@@ -216,8 +216,10 @@ def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Pic
             figures.pairing(runs),
         ),
     ]
-    for run in runs:
-        drawn.append((f"Gates by layer: {run.name}", "Layers are counted from 0.", figures.gates_by_layer(run)))
+    drawn += [
+        (f"Gates by layer: {run.name}", "Means of each layer; layers are counted from 0.", figures.gates_by_layer(run))
+        for run in runs
+    ]
     models = {run.name: run.header.config for run in runs if run.header is not None}
     if models:
         caption = "Layers are counted from 0. The first axes are figure 3b of Wang et al. (2023)."

@@ -1,4 +1,4 @@
-"""A run folder as data: the recipe, every metric as a curve, the report and the model's shape, as far as they are there.
+"""A run folder as data: recipe, metrics as curves, report and the model's shape, as far as they are there.
 
 A run is read while it trains, too. Its writer appends line by line, so a reader (or a kill) may find half a line at the
 end of the metrics; that one is left out, anything else that is damaged is refused.

@@ -76,3 +76,33 @@ def test_the_figure_writes_every_living_width(pruned):
     queries, values, *_ = anatomy.figure(pruned).axes
     assert [text.get_text() for text in queries.texts] == ["0", "6", "bias only", "gone"]
     assert [text.get_text() for text in values.texts] == ["6", "1", "bias only", "gone"]
+
+
+def test_the_comparison_draws_what_survives_in_each_layer(pruned):
+    pytest.importorskip("matplotlib")
+    figure = anatomy.comparison({"pruned": pruned, "dense": pruned.densified()}, head=1)
+    drawn = {
+        axes.get_title(): {line.get_label(): list(line.get_ydata()) for line in axes.lines[:2]} for axes in figure.axes
+    }
+    assert drawn["entries of $W_V$ of head 1"] == {"pruned": [6 * 24, 0, 0], "dense": [6 * 24] * 3}
+    assert drawn["heads"]["pruned"] == [2, 0, 0]
+    assert drawn["q/k dimensions"]["pruned"] == [6, 0, 0]
+    assert drawn["v/o dimensions"]["pruned"] == [7, 0, 0]
+    assert drawn["FFN dimensions"]["pruned"] == [20, 0, 40]
+    parameters = [layer.parameters / 1e6 for layer in anatomy.layer_anatomy(pruned)]
+    assert drawn["parameters (M)"]["pruned"] == parameters
+    assert not any("conv" in title for title in drawn)
+
+
+def test_the_comparison_draws_channels_where_the_front_end_was_pruned(pruned):
+    pytest.importorskip("matplotlib")
+    first, *others = pruned.conv
+    narrow = dataclasses.replace(pruned, conv=(dataclasses.replace(first, channels=5), *others))
+    axes = anatomy.comparison({"narrow": narrow}).axes[-1]
+    assert axes.get_title() == "channels of the convolutions"
+    assert list(axes.lines[0].get_ydata()) == [5, 16, 16]
+
+
+def test_entries_of_a_head_that_is_gone_are_none(pruned):
+    assert anatomy.value_entries(pruned, 0) == [0, 0, 0]
+    assert anatomy.value_entries(pruned, 3) == [24, 0, 0]
