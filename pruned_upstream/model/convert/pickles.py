@@ -64,8 +64,8 @@ def read_pickle(path: Path) -> Any:
                 "checkpoint does and which could run code"
             )
         inert = [_inert_class(name) for name in sorted(names) if _is_inert(name)]
-        with torch.serialization.safe_globals([argparse.Namespace, *inert]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace, *inert]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} was not opened: torch's safe reader refuses it, since it is truncated or could run code"

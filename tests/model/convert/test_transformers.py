@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import largest_difference, unequal_waveforms
 
+from pruned_upstream.errors import CheckpointError
 from pruned_upstream.model.convert import load_teacher
 
 # transformers imports torchaudio where it is installed, and that import needs the layer on CPU-only torch
@@ -52,3 +53,14 @@ def test_folder_gives_the_same_hidden_states(name, tmp_path):
     # transformers 5 leaves the final norm of pre-norm models out of hidden_states
     expected = [*output.hidden_states[:-1], output.last_hidden_state]
     assert largest_difference(ours(waveforms).hidden_states, expected) <= 1e-5
+
+
+def test_folders_that_do_not_fit(tmp_path):
+    with pytest.raises(CheckpointError, match="without config.json"):
+        load_teacher(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(CheckpointError, match="whisper"):
+        load_teacher(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
+        load_teacher(tmp_path)

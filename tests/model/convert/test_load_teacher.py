@@ -1,0 +1,38 @@
+"""A file is known by what it holds, whatever it is called; what is not known gets a sentence with what is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import random_encoder, wavlm_checkpoint
+
+from pruned_upstream.errors import CheckpointError
+from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.convert import SOURCES, load_teacher
+
+
+def test_names_of_files_do_not_matter(tiny, tmp_path):
+    save(tmp_path / "own.pt", random_encoder(tiny.config, seed=5))
+    assert load_teacher(tmp_path / "own.pt").config == tiny.config
+    torch.save(wavlm_checkpoint(tiny), tmp_path / "wavlm.safetensors")
+    assert load_teacher(tmp_path / "wavlm.safetensors").config == tiny.config
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"cfg": {}}, [1, 2], torch.zeros(3)])
+def test_an_unknown_file_learns_what_is_known(content, tmp_path):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="holds .* known are") as error:
+        load_teacher(tmp_path / "model.pt")
+    assert all(source.description in str(error.value) for source in SOURCES)
+
+
+def test_damaged_and_missing_files(tiny, tmp_path):
+    for path in (tmp_path / "own.safetensors", tmp_path / "wavlm.pt"):
+        with pytest.raises(CheckpointError, match="no model file"):
+            load_teacher(path)
+    save(tmp_path / "own.safetensors", tiny)
+    torch.save(wavlm_checkpoint(tiny), tmp_path / "wavlm.pt")
+    for path in (tmp_path / "own.safetensors", tmp_path / "wavlm.pt"):
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(CheckpointError, match="truncated"):
+            load_teacher(path)
