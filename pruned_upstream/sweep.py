@@ -312,7 +312,7 @@ def _draw(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
         curves: dict[str, list[tuple[float, float, float, float]]] = {}
         for row in merged:
             if measure in row:
-                name = ", ".join(f"{key}={row[key]}" for key in keys if key not in (SEED, SPARSITY))
+                name = ", ".join(f"{key}={json.dumps(row[key])}" for key in keys if key not in (SEED, SPARSITY))
                 point = (row[SIZE] / 1e6, row[f"{SIZE}_spread"] / 1e6, row[measure], row[f"{measure}_spread"])
                 curves.setdefault(name or sweep.method.name, []).append(point)
         if curves:

@@ -203,7 +203,7 @@ def _figure(rows: int, height: float) -> Figure:
 
 def _finish(axes: Axes, *, grid: bool = True) -> None:
     axes.set_xlabel("step", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
         axes.grid(alpha=0.25)

@@ -89,6 +89,7 @@ def task_profile(entries: Sequence[Entry]) -> Figure:
         axes.axvline(points, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(tasks)), [_task_label(task) for task in tasks])
     axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.margins(x=0.08)  # room for the points of tasks at the edge
     axes.set_xlabel("points: 0 is FBANK, 1000 is WavLM Large")
     axes.grid(axis="x", alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8, frameon=False)
