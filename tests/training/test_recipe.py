@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.training.distill import DistillRecipe
+from pruned_upstream.training.methods import method_named
 from pruned_upstream.training.recipe import PruneRecipe, flat_keys, load_recipe, resolve_recipe, save_recipe
 
 GIVEN = ["teacher=t.pt", "data.train=speech"]
@@ -126,6 +128,16 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
 def test_a_recipe_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="no recipe wavlm_bsae.*did you mean wavlm_base"):
         load_recipe("wavlm_bsae")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_command_in_a_recipes_comment_completes_it(path: Path) -> None:
+    text = re.sub(r"\\\n#", " ", path.read_text())
+    commands = re.findall(r"^#   pruned-upstream (\w+) (\w+) (.*)$", text, re.MULTILINE)
+    assert commands
+    for method, name, overrides in commands:
+        assert name == path.stem
+        load_recipe(path, shlex.split(overrides), method_named(method).recipe_class)
 
 
 @pytest.mark.parametrize(
