@@ -1,1 +1,1 @@
-"""What a student learns from its teacher's layers: which layers are compared, and by which loss."""
+"""What a student learns from its teacher: which layers are compared, by which loss, and how a shallow one starts."""
