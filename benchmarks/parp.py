@@ -116,8 +116,9 @@ def _language_run(method: str, languages: Sequence[str], name: str, *changes: st
         return ",".join(str(FOLDER / "speech" / language / f"{split}.tsv") for language in languages)
 
     data = f"data.train=[{manifests('train')}]", f"data.test=[{manifests('test')}]", "data.labels=phones"
-    chosen = f"parp.method={method}", f"parp.sparsity={MIDDLE}", f"optimisation.steps={STEPS}"
-    return Planned("languages", f"{method}_{name}", (*data, *chosen, *changes))
+    chosen = f"parp.method={method}", f"parp.sparsity={MIDDLE}"
+    size = f"optimisation.steps={STEPS}", "data.batch_utterances=4"
+    return Planned("languages", f"{method}_{name}", (*data, *chosen, *size, *changes))
 
 
 def make_digits(source: Path) -> None:
@@ -226,8 +227,8 @@ can be pruned.
   {", ".join(map(str, SPARSITIES))}; seeds {", ".join(map(str, SEEDS))}.
 * **languages**: numbers from 0 to {NUMBERS - 1} by espeak-ng in {", ".join(LANGUAGES)}, recognised as phones, sparsity
   {MIDDLE}, one seed: parp and mpi in each language; a language with the fixed mask that parp found in another; one parp
-  run on all together (twice the updates, its batches hold all languages). 200 training recordings a language, 100 for the test, other
-  voices in each; batches of 4.
+  run on all together (twice the updates, its batches hold all languages). 200 training and 100 test recordings a
+  language, by other voices; batches of 4.
 * **extras**: at sparsity {MIDDLE}: omp with twice the updates, imp, and parp that prunes anew every 1 and every 50
   updates (elsewhere every 10).
 
