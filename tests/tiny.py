@@ -31,6 +31,7 @@ SHAPES = {
     "wavlm": tiny_config(),
     "wavlm_prenorm": tiny_config(extractor_mode="layer_norm", normalize=True, layer_norm_first=True),
     "hubert": tiny_config(family="hubert", relative_position=None),
+    "distilhubert": tiny_config(family="hubert", relative_position=None, feature_norm=False, padding="exact"),
     "wav2vec2_prenorm": tiny_config(
         family="wav2vec2",
         relative_position=None,

@@ -298,23 +298,50 @@ def dense_config(
     )
 
 
+# WavLM's; max_distance 800 is what the released checkpoints' own cfg says, and a file's cfg wins
+GATED_POSITIONS = RelativePosition(buckets=320, max_distance=800, gated=True)
+
+
 def wavlm_base_config() -> EncoderConfig:
-    """WavLM Base and Base+. max_distance 800 is what the released checkpoints' own cfg says; a file's cfg wins."""
-    return dense_config(relative_position=RelativePosition(buckets=320, max_distance=800, gated=True))
+    """WavLM Base and Base+."""
+    return dense_config(relative_position=GATED_POSITIONS)
 
 
 def wavlm_large_config() -> EncoderConfig:
+    return _large_config("wavlm", conv_bias=False, relative_position=GATED_POSITIONS)
+
+
+def hubert_base_config() -> EncoderConfig:
+    return dense_config(family="hubert")
+
+
+def hubert_large_config() -> EncoderConfig:
+    return _large_config("hubert", conv_bias=False)
+
+
+def wav2vec2_base_config() -> EncoderConfig:
+    return dense_config(family="wav2vec2")
+
+
+def wav2vec2_large_config() -> EncoderConfig:
+    """wav2vec 2.0 Large of Libri-light's 60 000 hours (LV-60), and XLS-R's 300M; LibriSpeech's Large has post-norms."""
+    return _large_config("wav2vec2", conv_bias=True)
+
+
+def data2vec_base_config() -> EncoderConfig:
+    return dense_config(family="data2vec", extractor_mode="layer_norm", normalize=True, conv_pos=95, conv_pos_depth=5)
+
+
+def _large_config(family: str, *, conv_bias: bool, relative_position: RelativePosition | None = None) -> EncoderConfig:
     return dense_config(
+        family=family,
         num_layers=24,
         embed_dim=1024,
         num_heads=16,
         ffn_dim=4096,
         extractor_mode="layer_norm",
+        conv_bias=conv_bias,
         normalize=True,
         layer_norm_first=True,
-        relative_position=RelativePosition(buckets=320, max_distance=800, gated=True),
+        relative_position=relative_position,
     )
-
-
-def hubert_base_config() -> EncoderConfig:
-    return dense_config(family="hubert")

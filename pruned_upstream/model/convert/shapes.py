@@ -59,6 +59,7 @@ FIXED = {
     "layer_type": "transformer",
     "attention_type": "original",
     "quantize_input": False,
+    "conv_pos_batch_norm": False,
     "crop_seq_to_multiple": 1,
 }
 

@@ -35,24 +35,73 @@ MODELS = {
     "hubert_prenorm": ("Hubert", dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)),
     "wav2vec2": ("Wav2Vec2", {}),
     "data2vec": ("Data2VecAudio", dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=5)),
+    "wav2vec2_prenorm": ("Wav2Vec2", dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)),
 }
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-@torch.no_grad()
-def test_folder_gives_the_same_hidden_states(name, tmp_path):
+def saved(name, folder):
+    """A model of transformers, every parameter moved from where it starts, and ours from its folder."""
     kind, changes = MODELS[name]
     torch.manual_seed(0)
     theirs = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**(TINY | changes))).eval()
     for parameter in theirs.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
-    theirs.save_pretrained(tmp_path)
-    ours = load_teacher(tmp_path)
-    waveforms, _ = ours.prepare(unequal_waveforms((1600,)))
-    output = theirs(waveforms, output_hidden_states=True)
+    theirs.save_pretrained(folder)
+    return theirs, load_teacher(folder)
+
+
+def states_of(theirs, waveforms, **masks):
+    output = theirs(waveforms, output_hidden_states=True, **masks)
     # transformers 5 leaves the final norm of pre-norm models out of hidden_states
-    expected = [*output.hidden_states[:-1], output.last_hidden_state]
-    assert largest_difference(ours(waveforms).hidden_states, expected) <= 1e-5
+    return [*output.hidden_states[:-1], output.last_hidden_state]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@torch.no_grad()
+def test_folder_gives_the_same_hidden_states(name, tmp_path):
+    theirs, ours = saved(name, tmp_path)
+    waveforms, _ = ours.prepare(unequal_waveforms((1600,)))
+    assert largest_difference(ours(waveforms).hidden_states, states_of(theirs, waveforms)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_prenorm", "data2vec"])
+@torch.no_grad()
+def test_padding_is_theirs(name, tmp_path):
+    """Where fairseq counts frames exactly, as transformers does for every family."""
+    theirs, ours = saved(name, tmp_path)
+    waveforms, lengths = ours.prepare(unequal_waveforms())
+    mask = (torch.arange(waveforms.size(1)) < lengths[:, None]).long()
+    output = ours(waveforms, lengths)
+    expected = states_of(theirs, waveforms, attention_mask=mask)
+    assert largest_difference(output.hidden_states, expected, output.padding_mask) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["hubert", "hubert_prenorm", "wav2vec2", "wav2vec2_prenorm", "data2vec"])
+@torch.no_grad()
+def test_fairseqs_file_of_the_same_weights(name, tmp_path):
+    """The names of both are right only if both files give one encoder."""
+    theirs, ours = saved(name, tmp_path)
+    weights = ours.state_dict()
+    c = ours.config
+    model = {
+        "_name": {"data2vec": "data2vec_audio"}.get(c.family, c.family),
+        "conv_feature_layers": str([(layer.channels, layer.kernel, layer.stride) for layer in c.conv]),
+        "extractor_mode": c.extractor_mode,
+        "conv_bias": c.conv_bias,
+        "encoder_layers": c.num_layers,
+        "encoder_embed_dim": c.embed_dim,
+        "encoder_attention_heads": c.num_heads,
+        "encoder_ffn_embed_dim": c.ffn_dim,
+        "layer_norm_first": c.layer_norm_first,
+        "conv_pos": c.conv_pos,
+        "conv_pos_groups": c.conv_pos_groups,
+        "pos_conv_depth": c.conv_pos_depth,
+    }
+    torch.save({"cfg": {"model": model, "task": {"normalize": c.normalize}}, "model": weights}, tmp_path / "model.pt")
+    again = load_teacher(tmp_path / "model.pt")
+    assert again.config == c
+    waveforms, _ = again.prepare(unequal_waveforms((1600,)))
+    assert largest_difference(again(waveforms).hidden_states, states_of(theirs, waveforms)) <= 1e-5
 
 
 def test_folders_that_do_not_fit(tmp_path):
