@@ -50,7 +50,7 @@ class Benchmark:
             names = ["teacher", *(name for name in names if name != "teacher")]
         for name in names:
             for seed in [0] if name in ("teacher", "layer 0") else seeds:
-                answer = self.root / "answers" / f"{name.replace(' ', '_')}-{seed}.json"
+                answer = self.root / "answers" / f"{_file_name(name)}-{seed}.json"
                 if answer.exists():
                     continue
                 print(f"{name}, seed {seed}", flush=True)
@@ -74,7 +74,7 @@ class Benchmark:
         return {"parameters": parameters, **self._ask(name, layers), **extra}
 
     def _student(self, name: str, seed: int) -> Path:
-        return METHODS[name].train(seed, self.training_speech, self.root / "students" / f"{name}-{seed}")
+        return METHODS[name].train(seed, self.training_speech, self.root / "students" / f"{_file_name(name)}-{seed}")
 
     def _ask(self, name: str, layers: Layers) -> dict[str, Any]:
         heard = questions.represent(layers, self.speech)
@@ -87,8 +87,7 @@ class Benchmark:
             metrics[f"{question}.sum"], *_ = questions.answer(train, test, weighted=True)
             metrics[f"{question}.last"], head, names = questions.answer(train, test, weighted=False)
             heads[question] = {"names": names, "state": head.state_dict()}
-        metrics["letters.sum"] = questions.phone_error_rate(*heard.sentences, weighted=True)
-        metrics["letters.last"] = questions.phone_error_rate(*heard.sentences, weighted=False)
+        metrics["letters.last"] = questions.phone_error_rate(*heard.sentences)
         if name == "teacher":
             with atomic_write(self.teacher_file) as temporary:
                 phones = [(items.vectors, items.labels) for items in heard.items["phones"]]
@@ -102,6 +101,10 @@ class Benchmark:
         taught = tuple(Items(vectors, labels) for vectors, labels in teacher["phones"])
         metrics["layer residual"] = questions.layer_residual(heard.items["phones"], taught, TEACHER_LAYERS)
         return {"metrics": metrics, "items": items}
+
+
+def _file_name(name: str) -> str:
+    return name.replace(" ", "_")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What is asked, and how an answer is read from frozen hidden states.
 
     phones      which phone is this frame
-    gaps        the same where 160 ms of the sound are cut out: only what lies around can tell
     words       which of the frequent words is this stretch of a sentence
     speakers    who speaks in this second; voices that the head knows, in other sentences
     intents     what is wanted: the mean over an utterance of an unknown voice
     keywords    which of ten words is this clip, likewise
-    letters     the phones of a sentence, by CTC, as an error rate
+    letters     the phones of a sentence, by CTC on the last layer, as an error rate
 
 A head is linear: on the last layer alone, or on a learned weighted sum of all, as SUPERB has it. All heads are trained
 alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. `layer residual` is
@@ -32,13 +31,12 @@ Layers = Callable[[Sequence[Tensor]], list[Tensor]]  # waveforms (S_i,) -> hidde
 
 FRAME = 320 / SAMPLE_RATE  # seconds
 FRAMES_APART = 4  # neighbouring frames say nearly the same
-GAP, GAP_PERIOD = 0.16, 0.8  # seconds
 WORD_COUNT = 12  # of a word in the training sentences, for it to be asked
 PIECE = 1.0  # seconds
-BATCH = 16
-STEPS, RATE, DECAY = 300, 0.02, 1e-4  # of every head
-CTC_STEPS, CTC_RATE, CTC_BATCH = 400, 0.01, 32
-QUESTIONS = ("phones", "gaps", "words", "speakers", "intents", "keywords")
+TOGETHER = 16  # utterances heard at once
+STEPS, BATCH, RATE, DECAY = 800, 1024, 0.01, 1e-4  # of every head,
+CTC_STEPS, CTC_BATCH = 400, 16  # and what differs for letters
+QUESTIONS = ("phones", "words", "speakers", "intents", "keywords")
 REUSED = ("phones", "words", "intents", "keywords")
 
 
@@ -74,7 +72,6 @@ def represent(layers: Layers, speech: Mapping[str, list[Utterance]]) -> Represen
     frequent = _frequent_words(sentences["train"])
     items = {
         "phones": tuple(_phones(sentences[s], states[s]) for s in ("train", "test")),
-        "gaps": tuple(_gaps(layers, sentences[s]) for s in ("train", "test")),
         "words": tuple(_words(sentences[s], states[s], frequent) for s in ("train", "test")),
         "speakers": tuple(_pieces(sentences[s], states[s]) for s in ("train", "known")),
     }
@@ -88,16 +85,15 @@ def represent(layers: Layers, speech: Mapping[str, list[Utterance]]) -> Represen
 
 
 @torch.no_grad()
-def _states(
-    layers: Layers, utterances: Sequence[Utterance], change: Callable[[Tensor], Tensor] = lambda wav: wav
-) -> Iterator[Tensor]:
+def _states(layers: Layers, utterances: Sequence[Utterance]) -> Iterator[Tensor]:
     """Hidden states (layers, T, d) of each utterance, computed in batches of similar length."""
-    waveforms = [change(utterance.waveform()) for utterance in utterances]
+    waveforms = [utterance.waveform() for utterance in utterances]
     order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
     found: dict[int, Tensor] = {}
-    for start in range(0, len(order), BATCH):
-        members = order[start : start + BATCH]
-        found |= zip(members, layers([waveforms[i] for i in members]), strict=True)
+    for start in range(0, len(order), TOGETHER):
+        members = order[start : start + TOGETHER]
+        heard = layers([waveforms[i] for i in members])
+        found |= zip(members, (states.half() for states in heard), strict=True)  # half the memory
     return (found[i] for i in range(len(waveforms)))
 
 
@@ -112,32 +108,13 @@ def _phones(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
     return Items(torch.stack(vectors), labels)
 
 
-def _gaps(layers: Layers, utterances: Sequence[Utterance]) -> Items:
-    """Frames in the middle of the gaps."""
-
-    def silence(waveform: Tensor) -> Tensor:
-        seconds = torch.arange(len(waveform)) / SAMPLE_RATE
-        return waveform.masked_fill(seconds % GAP_PERIOD >= GAP_PERIOD - GAP, 0.0)
-
-    vectors, labels = [], []
-    for utterance, state in zip(utterances, _states(layers, utterances, silence), strict=True):
-        middle = GAP_PERIOD - GAP / 2
-        while (t := int(middle / FRAME)) < state.size(1):
-            phone = _phone_at(utterance, (t + 0.5) * FRAME)
-            if phone is not None:
-                vectors.append(state[:, t])
-                labels.append(phone)
-            middle += GAP_PERIOD
-    return Items(torch.stack(vectors), labels)
-
-
 def _words(utterances: Sequence[Utterance], states: Sequence[Tensor], frequent: set[str]) -> Items:
     vectors, labels = [], []
     for utterance, state in zip(utterances, states, strict=True):
         for word in utterance.spoken.words:
             first, last = int(word.start / FRAME), max(int(word.start / FRAME) + 1, int(word.end / FRAME))
             if _plain(word.label) in frequent and first < state.size(1):
-                vectors.append(state[:, first:last].mean(1))
+                vectors.append(state[:, first:last].float().mean(1))
                 labels.append(_plain(word.label))
     return Items(torch.stack(vectors), labels)
 
@@ -147,13 +124,13 @@ def _pieces(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
     vectors, labels = [], []
     for utterance, state in zip(utterances, states, strict=True):
         for start in range(0, max(1, state.size(1) - width + 1), width):
-            vectors.append(state[:, start : start + width].mean(1))
+            vectors.append(state[:, start : start + width].float().mean(1))
             labels.append(utterance.label)
     return Items(torch.stack(vectors), labels)
 
 
 def _means(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
-    return Items(torch.stack([state.mean(1) for state in states]), [u.label for u in utterances])
+    return Items(torch.stack([state.float().mean(1) for state in states]), [u.label for u in utterances])
 
 
 def _phone_at(utterance: Utterance, second: float) -> str | None:
@@ -182,68 +159,46 @@ class Head(nn.Module):
     def __init__(self, vectors: Tensor, outputs: int, *, weighted: bool) -> None:
         super().__init__()
         self.layers = slice(None) if weighted else slice(-1, None)
-        chosen = vectors[:, self.layers]
+        chosen = vectors[:, self.layers].float()
         self.register_buffer("mean", chosen.mean(0))
         self.register_buffer("scale", chosen.std(0).clamp(min=1e-5))
         self.weights = nn.Parameter(torch.zeros(chosen.size(1)))
         self.linear = nn.Linear(vectors.size(2), outputs)
 
     def forward(self, vectors: Tensor) -> Tensor:  # (..., layers, d) -> (..., outputs)
-        scaled = (vectors[..., self.layers, :] - self.mean) / self.scale
-        return self.linear(torch.einsum("l,...ld->...d", self.weights.softmax(0), scaled))
+        scaled = (vectors[..., self.layers, :].float() - self.mean) / self.scale
+        return self.linear((self.weights.softmax(0).unsqueeze(1) * scaled).sum(-2))
 
 
 def answer(train: Items, test: Items, *, weighted: bool) -> tuple[float, Head, list[str]]:
-    """Accuracy in per cent of a head trained on all items at once, the head, and the names of its outputs."""
+    """Accuracy in per cent of a head that is trained on the training items, the head, and the names of its outputs."""
     torch.manual_seed(0)
     names = sorted(set(train.labels))
     head = Head(train.vectors, len(names), weighted=weighted)
     wanted = _numbers(train.labels, names)
-    optimiser = torch.optim.Adam(head.parameters(), lr=RATE, weight_decay=DECAY)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        F.cross_entropy(head(train.vectors), wanted).backward()
-        optimiser.step()
+    for members in _descend(head, len(wanted), STEPS, BATCH):
+        F.cross_entropy(head(train.vectors[members]), wanted[members]).backward()
     return accuracy(head, test, names), head, names
 
 
-@torch.no_grad()
-def accuracy(head: Head, test: Items, names: Sequence[str]) -> float:
-    """Share of items that the head names; in per cent. A label that it never saw is an error."""
-    found = head(test.vectors).argmax(1)
-    return 100 * (found == _numbers(test.labels, names)).float().mean().item()
-
-
-def _numbers(labels: Sequence[str], names: Sequence[str]) -> Tensor:
-    number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number.get(label, -1) for label in labels])
-
-
-def phone_error_rate(train: Sentences, test: Sentences, *, weighted: bool) -> float:
-    """Of a linear CTC head and greedy decoding, in per cent."""
+def phone_error_rate(train: Sentences, test: Sentences) -> float:
+    """Of a linear CTC head on the last layer and greedy decoding, in per cent."""
     import editdistance
 
     torch.manual_seed(0)
     names = sorted({phone for phones in train.phones for phone in phones})
-    head = Head(torch.cat([frames[::FRAMES_APART] for frames in train.frames]), len(names) + 1, weighted=weighted)
-    optimiser = torch.optim.Adam(head.parameters(), lr=CTC_RATE)
+    head = Head(torch.cat([frames[::FRAMES_APART] for frames in train.frames]), len(names) + 1, weighted=False)
     targets = [_numbers(phones, names) + 1 for phones in train.phones]
-    for step in range(CTC_STEPS):
-        members = [int(i) for i in torch.randperm(len(targets))[:CTC_BATCH]]
-        batch = nn.utils.rnn.pad_sequence([train.frames[i][:, head.layers] for i in members])  # (T, B, layers, d)
-        optimiser.zero_grad()
-        scores = _padded_head(head, batch)
-        loss = F.ctc_loss(
+    for members in _descend(head, len(targets), CTC_STEPS, CTC_BATCH):
+        chosen = members.tolist()
+        scores = nn.utils.rnn.pad_sequence([head(train.frames[i]) for i in chosen])  # (T, B, outputs)
+        F.ctc_loss(
             scores.log_softmax(-1),
-            torch.cat([targets[i] for i in members]),
-            torch.tensor([len(train.frames[i]) for i in members]),
-            torch.tensor([len(targets[i]) for i in members]),
+            torch.cat([targets[i] for i in chosen]),
+            torch.tensor([len(train.frames[i]) for i in chosen]),
+            torch.tensor([len(targets[i]) for i in chosen]),
             zero_infinity=True,
-        )
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = CTC_RATE * (1 - (step + 1) / CTC_STEPS)
-        optimiser.step()
+        ).backward()
     errors = total = 0
     with torch.no_grad():
         for frames, phones in zip(test.frames, test.phones, strict=True):
@@ -253,10 +208,26 @@ def phone_error_rate(train: Sentences, test: Sentences, *, weighted: bool) -> fl
     return 100 * errors / total
 
 
-def _padded_head(head: Head, batch: Tensor) -> Tensor:
-    """As the head's own forward, on layers that are chosen already."""
-    scaled = (batch - head.mean) / head.scale
-    return head.linear(torch.einsum("l,tbld->tbd", head.weights.softmax(0), scaled))
+def _descend(head: Head, items: int, steps: int, size: int) -> Iterator[Tensor]:
+    """Batches of item numbers, drawn with torch's RNG; after each, a step of Adam at a rate that falls to 0."""
+    optimiser = torch.optim.Adam(head.parameters(), lr=RATE, weight_decay=DECAY)
+    for step in range(steps):
+        optimiser.zero_grad()
+        yield torch.randint(items, (size,))
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        optimiser.step()
+
+
+@torch.no_grad()
+def accuracy(head: Head, test: Items, names: Sequence[str]) -> float:
+    """Share of items that the head names; in per cent. A label that it never saw is an error."""
+    found = torch.cat([head(vectors).argmax(1) for vectors in test.vectors.split(BATCH)])
+    return 100 * (found == _numbers(test.labels, names)).float().mean().item()
+
+
+def _numbers(labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number.get(label, -1) for label in labels])
 
 
 def layer_residual(student: tuple[Items, Items], teacher: tuple[Items, Items], layers: Sequence[int]) -> float:

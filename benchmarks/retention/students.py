@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from pruned_upstream.minisuperb.demo import TEACHER
-from pruned_upstream.model.checkpoint import load
+from pruned_upstream.model.checkpoint import load, read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.gating import EncoderGates, LayerGates
+from pruned_upstream.model.size import count_parameters, prunable_parameters
 from pruned_upstream.pruning.compaction import compact
 
-STEPS = 600
+STEPS = 400
 CONTROLS = ("layer 0", "random weights", "random mask")
 KEPT = 0.33  # of every kind of dimension in every layer, for the random mask
 
@@ -41,7 +43,61 @@ class Method:
         return run(load_recipe(self.recipe, [*self.overrides, *common], schema))
 
 
-METHODS: dict[str, Method] = {}
+def _parameters() -> tuple[int, float, float]:
+    """Size of the distilled student, which all others get; and the sparsity that is, of the transformer and of all."""
+    config = read_header(TEACHER).config
+    size = count_parameters(dataclasses.replace(config, layers=config.layers[:2]))
+    removed = count_parameters(config) - size
+    return size, removed / prunable_parameters(config), removed / count_parameters(config)
+
+
+SIZE, OF_TRANSFORMER, OF_EVERYTHING = _parameters()
+TWO_STAGES = (  # 2 : 1, as DPHuBERT's 50k and 25k
+    f"optimisation.steps={STEPS * 2 // 3}",
+    f"second_stage.steps={STEPS // 3}",
+    "second_stage.learning_rate=2.5e-4",
+    "second_stage.warmup=0.2",
+)
+PAPER = (f"optimisation.steps={STEPS}", f"sparsity.target={OF_TRANSFORMER}", "sparsity.exact=true")
+FRONT_END_TOO = (
+    "gates.conv=true",
+    "sparsity.scope=everything",
+    f"sparsity.target={OF_EVERYTHING}",
+    "sparsity.exact=true",
+    "distillation.teacher_layers=null",
+)
+WHOLE_HEADS = ("gates.fine_grained=false", "gates.drop_head=0.076")
+
+METHODS = {
+    "ours": Method("prune", "demo", PAPER, "the paper's method: fine-grained heads, estimator, learned pairs"),
+    "no FAHP": Method("prune", "demo", (*PAPER, *WHOLE_HEADS), "whole heads instead of their dimensions"),
+    "no STE": Method("prune", "demo", (*PAPER, "gates.straight_through=false"), "the true gradient of the gates"),
+    "DPHuBERT": Method(
+        "prune",
+        "demo",
+        (
+            *FRONT_END_TOO,
+            *WHOLE_HEADS,
+            *TWO_STAGES,
+            "gates.multi_scale=false",
+            "gates.straight_through=false",
+            "gates.drop_conv=0.076",
+            "distillation.groups=[[0],[2,4,6]]",
+            "distillation.pairing=fixed",
+            "distillation.loss=l1_minus_cosine",
+        ),
+        "whole heads, feed-forward dimensions and channels; fixed pairs; L1 and cosine; two stages",
+    ),
+    "DistilHuBERT": Method(
+        "distill", "demo_distil", (f"optimisation.steps={STEPS}",), "the first two layers, with prediction heads"
+    ),
+    "combined": Method(
+        "prune",
+        "demo",
+        (*FRONT_END_TOO, *TWO_STAGES, "gates.drop_conv=0.076", "distillation.groups=[[0],[2,3,5,6]]"),
+        "ours with gates of channels and a second stage",
+    ),
+}
 
 
 def layers_of(encoder: Encoder) -> Callable[[Sequence[Tensor]], list[Tensor]]:

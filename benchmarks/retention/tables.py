@@ -13,9 +13,13 @@ from .questions import QUESTIONS, REUSED
 from .students import CONTROLS, METHODS, STEPS
 
 REFERENCE = "ours"  # whose differences to the others are shown
-COLUMNS = ("layer residual", *(f"{question}.{how}" for how in ("last", "sum") for question in (*QUESTIONS, "letters")))
-COLUMNS += tuple(f"{question}.reused" for question in REUSED)
-LOWER_IS_BETTER = ("layer residual", "letters.last", "letters.sum")
+COLUMNS = (
+    "layer residual",
+    *(f"{question}.last" for question in (*QUESTIONS, "letters")),
+    *(f"{question}.sum" for question in QUESTIONS),
+    *(f"{question}.reused" for question in REUSED),
+)
+LOWER_IS_BETTER = ("layer residual", "letters.last")
 PARTS = {
     "last layer": [column for column in COLUMNS if column.endswith(".last")],
     "weighted sum": [column for column in COLUMNS if column.endswith(".sum")],

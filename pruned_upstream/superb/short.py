@@ -58,7 +58,8 @@ SHORT: Mapping[str, Short] = {
             "modelrc.module_config.XVector.agg_dim": 256,
         },
     ),
-    "sd": _short(150, 2e-3, "loaderrc.train_batchsize", 4, **{"datarc.chunk_size": 500, "modelrc.hidden_size": 128}),
+    # whole recordings, as officially: s3prl does not know who is who from one chunk of a recording to the next
+    "sd": _short(100, 4e-3, "loaderrc.train_batchsize", 4, **{"modelrc.hidden_size": 128}),
     "ic": _short(200, 1e-3, "datarc.train_batch_size", 32),
     "sf": _letters(400, 2e-3, "corpus.batch_size", 8, "model"),
     "er": _short(150, 2e-3, "datarc.train_batch_size", 16),
