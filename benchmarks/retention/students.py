@@ -54,7 +54,7 @@ def _parameters() -> tuple[int, float, float]:
 SIZE, OF_TRANSFORMER, OF_EVERYTHING = _parameters()
 TWO_STAGES = (  # 2 : 1, as DPHuBERT's 50k and 25k
     f"optimisation.steps={STEPS * 2 // 3}",
-    f"second_stage.steps={STEPS // 3}",
+    f"second_stage.steps={STEPS - STEPS * 2 // 3}",
     "second_stage.learning_rate=2.5e-4",
     "second_stage.warmup=0.2",
 )
