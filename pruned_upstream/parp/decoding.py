@@ -13,6 +13,9 @@ from torch import Tensor
 from ..errors import ConfigError
 from .alphabet import BLANK, BOUNDARY, Alphabet
 
+IMPOSSIBLE = -1e4  # log probability
+UNKNOWN = "<unk>"  # KenLM's name for every other word
+
 
 @dataclass(frozen=True)
 class DecodingSettings:
@@ -52,7 +55,7 @@ class BeamDecoder:
     """flashlight-text's beam search through a tree of words, scored by a KenLM model.
 
     Raises:
-        ConfigError: flashlight-text is not installed, a file is missing, or no word can be spelled.
+        ConfigError: flashlight-text is not installed, a file is missing or damaged, or no word can be spelled.
     """
 
     def __init__(self, alphabet: Alphabet, settings: DecodingSettings) -> None:
@@ -68,10 +71,14 @@ class BeamDecoder:
             raise ConfigError("decoding.lm is for words; phones are decoded greedily, leave it out")
         self.alphabet = alphabet
         spellings = _spellings(Path(settings.words), alphabet)
-        words = dictionary.create_word_dict({word: [list(word)] for word in spellings})
+        words = dictionary.Dictionary([*spellings, UNKNOWN])
         if not Path(settings.lm).is_file():
             raise ConfigError(f"there is no language model {settings.lm}; check decoding.lm")
-        model = KenLM(settings.lm, words)
+        try:
+            model = KenLM(settings.lm, words)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            raise ConfigError(f"KenLM cannot read the language model {settings.lm}: {reason}") from error
         silence = alphabet.symbols.index(BOUNDARY) + 1 if BOUNDARY in alphabet.symbols else BLANK
         tree = decoder.Trie(alphabet.classes, silence)
         start = model.start(False)
@@ -91,12 +98,15 @@ class BeamDecoder:
             criterion_type=decoder.CriterionType.CTC,
         )
         self._words = words
+        self._silence = silence
         self._decoder = decoder.LexiconDecoder(
-            options, tree, model, silence, BLANK, words.get_index("<unk>"), [], False
+            options, tree, model, silence, BLANK, words.get_index(UNKNOWN), [], False
         )
 
     def __call__(self, scores: Tensor) -> str:
-        scores = scores.float().cpu().contiguous()
+        end = torch.full((1, scores.size(1)), IMPOSSIBLE)  # words end with a boundary, the last one too
+        end[0, self._silence] = 0.0
+        scores = torch.cat([scores.float().cpu(), end])
         best = self._decoder.decode(scores.data_ptr(), *scores.shape)[0]
         return " ".join(self._words.get_entry(number) for number in best.words if number >= 0)
 
