@@ -150,8 +150,15 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
         if f"{key}_sparsity" in outcome:
             found[f"sparsity, {key}"] = f"{outcome[f'{key}_sparsity']:.2%}"
     if "sparsity" in run.curves and "expected_sparsity" not in outcome:
-        found["sparsity, target"] = f"{run.recipe['sparsity.target']:.2%}"
-        found["sparsity, expected"] = f"{run.curves['sparsity'].last:.2%}, so far"
+        target = run.recipe.get("sparsity.target", run.recipe.get("parp.sparsity"))
+        if target is not None:
+            found["sparsity, target"] = f"{target:.2%}"
+        counted, so_far = outcome.get("sparsity"), run.curves["sparsity"].last
+        found |= (
+            {"sparsity, expected": f"{so_far:.2%}, so far"}
+            if counted is None
+            else {"sparsity, counted": f"{counted:.2%}"}
+        )
     if "difference_from_gated" in outcome:
         found["compact against gated, largest difference"] = f"{outcome['difference_from_gated']:.1e}"
     if run.loss is not None:
@@ -160,8 +167,13 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
     if run.seconds:
         found["training time"] = _duration(run.seconds)
         found["seconds a step"] = f"{run.seconds / run.steps:.3g}"
+    for source, rates in outcome.get("tests", {}).items():  # of a finetuning: error rates, and recordings
+        found[f"test on {Path(source).name}"] = ", ".join(f"{name} {value:.4g}" for name, value in rates.items())
     if "recordings" in outcome:
-        found["speech"] = f"{outcome['hours']:.2f} h in {outcome['recordings']} recordings"
+        found["recordings"] = str(outcome["recordings"])
+    if "hours" in outcome:
+        found["hours of speech"] = f"{outcome['hours']:.2f}"
+    if "skipped" in outcome:
         found["recordings skipped"] = str(len(outcome["skipped"]))
     if run.launches:
         found["launches"] = str(len(run.launches))

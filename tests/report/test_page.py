@@ -84,6 +84,18 @@ def test_an_unfinished_run_says_so(write_run, tmp_path):
     assert "parameters" not in found
 
 
+def test_a_finetuning_tells_what_it_has(write_run, tmp_path):
+    recipe = "parp: {method: parp, sparsity: 0.5}\nteacher: wav2vec_small.pt\noptimisation: {steps: 40}"
+    rows = [{"step": step, "loss": 3.0, "sparsity": 0.25, "revived": 7.0} for step in (20, 30)]
+    write_page(tmp_path / "page.html", [read_run(write_run(rows, recipe=recipe))])
+    document = lxml_html.document_fromstring((tmp_path / "page.html").read_text())
+    found = cells(document)
+    assert found["method"] == ["parp"]
+    assert found["sparsity, target"] == ["50.00%"] and found["sparsity, expected"] == ["25.00%, so far"]
+    assert found["loss, mean of the last 5 % of steps"] == ["3"]
+    assert "Learning" in [heading.text_content() for heading in document.iter("h2")]
+
+
 def test_a_run_without_a_line_of_metrics(write_run, tmp_path):
     write_page(tmp_path / "page.html", [read_run(write_run([]))])
     assert "begun, nothing reported yet" in (tmp_path / "page.html").read_text()
