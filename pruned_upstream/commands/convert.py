@@ -13,10 +13,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="WavLM's .pt, or a transformers folder.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="WavLM's .pt; HuBERT, wav2vec 2.0 or data2vec of fairseq, or s3prl's copy; a transformers folder; "
+            "DistilHuBERT, DPHuBERT or DPWavLM."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
 ) -> None:
-    """Read a published checkpoint and write it as it is: to measure a teacher as we measure a compact model."""
+    """Read a published checkpoint and write it as it is: to measure a teacher or a peer as we measure a compact model.
+
+    What a file is, is seen from what it holds.
+    """
     from rich.console import Console
 
     from ..model.checkpoint import save

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 from tiny import random_encoder, tiny_config
 
@@ -33,3 +34,22 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_fairseqs_files_are_known_by_what_they_hold(tmp_path):
+    pytest.importorskip("s3prl.upstream.hubert.hubert_model")
+    from published import fairseq_model, since_hydra, write
+
+    model, options = fairseq_model("hubert")
+    write(since_hydra(model, options, normalize=False), tmp_path / "whatever")
+    done = convert(tmp_path / "whatever", tmp_path / "out.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "hubert, 0.0" in done.stdout
+    assert load(tmp_path / "out.safetensors").config.family == "hubert"
+
+
+def test_an_unknown_file_learns_what_is_known(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "in.pt")
+    done = convert(tmp_path / "in.pt", tmp_path / "out.safetensors")
+    assert done.returncode == 2
+    assert "holds the keys ['weights']; known are WavLM" in done.stderr and "DPHuBERT" in done.stderr

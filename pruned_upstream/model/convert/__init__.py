@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import assemble, check_readable, load
 from ..encoder import Dropout, Encoder
@@ -66,13 +68,23 @@ def _read_file(path: Path) -> Found:
     for source in SOURCES if isinstance(checkpoint, dict) else ():
         if source.recognises(checkpoint):
             try:
-                return source.read(checkpoint)
+                return _of_tensors(source.read(checkpoint))
             except ConfigError as error:
                 raise CheckpointError(f"{path}, taken for {source.description}: {error}") from error
-    found = (
-        f"the keys {sorted(map(str, checkpoint))[:6]}" if isinstance(checkpoint, dict) else type(checkpoint).__name__
-    )
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{path}, taken for {source.description}, is not built like one ({error!r}); download it again"
+                ) from error
+    is_dict = isinstance(checkpoint, dict)
+    found = f"the keys {sorted(map(str, checkpoint))[:6]}" if is_dict else f"a {type(checkpoint).__name__}"
     raise CheckpointError(
         f"{path} holds {found}; known are {'; '.join(source.description for source in SOURCES)}; and folders of "
         "transformers and files of our own"
     )
+
+
+def _of_tensors(found: Found) -> Found:
+    strange = [name for name, tensor in found.tensors.items() if not isinstance(tensor, Tensor)]
+    if strange:
+        raise ConfigError(f"{', '.join(strange[:4])} should be tensors")
+    return found

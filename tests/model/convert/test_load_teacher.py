@@ -26,6 +26,25 @@ def test_an_unknown_file_learns_what_is_known(content, tmp_path):
     assert all(source.description in str(error.value) for source in SOURCES)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"cfg": {"model": None}, "model": {}},
+        {"cfg": {"encoder_layers": "many"}, "model": {}},
+        {"cfg": {}, "model": [1]},
+        {"args": 3, "model": {}},
+        {"Config": {}, "Distiller": {}},
+        {"model_cfg": {}, "task_cfg": {}, "model_weight": {}},
+        {"state_dict": {}, "config": {"encoder_use_attention": 1}},
+        {"cfg": {}, "model": {"layer_norm.weight": [1.0]}},
+    ],
+)
+def test_what_looks_known_and_is_not_built_so(content, tmp_path):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="taken for"):
+        load_teacher(tmp_path / "model.pt")
+
+
 def test_damaged_and_missing_files(tiny, tmp_path):
     for path in (tmp_path / "own.safetensors", tmp_path / "wavlm.pt"):
         with pytest.raises(CheckpointError, match="no model file"):
