@@ -81,6 +81,7 @@ METHODS = {
             *TWO_STAGES,
             "gates.multi_scale=false",
             "gates.straight_through=false",
+            "gates.clamp=null",
             "gates.drop_conv=0.076",
             "distillation.groups=[[0],[2,4,6]]",
             "distillation.pairing=fixed",
