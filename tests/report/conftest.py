@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from superb.conftest import make_results  # noqa: F401 (a fixture)
-from training.conftest import recipe, recordings, teacher_file  # noqa: F401 (fixtures)
+from tiny import random_encoder, tiny_config
+from training.conftest import LENGTHS, write_noise
 
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.training.prune import run_prune
-from pruned_upstream.training.recipe import PruneRecipe
+from pruned_upstream.training.recipe import resolve_recipe
 
 RECIPE = """
 teacher: teacher.pt
@@ -22,10 +24,21 @@ run: {folder: somewhere, seed: 0}
 """
 
 
-@pytest.fixture
-def pruned(recipe: Callable[..., PruneRecipe]) -> Path:  # noqa: F811
-    """The folder of a pruning of six steps."""
-    return run_prune(recipe()).parent
+@pytest.fixture(scope="session")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pruning of six steps, to be read alone."""
+    root = tmp_path_factory.mktemp("pruned")
+    for number, samples in enumerate(LENGTHS):
+        write_noise(root / "speech" / f"{number}.wav", samples, seed=number)
+    save(root / "teacher.safetensors", random_encoder(tiny_config()))
+    tree = {
+        "teacher": str(root / "teacher.safetensors"),
+        "data": {"train": [str(root / "speech")], "batch_utterances": 4, "max_seconds": 0.15, "workers": 0},
+        "sparsity": {"target": 0.5},
+        "optimisation": {"steps": 6, "gate_learning_rate": 0.2, "multiplier_learning_rate": 0.1},
+        "run": {"folder": str(root / "run"), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
+    }
+    return run_prune(resolve_recipe(tree)).parent
 
 
 @pytest.fixture
@@ -36,7 +49,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         rows: Sequence[Mapping[str, float]],
         *,
         name: str = "by_hand",
-        recipe: str = RECIPE,  # noqa: F811
+        recipe: str = RECIPE,
         end: str = "",
     ) -> Path:
         folder = tmp_path / "runs" / name
