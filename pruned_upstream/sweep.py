@@ -1,11 +1,11 @@
 """Many runs of one recipe: every combination of the values that are varied, each in a folder of its own.
 
     SWEEP/
-      sparsity.target... one run folder a point, named after what is varied; `superb/` in it holds its scores
-      jobs/              logs of submitit
-      results.csv        a line a point
-      results.yaml       the same, and means over seeds
-      trade_off*.png     quality against size, error bars over seeds
+      target-0.5_seed-0/   a point: the run folder, named after what is varied; `superb/` in it holds its scores
+      jobs/                logs of submitit
+      results.csv          a line a point
+      results.yaml         the same, and means over seeds
+      trade_off*.png       quality against size, error bars over seeds
 
 A finished point is never run again, one that was interrupted goes on, and one that fails does not stop the others.
 """
