@@ -113,11 +113,12 @@ def with_omegaconf(model: nn.Module, options: dict[str, Any], *, normalize: bool
 def s3prl_copy(model: nn.Module, options: dict[str, Any], *, normalize: bool) -> dict[str, Any]:
     """As the files behind s3prl's names hubert, wav2vec2 and data2vec."""
     checkpoint = since_hydra(model, options, normalize=normalize)
-    return {
+    copy = {
         "task_cfg": checkpoint["cfg"]["task"],
         "model_cfg": checkpoint["cfg"]["model"],
         "model_weight": checkpoint["model"],
     }
+    return copy | ({"dictionaries_symbols": [["a", "b", "c"]]} if options["_name"] == "hubert" else {})
 
 
 def finetuned(model: nn.Module, options: dict[str, Any], *, normalize: bool) -> dict[str, Any]:

@@ -106,7 +106,10 @@ def _pretrained_options(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options of the pre-trained model that a finetuned file keeps within its own."""
     inner = model.get("w2v_args")
     if inner is None:
-        raise ConfigError(f"a finetuned model ({_name(model)}) without the pre-trained model's options in w2v_args")
+        raise ConfigError(
+            f"a finetuned model ({_name(model)}) that does not hold the pre-trained model's options in w2v_args; take "
+            "the pre-trained file, or the finetuned model's transformers folder"
+        )
     return inner.get("model") or inner
 
 

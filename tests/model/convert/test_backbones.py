@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from tiny import largest_difference, unequal_waveforms
@@ -13,10 +15,11 @@ from pruned_upstream.pruning.compaction import TOLERANCE, compact, verify
 from pruned_upstream.pruning.gates import GateSettings, encoder_gates, gate_shapes
 
 pytest.importorskip("s3prl.upstream.hubert.hubert_model")
-from published import LARGE, fairseq_model, since_hydra, write  # noqa: E402
+from published import LARGE, fairseq_model, s3prl_copy, since_hydra, write  # noqa: E402
 
 import pruned_upstream  # noqa: E402
 
+pruned_upstream.register()
 BACKBONES = {
     "hubert_base": ("hubert", {}, False),
     "hubert_large": ("hubert", LARGE, True),
@@ -49,9 +52,23 @@ def test_from_a_published_file_to_an_upstream(name, conv, tmp_path):
     assert verify(teacher, gates, smaller, [(waveforms, lengths)]) <= TOLERANCE
     save(tmp_path / "compact.safetensors", smaller)
 
-    pruned_upstream.register()
     from s3prl import hub
 
     upstream = getattr(hub, f"pruned_{family}")(ckpt=str(tmp_path / "compact.safetensors")).eval()
     gated = teacher(waveforms, lengths, gates=gates)
     assert largest_difference(upstream(wavs)["hidden_states"], gated.hidden_states, gated.padding_mask) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+@torch.no_grad()
+def test_the_answer_is_that_of_s3prls_expert(name, tmp_path):
+    """Waveforms of unequal length, as s3prl's tasks hand them over; its experts read their own copies of the files."""
+    family, options, normalize = BACKBONES[name]
+    model, options = fairseq_model(family, **options)
+    write(s3prl_copy(model, options, normalize=normalize), tmp_path / "copy.pt")
+    theirs = importlib.import_module(f"s3prl.upstream.{family}.expert").UpstreamExpert(ckpt=str(tmp_path / "copy.pt"))
+    ours = load_teacher(tmp_path / "copy.pt")
+    wavs = unequal_waveforms((1600, 640, 1111))
+    output = ours.extract(wavs)
+    expected = theirs.eval()(wavs)["hidden_states"]
+    assert largest_difference(output.hidden_states, expected, output.padding_mask) <= 1e-5
