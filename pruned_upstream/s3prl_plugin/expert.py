@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..model.checkpoint import load
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be asked of a compact upstream; s3prl's `-g` names a YAML file with these keys.
+
+    Attributes:
+        precision: "fp32", or "bf16" for autocast. The second is faster on hardware that has it, and another result.
+    """
+
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Options:
+        """Raises ConfigError: the file cannot be read, or says something else."""
+        import yaml
+
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"the upstream's options {path} cannot be read: {error}") from error
+        if not isinstance(tree, dict) or not tree.keys() <= {"precision"}:
+            raise ConfigError(f"{path} holds {tree!r}; a compact upstream takes `precision: bf16` and nothing else")
+        return cls(**tree)
 
 
 class UpstreamExpert(nn.Module):
@@ -26,8 +59,16 @@ class UpstreamExpert(nn.Module):
         CheckpointError: the file cannot be loaded, or is of another family.
     """
 
-    def __init__(self, ckpt: str | Path, *, name: str = "pruned_upstream", family: str | None = None) -> None:
+    def __init__(
+        self,
+        ckpt: str | Path,
+        *,
+        name: str = "pruned_upstream",
+        family: str | None = None,
+        options: Options = Options(),
+    ) -> None:
         super().__init__()
+        self.options = options
         self.model = load(ckpt)
         self.model.feature_extractor.requires_grad_(False)
         found = self.model.config.family
@@ -48,7 +89,8 @@ class UpstreamExpert(nn.Module):
             `hidden_states`: L + 1 tensors (B, T, d); the same again one by one as `hidden_state_{i}`;
             `last_hidden_state`; `_hidden_states_info`: the name of the module each belongs to.
         """
-        hidden_states = tuple(self.model.extract(wavs).hidden_states)
+        with self._precision():
+            hidden_states = tuple(state.float() for state in self.model.extract(wavs).hidden_states)
         layers = len(hidden_states) - 1
         return {
             "_hidden_states_info": (*(f"self.model.encoder.layers[{i}]" for i in range(layers)), "self.model.encoder"),
@@ -56,3 +98,8 @@ class UpstreamExpert(nn.Module):
             "last_hidden_state": hidden_states[-1],
             **{f"hidden_state_{i}": state for i, state in enumerate(hidden_states)},
         }
+
+    def _precision(self) -> AbstractContextManager:
+        if self.options.precision == "fp32":
+            return nullcontext()  # whatever the caller has set stays
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)

@@ -58,7 +58,7 @@ def entry(name: str, family: str | None) -> Callable[..., UpstreamExpert]:
     """The function s3prl calls for `-u name`; it refuses models of another family than `family`."""
 
     def build(ckpt: str | None = None, model_config: str | None = None, refresh: bool = False) -> UpstreamExpert:
-        from .expert import UpstreamExpert
+        from .expert import Options, UpstreamExpert
 
         path = ckpt or os.environ.get(CHECKPOINT_VARIABLE)
         if not path:
@@ -66,10 +66,12 @@ def entry(name: str, family: str | None) -> Callable[..., UpstreamExpert]:
                 f"the upstream {name} needs a model file: name it with -k (in Python as the second argument of "
                 f"S3PRLUpstream), or set the environment variable {CHECKPOINT_VARIABLE}"
             )
-        if model_config is not None:
-            raise CheckpointError(f"{name} takes no -g {model_config}: a compact model file holds its configuration")
-        return UpstreamExpert(path, name=name, family=family)
+        options = Options() if model_config is None else Options.read(model_config)
+        return UpstreamExpert(path, name=name, family=family, options=options)
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"A compact {family or 'speech'} encoder; `ckpt` is the path of its model file."
+    build.__doc__ = (
+        f"A compact {family or 'speech'} encoder; `ckpt` is the path of its model file, `model_config` that of "
+        "`expert.Options`."
+    )
     return build

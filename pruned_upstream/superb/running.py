@@ -66,7 +66,7 @@ class Settings:
         folder: the run folder; a run that is there already goes on.
         upstream: s3prl's name of the upstream (`-u`).
         checkpoint: its file (`-k`), or None where the name says it all.
-        model_config: its configuration (`-g`), for the few upstreams that want one.
+        model_config: its configuration (`-g`), for the few upstreams that want one; for ours, `expert.Options`.
         model: name in tables; by default the checkpoint's, else the upstream's.
         data: the corpora.
         tasks: names of tasks; None for all ten.
@@ -124,6 +124,14 @@ class Settings:
         if self.model_config is not None:
             arguments += ["-g", str(self.model_config.resolve())]
         return tuple(arguments)
+
+    @property
+    def upstream_deviations(self) -> tuple[str, ...]:
+        """Options of our own upstreams change what they compute; other upstreams may need theirs to exist at all."""
+        from ..s3prl_plugin.registry import ENTRIES
+
+        ours = self.model_config is not None and self.upstream in ENTRIES
+        return (f"the upstream's options in {self.model_config.name}",) if ours else ()
 
 
 @dataclass(frozen=True)
@@ -279,7 +287,7 @@ class _TaskRun:
             steps=config["runner"].get("total_steps", 0),
             learning_rates=rates if len(rates) > 1 else (),
             layers=layers,
-            deviations=(*inventory.deviations(task.name), *deviations),
+            deviations=(*inventory.deviations(task.name), *deviations, *settings.upstream_deviations),
             lists=inventory.lists,
             scoring=settings.data.corpus("quesst14Database") / "scoring" if task.name == "qbe" else None,
             reference=Path(loaders["test_dir"]) / "rttm" if task.name == "sd" else None,

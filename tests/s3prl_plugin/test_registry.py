@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
+import torch
 
-from pruned_upstream.errors import CheckpointError
+from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.s3prl_plugin import registry
 
 
@@ -42,6 +43,22 @@ def test_without_a_path_the_environment_names_the_file(hub, model_file, monkeypa
     assert hub.pruned_wavlm(refresh=True).model.config.num_layers == 3
 
 
-def test_a_separate_configuration_is_refused(hub, model_file):
-    with pytest.raises(CheckpointError, match="takes no -g"):
-        hub.pruned_wavlm(ckpt=str(model_file), model_config="model.yaml")
+@torch.no_grad()
+def test_bf16_is_an_option(hub, model_file, tmp_path):
+    options = tmp_path / "bf16.yaml"
+    options.write_text("precision: bf16\n")
+    wavs = [torch.randn(4000, generator=torch.Generator().manual_seed(0))]
+    exact = hub.pruned_wavlm(ckpt=str(model_file))(wavs)["last_hidden_state"]
+    rounded = hub.pruned_wavlm(ckpt=str(model_file), model_config=str(options))(wavs)["last_hidden_state"]
+    assert rounded.dtype == torch.float32
+    assert 1e-5 < (rounded - exact).abs().max() / exact.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("text", ["precision: fp8", "device: cuda", "- precision", "{"])
+def test_other_options_are_refused(hub, model_file, tmp_path, text):
+    options = tmp_path / "options.yaml"
+    options.write_text(text)
+    with pytest.raises(ConfigError, match=r"precision|options\.yaml"):
+        hub.pruned_wavlm(ckpt=str(model_file), model_config=str(options))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        hub.pruned_wavlm(ckpt=str(model_file), model_config=str(tmp_path / "absent.yaml"))

@@ -284,3 +284,12 @@ print(child.failure)
     assert here.stdout in ("ended with exit code 2\n", "None\n"), here.stderr  # some builds' threads survive
     if here.stdout.startswith("ended"):
         assert "start the run from a fresh process" in (tmp_path / "here" / "stderr.txt").read_text()
+
+
+def test_options_of_our_own_upstream_are_a_deviation(tmp_path):
+    options, data = tmp_path / "bf16.yaml", Data(tmp_path)
+    options.write_text("precision: bf16")
+    ours = Settings(tmp_path / "run", "pruned_upstream", data, model_config=options)
+    assert ours.upstream_deviations == ("the upstream's options in bf16.yaml",)
+    assert replace(ours, model_config=None).upstream_deviations == ()
+    assert replace(ours, upstream="npc_local").upstream_deviations == ()
