@@ -24,11 +24,13 @@ from ..checkpoint import check_readable
 
 # packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`, and
 # omegaconf notes the type of each value
-INERT_PACKAGES = ("fairseq", "omegaconf", "numpy", "s3prl", "optimizers", "typing")
+INERT_PACKAGES = ("fairseq", "omegaconf", "numpy", "s3prl", "optimizers", "typing", "pathlib")
 INERT_NAMES = ("collections.defaultdict", "functools.partial", "_codecs.encode", "_operator.getitem") + tuple(
     f"builtins.{name}" for name in ("Ellipsis", "bool", "dict", "float", "int", "list", "str", "tuple")
 )
-JUDGED_BY_TORCH = ("torch", "collections")  # its unpickler has a list of what it allows of these
+# plain data, real ones of which are built; of torch's own names its unpickler knows which are safe
+REAL = ("argparse.Namespace", "builtins.set", "builtins.bytearray", "builtins.complex")
+JUDGED_BY_TORCH = ("torch", "collections")
 LEGACY_PICKLES = 4  # before torch 1.6 a file was several pickles in a row: magic number, protocol, system, object
 
 
@@ -110,7 +112,7 @@ def _globals(stream: bytes | BinaryIO) -> Iterator[str]:
 
 
 def _is_known(name: str) -> bool:
-    return name.partition(".")[0] in JUDGED_BY_TORCH or name == "argparse.Namespace"
+    return name.partition(".")[0] in JUDGED_BY_TORCH or name in REAL
 
 
 def _is_inert(name: str) -> bool:

@@ -71,6 +71,12 @@ def test_nothing_stays_allowed(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+def test_plain_data_is_kept(tmp_path):
+    data = {"set": {1, 2}, "bytes": bytearray(b"a"), "complex": 1j, "tuple": (1, None), "long": 2**70, "text": "é"}
+    torch.save(data, tmp_path / "a.pt")
+    assert read_pickle(tmp_path / "a.pt") == data
+
+
 @pytest.mark.parametrize("holder", ["Namespace", "dictionary", "omegaconf"])
 def test_options_become_plain(holder, tmp_path):
     from omegaconf import OmegaConf
