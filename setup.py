@@ -52,7 +52,7 @@ S3PRL = [
 EXTRAS = {
     "demo": ["espeakng-loader>=0.2.4"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-    "fairseq": ["fairseq-fixed>=0.12.3"],  # an oracle of tests alone; its checkpoints are read without it
+    "fairseq": ["ve-fairseq>=0.12.3"],  # 0.12 for new Pythons, an oracle of tests alone; its files are read without it
     "slurm": ["submitit>=1.5"],
     "dev": [
         "hypothesis>=6.100",
