@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -192,11 +193,12 @@ class Pruner:
         elif not self.stage.adjusts and self.stage.sparsity:
             self._apply()  # weight decay and momentum know nothing of masks
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.masks)
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": dict(self.masks), "revived": self.revived}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.masks = {name: state[name].to(weight.device) for name, weight in self.weights.items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.masks = {name: state["masks"][name].to(weight.device) for name, weight in self.weights.items()}
+        self.revived = state["revived"]
 
     def check(self, masks: Mapping[str, Tensor], source: str) -> Masks:
         """Masks from elsewhere, if they fit.

@@ -229,13 +229,11 @@ class CtcObjective:
         return ("loss", "sparsity")
 
     def state_dict(self) -> dict[str, Any]:
-        masks = {f"masks.{name}": mask for name, mask in self.pruner.state_dict().items()}
-        return dict(self.recogniser.state_dict()) | masks
+        return {"recogniser": dict(self.recogniser.state_dict()), "pruner": self.pruner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        self.pruner.load_state_dict({name: state.pop(f"masks.{name}") for name in self.pruner.weights})
-        self.recogniser.load_state_dict(state)
+        self.recogniser.load_state_dict(state["recogniser"])
+        self.pruner.load_state_dict(state["pruner"])
 
     def _scores(self, part: Batch, valid: Tensor) -> Tensor:
         """Log probabilities (B, T, classes) of what the head reads in a part of which much is hidden."""

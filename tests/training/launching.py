@@ -11,29 +11,30 @@ from typing import Any
 
 import torch
 
-from pruned_upstream.training.recipe import PruneRecipe, save_recipe
+from pruned_upstream.training.recipe import save_recipe
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from pruned_upstream.training.processes import start_processes
-from pruned_upstream.training.prune import run_prune
+from pruned_upstream.training.methods import method_named
 from pruned_upstream.training.recipe import load_recipe
+method = method_named(sys.argv[1])
 with start_processes("cpu"):
-    for recipe in sys.argv[1:]:
-        run_prune(load_recipe(recipe))
+    for recipe in sys.argv[2:]:
+        method.run_recipe(load_recipe(recipe, schema=method.recipe_class))
 """
 
 
-def launch(*recipes: PruneRecipe, folder: Path, processes: int = 1) -> subprocess.Popen[str]:
-    """Start pruning by each recipe in turn, as a process group; `folder` takes the script and the recipes' files."""
+def launch(*recipes: Any, folder: Path, processes: int = 1, method: str = "prune") -> subprocess.Popen[str]:
+    """Start training by each recipe in turn, as a process group; `folder` takes the script and the recipes' files."""
     script = folder / "launch.py"
     script.write_text(SCRIPT)
     files = [folder / f"{Path(recipe.run.folder).name}.yaml" for recipe in recipes]
     for recipe, file in zip(recipes, files, strict=True):
         save_recipe(recipe, file)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, files)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(script), method, *map(str, files)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen(
