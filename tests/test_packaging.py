@@ -40,7 +40,7 @@ def test_pins_lie_in_the_ranges(metadata):
     versions = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
     assert len(versions) == len(pins)
     extras = metadata["extras_require"]
-    # fairseq-fixed asks for an omegaconf of its own; it is installed by hand for its tests
+    # fairseq is no part of the environment of tests; it is installed by hand where it is to be an oracle
     wanted = metadata["install_requires"] + [line for name in extras if name != "fairseq" for line in extras[name]]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
