@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,14 @@ class Benchmark:
         else:
             path = self._student(name, seed)
             student = load(path)
-            layers, parameters = layers_of(student), count_parameters(student.config)
+            config = student.config if METHODS[name].predicts else replace(student.config, prediction_heads=0)
+            layers, parameters = layers_of(student, predicts=METHODS[name].predicts), count_parameters(config)
             extra = {"report": json.loads((path.parent / "report.json").read_text())}
         return {"parameters": parameters, **self._ask(name, layers), **extra}
 
     def _student(self, name: str, seed: int) -> Path:
-        return METHODS[name].train(seed, self.training_speech, self.root / "students" / f"{_file_name(name)}-{seed}")
+        folder = self.root / "students" / f"{_file_name(name.removesuffix(' + head'))}-{seed}"
+        return METHODS[name].train(seed, self.training_speech, folder)
 
     def _ask(self, name: str, layers: Layers) -> dict[str, Any]:
         heard = questions.represent(layers, self.speech)

@@ -30,6 +30,7 @@ class Method:
     recipe: str
     overrides: tuple[str, ...]
     text: str
+    predicts: bool = False  # the last prediction head's output, which imitates the teacher's last layer, comes last
 
     def train(self, seed: int, speech: Path, folder: Path) -> Path:
         """The model file; an interrupted training goes on."""
@@ -66,6 +67,7 @@ FRONT_END_TOO = (
     "sparsity.exact=true",
     "distillation.teacher_layers=null",
 )
+SHALLOW = (f"optimisation.steps={STEPS}", "distillation.keep_heads=true")
 WHOLE_HEADS = ("gates.fine_grained=false", "gates.drop_head=0.076")
 
 METHODS = {
@@ -89,8 +91,13 @@ METHODS = {
         ),
         "whole heads, feed-forward dimensions and channels; fixed pairs; L1 and cosine; two stages",
     ),
-    "DistilHuBERT": Method(
-        "distill", "demo_distil", (f"optimisation.steps={STEPS}",), "the first two layers, with prediction heads"
+    "DistilHuBERT": Method("distill", "demo_distil", SHALLOW, "the first two layers; their prediction heads dropped"),
+    "DistilHuBERT + head": Method(
+        "distill",
+        "demo_distil",
+        SHALLOW,
+        "the same, with its prediction of the teacher's last layer as last layer",
+        True,
     ),
     "combined": Method(
         "prune",
@@ -101,12 +108,15 @@ METHODS = {
 }
 
 
-def layers_of(encoder: Encoder) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """waveforms -> hidden states of each, (L + 1, T_i, d)."""
+def layers_of(encoder: Encoder, *, predicts: bool = False) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """waveforms -> hidden states of each, (L + 1, T_i, d), and what the last prediction head makes of the last."""
     encoder.eval()
 
     def represent(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        states = torch.stack(encoder.extract(list(waveforms)).hidden_states)  # (L + 1, B, T, d)
+        found = encoder.extract(list(waveforms)).hidden_states
+        if predicts:
+            found = [*found, encoder.prediction_heads[-1](found[-1])]
+        states = torch.stack(found)  # (L + 1, B, T, d)
         return [states[:, i, : encoder.config.frames(len(wav))] for i, wav in enumerate(waveforms)]
 
     return represent

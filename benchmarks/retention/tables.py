@@ -97,7 +97,10 @@ def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None
     shown = ["layer residual", *PARTS["last layer"]]
     figure = Figure(figsize=(14, 6.4), layout="constrained")
     rows = [name for name in names if name != "teacher"]
-    for axes, column in zip(figure.subplots(2, 4, sharey=True).flat, shown, strict=True):
+    grid = figure.subplots(2, 4, sharey=True)
+    for axes in grid.flat[len(shown) :]:
+        axes.remove()
+    for axes, column in zip(grid.flat[: len(shown)], shown, strict=True):
         for y, name in enumerate(rows):
             values = [answer["metrics"][column] for answer in found[name].values()]
             axes.plot(values, [y] * len(values), "o", color="grey" if name in CONTROLS else "#4477aa", alpha=0.8)
@@ -106,8 +109,6 @@ def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None
         axes.set_yticks(range(len(rows)), rows)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in figure.axes[::4]:
-        axes.invert_yaxis()
-        break
+    grid[0, 0].invert_yaxis()
     figure.suptitle("Teacher (line), controls (grey), students: a dot a seed")
     figure.savefig(RESULTS / "retention.png", dpi=100)
