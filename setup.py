@@ -17,6 +17,7 @@ MODEL = [
     "numpy>=2.0",
 ]
 TRAINING = [
+    "jiwer>=3.0",
     "omegaconf>=2.3,<2.5",
     "scipy>=1.13",
     "soundfile>=0.12.1",
@@ -51,12 +52,12 @@ S3PRL = [
 
 EXTRAS = {
     "demo": ["espeakng-loader>=0.2.4"],
+    "lm": ["flashlight-text>=0.0.7"],  # beam search with a KenLM model
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "fairseq": ["ve-fairseq>=0.12.3"],  # 0.12 for new Pythons, an oracle of tests alone; its files are read without it
     "slurm": ["submitit>=1.5"],
     "dev": [
         "hypothesis>=6.100",
-        "jiwer>=3.0",
         "meeteval>=0.4",
         "packaging>=24.0",
         "pytest>=8.2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
     from ..model.checkpoint import Header
     from ..model.config import EncoderConfig
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 # WavLM Base has 94.38M parameters where the papers' tables say 94.70M, the count of HuBERT Base
 COUNT_REMARK = (
     "counted: every parameter of the file; the tables of the papers give WavLM Base 94.70 M, so counted 94.38 M"
+)
+
+NO_CREDIT = (
+    "zeros here and there make the file smaller and save no computing: the encoder runs dense; parameters and MACs "
+    "count them in full"
 )
 
 
@@ -39,7 +45,7 @@ def info(
     device: Annotated[str, typer.Option(help="Where to time it.")] = "cpu",
 ) -> None:
     """Size, cost and shape of a model: parameters, official MACs, and what survives in each layer."""
-    from ..model.checkpoint import load, read_header
+    from ..model.checkpoint import load, read_header, read_masks
     from ..superb import anatomy, plots
     from ..superb.latency import compare_with_dense
     from ..superb.profile import NOT_COUNTED, official_macs
@@ -50,7 +56,7 @@ def info(
     if plot is not None:
         plots.save_figure(anatomy.figure(header.config), plot)
     if as_json:
-        typer.echo(json.dumps(_as_json(header, macs, times), indent=2))
+        typer.echo(json.dumps(_as_json(header, macs, times) | _sparsity_as_json(file, read_masks(file)), indent=2))
         return
     from rich.console import Console
 
@@ -58,6 +64,9 @@ def info(
     console.print(_provenance(file, header))
     console.print(_parameters(header.config))
     console.print(COUNT_REMARK, style="dim")
+    if header.sparse:
+        console.print(_sparsity(file, read_masks(file)))
+        console.print(NO_CREDIT, style="dim")
     console.print(_macs(macs, dense_macs))
     console.print("not counted: " + "; ".join(NOT_COUNTED), style="dim")
     console.print(anatomy.terminal_picture(header.config))
@@ -94,6 +103,40 @@ def _parameters(config: EncoderConfig) -> Table:
             part, f"{count:,}", f"{before:,}", f"{count / before:.1%}", style="bold" if part == "all" else None
         )
     return table
+
+
+def _sparsity(file: Path, masks: Mapping[str, Tensor]) -> Table:
+    """The share of zeros in each matrix that is stored as its survivors."""
+    from rich.table import Table
+
+    from ..parp.masks import place, sparsity_of
+
+    size = file.stat().st_size / 1e6
+    table = Table(title=f"Zeros in each matrix (the file has {size:.2f} MB)", title_justify="left")
+    table.add_column("layer", justify="right")
+    kinds = list(dict.fromkeys(place(name)[1] for name in masks))
+    layers = list(dict.fromkeys(place(name)[0] for name in masks))
+    for kind in (*kinds, "all"):
+        table.add_column(kind, justify="right")
+
+    def cell(layer: int | None, kind: str) -> str:
+        mine = {n: mask for n, mask in masks.items() if layer in (None, place(n)[0]) and kind in ("all", place(n)[1])}
+        return f"{sparsity_of(mine):.1%}" if mine else ""
+
+    for layer in layers:
+        table.add_row(str(layer), *(cell(layer, kind) for kind in (*kinds, "all")))
+    table.add_row("all", *(cell(None, kind) for kind in (*kinds, "all")), style="bold")
+    return table
+
+
+def _sparsity_as_json(file: Path, masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    from ..parp.masks import sparsity_of
+
+    return {
+        "file_bytes": file.stat().st_size,
+        "sparsity": sparsity_of(masks) if masks else 0.0,
+        "sparsity_by_matrix": {name: sparsity_of({name: mask}) for name, mask in masks.items()},
+    }
 
 
 def _macs(buckets: Sequence[Macs], dense: Sequence[Macs]) -> Table:

@@ -26,6 +26,8 @@ ENTRIES: dict[str, str | None] = {
     "pruned_data2vec": "data2vec",
     "distil_wavlm": "wavlm",
     "parp_wav2vec2": "wav2vec2",
+    "parp_hubert": "hubert",
+    "parp_wavlm": "wavlm",
 }
 CHECKPOINT_VARIABLE = "PRUNED_UPSTREAM_CKPT"
 

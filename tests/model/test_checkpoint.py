@@ -12,7 +12,7 @@ from tiny import random_encoder, unequal_waveforms
 
 import pruned_upstream.files as files
 from pruned_upstream.errors import CheckpointError, ConfigError, PrunedUpstreamError
-from pruned_upstream.model.checkpoint import load, read_header, save
+from pruned_upstream.model.checkpoint import load, read_header, read_masks, save
 from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer
 
 
@@ -164,3 +164,91 @@ def test_impossible_descriptions(tiny, change, message):
 def test_impossible_layers(tiny, layer):
     with pytest.raises(ConfigError, match="layer 0"):
         dataclasses.replace(tiny.config, layers=(layer,) * 3)
+
+
+@pytest.fixture
+def sparse(tiny, tmp_path):
+    """A file in which two matrices are stored as their survivors, one of them without any zero."""
+    generator = torch.Generator().manual_seed(0)
+    names = "encoder.layers.0.fc1.weight", "encoder.layers.2.self_attn.q_proj.weight"
+    masks = {name: torch.rand(tiny.state_dict()[name].shape, generator=generator) < 0.3 for name in names}
+    masks[names[1]][:] = True
+    with torch.no_grad():
+        for name, mask in masks.items():
+            tiny.state_dict()[name].mul_(mask)
+    path = tmp_path / "sparse.safetensors"
+    save(path, tiny, masks=masks)
+    return path, masks
+
+
+def test_sparse_tensors_are_loaded_dense(sparse, tiny, tmp_path):
+    path, masks = sparse
+    again = load(path)
+    for name, tensor in tiny.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    assert {name: mask.tolist() for name, mask in read_masks(path).items()} == {n: m.tolist() for n, m in masks.items()}
+    header = read_header(path)
+    assert header.version == "2"
+    assert header.sparse == {name: tuple(mask.shape) for name, mask in masks.items()}
+    stored = load_file(path)
+    name = "encoder.layers.0.fc1.weight"
+    assert name not in stored
+    assert stored[f"{name}.values"].tolist() == tiny.state_dict()[name][masks[name]].tolist()
+    assert stored[f"{name}.mask"].numel() == masks[name].numel() // 8
+    save(tmp_path / "dense.safetensors", again)
+    assert read_header(tmp_path / "dense.safetensors").version == "1"
+    assert not read_masks(tmp_path / "dense.safetensors")
+
+
+def test_first_weight_is_the_lowest_bit(sparse):
+    path, masks = sparse
+    first = masks["encoder.layers.0.fc1.weight"].flatten()[:8]
+    byte = load_file(path)["encoder.layers.0.fc1.weight.mask"][0].item()
+    assert byte == sum(int(alive) << bit for bit, alive in enumerate(first))
+
+
+def test_a_file_of_survivors_is_small(tiny, tmp_path):
+    names = [name for name in tiny.state_dict() if name.endswith(("fc1.weight", "fc2.weight"))]
+    masks = {
+        name: torch.arange(tiny.state_dict()[name].numel()).view_as(tiny.state_dict()[name]) % 10 == 0 for name in names
+    }
+    save(tmp_path / "dense.safetensors", tiny)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            tiny.state_dict()[name].mul_(mask)
+    save(tmp_path / "sparse.safetensors", tiny, masks=masks)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("dense", "sparse")]
+    weights = sum(mask.numel() for mask in masks.values())
+    saved = 4 * weights - (4 * weights / 10 + weights / 8)
+    assert sizes[0] - sizes[1] == pytest.approx(saved, rel=0.1)
+
+
+def test_weights_under_a_mask_must_be_zero(tiny, tmp_path):
+    masks = {"encoder.layers.0.fc1.weight": torch.zeros(40, 24, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"layers\.0\.fc1\.weight .* is not zero"):
+        save(tmp_path / "model.safetensors", tiny, masks=masks)
+
+
+def test_damaged_masks_are_named(sparse):
+    path, _ = sparse
+    whole = load_file(path)
+    name = "encoder.layers.0.fc1.weight"
+    rewrite(path, tensors=whole | {f"{name}.values": whole[f"{name}.values"][:-1]})
+    with pytest.raises(CheckpointError, match=r"fc1\.weight says that \d+ weights live, and the file holds \d+"):
+        load(path)
+    rewrite(path, tensors=whole | {f"{name}.mask": whole[f"{name}.mask"][:-1]})
+    with pytest.raises(CheckpointError, match="not one bit for each of 960 weights"):
+        load(path)
+    rewrite(path, tensors={key: tensor for key, tensor in whole.items() if key != f"{name}.mask"})
+    with pytest.raises(CheckpointError, match="its mask or its values are missing"):
+        load(path)
+    rewrite(path, tensors=whole | {"layer_norm.bias": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match="layer_norm.bias has shape"):
+        load(path)
+
+
+def test_a_sparse_file_is_refused_by_what_knows_only_version_1(sparse):
+    path, _ = sparse
+    rewrite(path, metadata={"version": "1"})
+    with pytest.raises(CheckpointError, match="unknown metadata .*sparse"):
+        load(path)

@@ -20,7 +20,7 @@ def hub():
 
 def test_every_name_is_a_function_of_that_name(hub):
     names = ["pruned_upstream", "pruned_wavlm", "pruned_hubert", "pruned_wav2vec2", "pruned_data2vec"]
-    for name in [*names, "distil_wavlm", "parp_wav2vec2"]:
+    for name in [*names, "distil_wavlm", "parp_wav2vec2", "parp_hubert", "parp_wavlm"]:
         assert getattr(hub, name).__name__ == name
 
 

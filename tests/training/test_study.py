@@ -1,0 +1,113 @@
+"""Many runs of one recipe, their table and plot, and the command line over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from tiny import random_encoder, tiny_config
+from training.conftest import write_noise
+from typer.testing import CliRunner
+
+from pruned_upstream.commands import info, parp
+from pruned_upstream.errors import ConfigError
+from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.config import CONV_FEATURE_LAYERS
+from pruned_upstream.training import study
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe file over a tiny teacher with the official strides, and two recordings."""
+    strides = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    save(tmp_path / "teacher.safetensors", random_encoder(tiny_config(conv_layers=strides)))
+    for number in range(2):
+        write_noise(tmp_path / "speech" / f"{number}.wav", 4000, seed=number)
+    (tmp_path / "speech" / "all.trans.txt").write_text("0 A\n1 AB\n")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"""
+base: parp_demo
+teacher: {tmp_path / "teacher.safetensors"}
+data: {{train: {tmp_path / "speech"}, test: {tmp_path / "speech"}}}
+optimisation: {{steps: 2}}
+run: {{folder: {tmp_path / "runs"}, device: cpu}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def invoke():
+    app = typer.Typer()
+    parp.add_to(app)
+    info.add_to(app)
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+def test_one_run_and_what_info_says_of_it(invoke, recipe: Path, tmp_path: Path) -> None:
+    output = invoke("parp", recipe, "parp.sparsity=0.75")
+    assert "75.0000%" in output and "WER" in output
+    model = tmp_path / "runs" / "parp.safetensors"
+    output = invoke("info", model)
+    assert "Zeros in each matrix" in output and "save no computing" in output
+    tree = json.loads(invoke("info", model, "--json"))
+    assert tree["sparsity"] == 0.75
+    assert len(tree["sparsity_by_matrix"]) == 18
+    assert tree["parameters"] == tree["parameters_dense"]
+    dense = json.loads(invoke("info", tmp_path / "teacher.safetensors", "--json"))
+    assert tree["macs"] == dense["macs"]  # zeros earn no credit
+    assert dense["sparsity"] == 0.0 and tree["file_bytes"] < dense["file_bytes"] + 20_000
+
+
+def test_a_grid_of_runs_is_tabled_drawn_and_not_repeated(invoke, recipe: Path, tmp_path: Path, monkeypatch) -> None:
+    runs = tmp_path / "runs"
+    arguments = ("parp", recipe, "--over", "parp.method=mpi,parp", "--over", "parp.sparsity=0.3,0.8")
+    output = invoke(*arguments, "--over", "run.seed=0,1")
+    assert output.count("±") == 2 * 4  # WER and CER of each cell, over two seeds
+    folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
+    assert len(folders) == 8 and folders[0] == "method-mpi_sparsity-0.3_seed-0"
+    rows = json.loads((runs / "study.json").read_text())
+    assert [row["sparsity"] for row in rows if row["parp.method"] == "parp"] == pytest.approx(
+        [0.3, 0.3, 0.8, 0.8], abs=1e-4
+    )
+    assert (runs / "study_0.png").read_bytes().startswith(b"\x89PNG")
+
+    def refuse(recipe):
+        raise AssertionError("a finished run was repeated")
+
+    monkeypatch.setattr(study, "run_parp", refuse)
+    again = invoke(*arguments, "--over", "run.seed=0,1")
+    assert again.count("±") == 8
+
+
+def test_masks_of_runs_are_compared(invoke, recipe: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        invoke("parp", recipe, "parp.method=rpi", f"run.seed={ord(name)}", f"run.folder={tmp_path / name}")
+    (found,) = json.loads(invoke("masks", tmp_path / "a", tmp_path / "b" / "parp.safetensors", "--json"))
+    assert found["whole"] == pytest.approx(1 / 3, abs=0.03)  # half of the weights each, at random
+    assert found["chance"] == pytest.approx(1 / 3, abs=1e-3)
+    assert set(found["kinds"]) == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
+    output = invoke("masks", tmp_path / "a", tmp_path / "b")
+    assert "Overlap of living weights" in output and "33." in output
+    with pytest.raises(ConfigError, match="at least two"):
+        invoke("masks", tmp_path / "a")
+    with pytest.raises(ConfigError, match="stored dense and has no masks"):
+        invoke("masks", tmp_path / "a", tmp_path / "teacher.safetensors")
+
+
+@pytest.mark.parametrize("over", ["parp.sparsity", "parp.sparsity=", "=1"])
+def test_what_varies_nothing_is_refused(recipe: Path, over: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not vary anything"):
+        study.grid(str(recipe), [], [over], tmp_path)
+    with pytest.raises(ConfigError, match="there is no recipe key 'parp.sparsty'"):
+        study.grid(str(recipe), [], ["parp.sparsty=0.1"], tmp_path)
