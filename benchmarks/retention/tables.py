@@ -21,9 +21,9 @@ COLUMNS = (
 )
 LOWER_IS_BETTER = ("layer residual", "letters.last")
 PARTS = {
-    "last layer": [column for column in COLUMNS if column.endswith(".last")],
-    "weighted sum": [column for column in COLUMNS if column.endswith(".sum")],
-    "the teacher's heads": ["layer residual", *(column for column in COLUMNS if column.endswith(".reused"))],
+    "the teacher's heads, unchanged": ["layer residual", *(column for column in COLUMNS if column.endswith(".reused"))],
+    "new heads on the last layer": [column for column in COLUMNS if column.endswith(".last")],
+    "new heads on a weighted sum": [column for column in COLUMNS if column.endswith(".sum")],
 }
 
 
@@ -94,10 +94,10 @@ def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None
     """A dot a seed, controls in grey, the teacher as a line."""
     from matplotlib.figure import Figure
 
-    shown = ["layer residual", *PARTS["last layer"]]
-    figure = Figure(figsize=(14, 6.4), layout="constrained")
+    shown = [column for part in list(PARTS)[:2] for column in PARTS[part]]
+    figure = Figure(figsize=(15, 9), layout="constrained")
     rows = [name for name in names if name != "teacher"]
-    grid = figure.subplots(2, 4, sharey=True)
+    grid = figure.subplots(3, 4, sharey=True)
     for axes in grid.flat[len(shown) :]:
         axes.remove()
     for axes, column in zip(grid.flat[: len(shown)], shown, strict=True):
