@@ -76,11 +76,22 @@ class Planned:
 
 def plan() -> list[Planned]:
     """Every run, in the order in which they are done: what matters most first."""
-    return [*_digits((0.5, 0.9)), *_languages(), *_digits((0.7,)), *_extras()]
+    languages = list(_languages())
+    early = [run for run in languages if run.name != "parp_all" and run.name.startswith(("parp_", "mpi_german"))]
+    late = [run for run in languages if run not in early]
+    edges = (0.5, 0.9)
+    return [
+        *_digits(edges, SEEDS[:2]),
+        *early,
+        *_digits(edges, SEEDS[2:]),
+        *late,
+        *_digits((0.7,), SEEDS),
+        *_extras(),
+    ]
 
 
-def _digits(sparsities: Sequence[float]) -> Iterator[Planned]:
-    for seed in SEEDS:
+def _digits(sparsities: Sequence[float], seeds: Sequence[int]) -> Iterator[Planned]:
+    for seed in seeds:
         if MIDDLE in sparsities:
             yield _digit_run("dense", 0.0, seed)
         for sparsity in sparsities:
