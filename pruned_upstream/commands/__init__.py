@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def log_to_terminal(console: Console | None = None) -> None:
-    """Show what the rooms log, beside progress bars of the same console."""
+    """Show what the rooms log, beside progress bars of the same console; of several processes only the first tells
+    how things go, all of them warn."""
     from rich.logging import RichHandler
 
     logger = logging.getLogger("pruned_upstream")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     logger.addHandler(RichHandler(console=console, show_path=False))
 
 

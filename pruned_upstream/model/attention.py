@@ -10,6 +10,7 @@ out again. (A loop over heads launches twice as many operations.)
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +67,7 @@ class SelfAttention(DerivesWeights):
         self.out_proj = nn.Linear(layer.vo, d) if layer.heads else BiasOnly(d)
         if not layer.heads:
             return
-        self.q_proj = nn.Linear(d, layer.qk)
-        self.k_proj = nn.Linear(d, layer.qk)
+        self.q_proj, self.k_proj = _maybe_empty(d, layer.qk), _maybe_empty(d, layer.qk)
         self.v_proj = nn.Linear(d, layer.vo)
         self.gated_position = config.relative_position is not None and config.relative_position.gated
         if self.gated_position:
@@ -197,6 +197,13 @@ class BiasOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d) -> (..., d)
         return self.bias.expand_as(x)
+
+
+def _maybe_empty(inputs: int, outputs: int) -> nn.Linear:
+    """Heads that attend by their position alone have no query and key; torch warns of initialising nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)
 
 
 def _padded(widths: list[int], width: int, *, start: int, fill: int) -> list[int]:

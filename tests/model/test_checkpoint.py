@@ -32,6 +32,14 @@ def rewrite(path, *, metadata=None, tensors=None):
     save_file(tensors or load_file(path), path, metadata=kept | (metadata or {}))
 
 
+def test_a_head_without_queries_is_built_and_loaded_in_silence(tiny, tmp_path, recwarn):
+    layer = TransformerLayer(True, (Head(0, 0, 3),), True, 4)
+    config = dataclasses.replace(tiny.config, layers=(layer, *tiny.config.layers[1:]))
+    save(tmp_path / "model.safetensors", random_encoder(config), provenance={})
+    load(tmp_path / "model.safetensors")
+    assert not [str(warning.message) for warning in recwarn if "zero-element" in str(warning.message)]
+
+
 def test_round_trip(shape, tmp_path):
     encoder = random_encoder(shape)
     path = tmp_path / "model.safetensors"
