@@ -1,7 +1,7 @@
 """Does each of the ten tasks learn from its miniature corpus? Short trainings with true and with shuffled labels.
 
-    python -m benchmarks.chance                     after `pruned-upstream demo`, on its corpora and its compact model
-    python -m benchmarks.chance --upstream fbank_no_cmvn
+    python -m benchmarks.chance                after `pruned-upstream demo`, whose results are those with true labels
+    python -m benchmarks.chance --run fbank    with FBANK in the place of the compact model
 
 Labels are shuffled by shuffling the sound: the recordings of a training split trade their contents, names and labels
 stay. Query by example has no training; there the queries trade places. Emotion's folds train and test on the same
@@ -18,47 +18,43 @@ from random import Random
 
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.metrics import METRICS
+from pruned_upstream.superb.results import read_results
 from pruned_upstream.superb.running import Settings, run
 
 from .measure import machine, write
 
-DEMO = Path("runs/demo")
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Short trainings with true and with shuffled labels.")
-    parser.add_argument("--corpora", type=Path, default=DEMO / "corpora")
-    parser.add_argument("--model", type=Path, default=DEMO / "prune" / "compact.safetensors")
-    parser.add_argument("--upstream", default="pruned_upstream", help="another one needs no --model")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="the demo's folder")
+    parser.add_argument("--run", default="compact", help="which of the demo's models")
     parser.add_argument("--root", type=Path, default=Path("runs/chance"))
-    parser.add_argument("--tasks")
+    parser.add_argument("--tasks", help="some of the ten: ks,pr,...")
     arguments = parser.parse_args()
-    shuffled = shuffle(arguments.corpora, arguments.root / "corpora")
-    results = {}
-    for labels, corpora in (("true", arguments.corpora), ("shuffled", shuffled)):
-        settings = Settings(
-            folder=arguments.root / arguments.upstream / labels,
-            upstream=arguments.upstream,
-            checkpoint=arguments.model if arguments.upstream == "pruned_upstream" else None,
-            data=Data(corpora),
+    true = read_results(arguments.demo / "superb" / arguments.run)
+    report = run(
+        Settings(
+            folder=arguments.root / arguments.run,
+            upstream=true.upstream,
+            checkpoint=Path(true.checkpoint) if true.checkpoint else None,
+            data=Data(shuffle(arguments.demo / "corpora", arguments.root / "corpora")),
             tasks=tuple(arguments.tasks.split(",")) if arguments.tasks else None,
             short=True,
             device="cpu",
         )
-        report = run(settings)
-        if report.failures:
-            raise SystemExit("\n".join(f"{task}: {failure.reason}" for task, failure in report.failures.items()))
-        results[labels] = report.results.metrics
+    )
+    if report.failures:
+        raise SystemExit("\n".join(f"{task}: {failure.reason}" for task, failure in report.failures.items()))
     rows = [
         {
             "metric": f"{name} ({'higher' if METRICS[name].higher_is_better else 'lower'} is better)",
-            "true labels": round(results["true"][name], 2),
-            "shuffled labels": round(results["shuffled"][name], 2),
+            "true labels": round(true.metrics[name], 2),
+            "shuffled labels": round(report.results.metrics[name], 2),
         }
         for name in METRICS
-        if name in results["true"]
+        if name in true.metrics and name in report.results.metrics
     ]
-    write("chance", rows, machine(upstream=arguments.upstream), note="Short trainings on the miniature corpora.")
+    write("chance", rows, machine(upstream=true.upstream), note="Short trainings on the miniature corpora.\n")
 
 
 def shuffle(corpora: Path, root: Path) -> Path:
