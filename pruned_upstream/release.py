@@ -8,7 +8,7 @@ from pathlib import Path
 from .errors import PrunedUpstreamError
 from .export import OnnxReport, export_onnx
 from .files import atomic_write
-from .model.checkpoint import Header, load, read_header, save
+from .model.checkpoint import Header, load, read_header, read_masks, save
 from .model.config import EncoderConfig
 from .model.size import count_parameters, parameters_by_part
 
@@ -43,7 +43,7 @@ def write_release(
         raise PrunedUpstreamError(f"{folder} holds a released model already; name another folder or remove it")
     header, encoder = read_header(file), load(file)
     scores = "" if results is None else _scores(Path(results))
-    save(folder / MODEL, encoder, provenance=header.provenance)
+    save(folder / MODEL, encoder, provenance=header.provenance, masks=read_masks(file))
     description = {"config": json.loads(header.config.to_json()), "provenance": dict(header.provenance)}
     _write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
     written = [folder / MODEL, folder / "config.json"]

@@ -27,28 +27,29 @@ def parp(
         list[str] | None,
         typer.Argument(help="Changes to it: data.train=FOLDER parp.sparsity=0.7", show_default=False),
     ] = None,
-    over: Annotated[
+    vary: Annotated[
         list[str] | None,
-        typer.Option(help="One run for each value: parp.sparsity=0.1,0.5,0.9. Repeatable: every combination is run."),
+        typer.Option(help="section.key=a,b,c, repeatable: a run for each combination.", show_default=False),
     ] = None,
 ) -> None:
     """Prune while finetuning with CTC (PARP, or a baseline); the same command goes on after an interruption."""
     from ..training.finetune import REPORT_FILE, ParpRecipe, run_parp
     from ..training.recipe import load_recipe
-    from ..training.study import draw, grid, run_all, table
 
     console = Console()
     log_to_terminal()
-    given = load_recipe(recipe, overrides or [], ParpRecipe)
-    if not over:
-        model = run_parp(given)
+    if not vary:
+        model = run_parp(load_recipe(recipe, overrides or [], ParpRecipe))
         console.print(report_table(model.parent / REPORT_FILE))
         console.print(f"wrote {model}")
         return
-    folder = Path(given.run.folder)
-    rows = run_all(grid(recipe, overrides or [], over, folder))
-    console.print(table(rows, folder))
-    for picture in draw(rows, folder):
+    from ..report.recognition import draw, run_all, table
+    from ..sweep import Axis, plan
+
+    sweep = plan(recipe, overrides or [], [Axis.parse(text) for text in vary], method="parp")
+    rows = run_all(sweep)
+    console.print(table(rows, sweep.folder))
+    for picture in draw(rows, sweep.folder):
         console.print(f"wrote {picture}")
 
 
@@ -57,7 +58,7 @@ def masks(
     as_json: Annotated[bool, typer.Option("--json", help="Print every matrix as JSON.")] = False,
 ) -> None:
     """How alike masks are: intersection over union of the living weights, of each pair of models."""
-    from ..training.study import compare_masks
+    from ..report.recognition import compare_masks
 
     overlaps = compare_masks(models)
     if as_json:

@@ -62,3 +62,18 @@ def test_other_options_are_refused(hub, model_file, tmp_path, text):
         hub.pruned_wavlm(ckpt=str(model_file), model_config=str(options))
     with pytest.raises(ConfigError, match="cannot be read"):
         hub.pruned_wavlm(ckpt=str(model_file), model_config=str(tmp_path / "absent.yaml"))
+
+
+def test_a_model_of_survivors_is_an_upstream(hub, tmp_path):
+    encoder = random_encoder(tiny_config())
+    masks = magnitude_masks(prunable_weights(encoder, MODULES), 0.8)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            encoder.get_parameter(name).mul_(mask)
+        save(tmp_path / "parp.safetensors", encoder, masks=masks)
+        wavs = unequal_waveforms()
+        given = hub.parp_wavlm(ckpt=str(tmp_path / "parp.safetensors")).eval()(wavs)["hidden_states"]
+        for ours, wanted in zip(given, encoder.extract(wavs).hidden_states, strict=True):
+            assert torch.equal(ours, wanted)
+    with pytest.raises(CheckpointError, match="family wavlm, and the upstream parp_hubert takes hubert alone"):
+        hub.parp_hubert(ckpt=str(tmp_path / "parp.safetensors"))

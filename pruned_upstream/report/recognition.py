@@ -1,8 +1,4 @@
-"""Many runs of one recipe: a grid of values, one table, a plot over sparsity; and how alike their masks are.
-
-Every run has a folder of its own, so that a study that was interrupted goes on with the same command, and finished runs
-are read and not repeated.
-"""
+"""What recognisers get wrong: a table and a plot over the points of a sweep of PARP, and how alike their masks are."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import itertools
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,59 +14,36 @@ from ..errors import ConfigError
 from ..files import atomic_write
 from ..model.checkpoint import read_masks
 from ..parp.masks import Overlap, overlap
-from .finetune import MODEL_FILE, REPORT_FILE, ParpRecipe, run_parp
-from .recipe import flat_keys, load_recipe
+from ..training.finetune import MODEL_FILE, REPORT_FILE, run_parp
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from ..sweep import Sweep
 
 RATES = ("wer", "cer", "per")
 SEED = "run.seed"
 SPARSITY = "parp.sparsity"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A run of the grid: what was varied, {"section.key": value}, and the recipe."""
+def run_all(sweep: Sweep) -> list[dict[str, Any]]:
+    """Run what is not finished of a sweep of the method parp, one point after another.
 
-    varied: dict[str, Any]
-    recipe: ParpRecipe
-
-
-def grid(source: str, overrides: Sequence[str], over: Sequence[str], folder: Path) -> list[Cell]:
-    """Every combination of the values of "section.key=value,value ...", the first key varying slowest.
+    Returns:
+        A row for each point and test source: varied keys, `test`, sparsity, size of the file, error rates as shares.
 
     Raises:
-        ConfigError: a value is impossible, a key stands twice, or one is without values.
+        PrunedUpstreamError: as `run_parp`; or a point's folder holds a run of another recipe.
     """
-    axes: dict[str, list[str]] = {}
-    for text in over:
-        key, _, values = text.partition("=")
-        if not key or not values or key in axes:
-            raise ConfigError(f"--over {text} does not vary anything; write --over section.key=value,value, a key once")
-        axes[key] = values.split(",")
-    cells = []
-    for values in itertools.product(*axes.values()):
-        chosen = [f"{key}={value}" for key, value in zip(axes, values, strict=True)]
-        recipe = load_recipe(source, [*overrides, *chosen], ParpRecipe)
-        known = flat_keys(recipe)
-        name = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in zip(axes, values, strict=True))
-        recipe = replace(recipe, run=replace(recipe.run, folder=str(folder / name)))
-        cells.append(Cell({key: known[key] for key in axes}, recipe))
-    return cells
-
-
-def run_all(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Run what is not finished, one after another; a row for each cell and test source."""
     rows = []
-    for cell in cells:
-        report = Path(cell.recipe.run.folder) / REPORT_FILE
-        if not report.is_file():
-            run_parp(cell.recipe)
+    for point in sweep.points:
+        report = point.folder / REPORT_FILE
+        if not (sweep.is_trained(point) and report.is_file()):
+            run_parp(point.recipe)
         outcome = json.loads(report.read_text(encoding="utf-8"))
         found = {"sparsity": outcome["sparsity"], "file_bytes": outcome["file_bytes"]}
         for source, rates in (outcome["tests"] or {"": {}}).items():
-            rows.append({**cell.varied, "test": source, **found, **rates})
+            rows.append({**point.values, "test": source, **found, **rates})
     return rows
 
 
@@ -149,9 +121,7 @@ def compare_masks(models: Sequence[Path]) -> dict[tuple[str, str], Overlap]:
     for model in models:
         found[str(model)] = read_masks(model / MODEL_FILE if model.is_dir() else model)
         if not found[str(model)]:
-            raise ConfigError(
-                f"{model} is stored dense and has no masks; models that PARP has pruned have some"
-            )
+            raise ConfigError(f"{model} is stored dense and has no masks; models that PARP has pruned have some")
     return {(a, b): overlap(found[a], found[b]) for a, b in itertools.combinations(found, 2)}
 
 

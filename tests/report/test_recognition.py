@@ -15,7 +15,7 @@ from pruned_upstream.commands import info, parp
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
-from pruned_upstream.training import study
+from pruned_upstream.report import recognition
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_one_run_and_what_info_says_of_it(invoke, recipe: Path, tmp_path: Path) 
 
 def test_a_grid_of_runs_is_tabled_drawn_and_not_repeated(invoke, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     runs = tmp_path / "runs"
-    arguments = ("parp", recipe, "--over", "parp.method=mpi,parp", "--over", "parp.sparsity=0.3,0.8")
-    output = invoke(*arguments, "--over", "run.seed=0,1")
+    arguments = ("parp", recipe, "--vary", "parp.method=mpi,parp", "--vary", "parp.sparsity=0.3,0.8")
+    output = invoke(*arguments, "--vary", "run.seed=0,1")
     assert output.count("±") == 2 * 4  # WER and CER of each cell, over two seeds
     folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
     assert len(folders) == 8 and folders[0] == "method-mpi_sparsity-0.3_seed-0"
@@ -85,8 +85,8 @@ def test_a_grid_of_runs_is_tabled_drawn_and_not_repeated(invoke, recipe: Path, t
     def refuse(recipe):
         raise AssertionError("a finished run was repeated")
 
-    monkeypatch.setattr(study, "run_parp", refuse)
-    again = invoke(*arguments, "--over", "run.seed=0,1")
+    monkeypatch.setattr(recognition, "run_parp", refuse)
+    again = invoke(*arguments, "--vary", "run.seed=0,1")
     assert again.count("±") == 8
 
 
@@ -103,11 +103,3 @@ def test_masks_of_runs_are_compared(invoke, recipe: Path, tmp_path: Path) -> Non
         invoke("masks", tmp_path / "a")
     with pytest.raises(ConfigError, match="stored dense and has no masks"):
         invoke("masks", tmp_path / "a", tmp_path / "teacher.safetensors")
-
-
-@pytest.mark.parametrize("over", ["parp.sparsity", "parp.sparsity=", "=1"])
-def test_what_varies_nothing_is_refused(recipe: Path, over: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not vary anything"):
-        study.grid(str(recipe), [], [over], tmp_path)
-    with pytest.raises(ConfigError, match="there is no recipe key 'parp.sparsty'"):
-        study.grid(str(recipe), [], ["parp.sparsty=0.1"], tmp_path)
