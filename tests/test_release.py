@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from pruned_upstream import export as export_module
 from pruned_upstream.commands import export
 from pruned_upstream.errors import CheckpointError, DataError, PrunedUpstreamError
-from pruned_upstream.model.checkpoint import load, save
+from pruned_upstream.model.checkpoint import load, read_masks, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer
 from pruned_upstream.model.size import count_parameters
+from pruned_upstream.release import write_release
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
 LAYERS = (
@@ -104,3 +105,14 @@ def test_export_command_reports_dropped_heads(invoke, file, tmp_path, monkeypatc
     sound.write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"sound\.wav cannot be read"):
         invoke("export", file, "--onnx", tmp_path / "m.onnx", "--drop-heads", 1, "--audio", sound)
+
+
+def test_a_sparse_model_stays_sparse(tmp_path):
+    encoder = random_encoder(tiny_config())
+    name = "encoder.layers.1.fc2.weight"
+    mask = torch.arange(24 * 40).view(24, 40) % 3 == 0
+    with torch.no_grad():
+        encoder.get_parameter(name).mul_(mask)
+    save(tmp_path / "parp.safetensors", encoder, masks={name: mask})
+    write_release(tmp_path / "parp.safetensors", tmp_path / "out", name="parp")
+    assert torch.equal(read_masks(tmp_path / "out" / "model.safetensors")[name], mask)
