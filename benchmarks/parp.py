@@ -79,11 +79,11 @@ def plan() -> list[Planned]:
     languages = list(_languages())
     early = [run for run in languages if run.name != "parp_all" and run.name.startswith(("parp_", "mpi_german"))]
     late = [run for run in languages if run not in early]
-    edges = (0.5, 0.9)
     return [
-        *_digits(edges, SEEDS[:2]),
+        *_digits((0.5, 0.9), SEEDS[:1]),
+        *_digits((0.5,), SEEDS[1:]),
         *early,
-        *_digits(edges, SEEDS[2:]),
+        *_digits((0.9,), SEEDS[1:]),
         *late,
         *_digits((0.7,), SEEDS),
         *_extras(),
