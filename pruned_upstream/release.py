@@ -113,7 +113,7 @@ def _origin(header: Header) -> str:
     parts = []
     for key, value in sorted(header.provenance.items()):
         block = "\n" in value
-        parts.append(f"{key}:\n\n```yaml\n{value.strip()}\n```\n" if block else f"- {key}: {value}\n")
+        parts.append(f"\n{key}:\n\n```yaml\n{value.strip()}\n```\n" if block else f"- {key}: {value}\n")
     return "## Origin\n\n" + "".join(sorted(parts, key=lambda part: "```" in part))
 
 

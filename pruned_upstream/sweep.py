@@ -193,7 +193,7 @@ def run_sweep(
         ConfigError: a point's folder holds a run of another recipe, or the launcher is not to be had.
         DataError: the corpora of `scoring` are incomplete.
     """
-    finished = {point.name for point in sweep.points if sweep.is_finished(point)}
+    finished = [point.name for point in sweep.points if sweep.is_finished(point)]
     for name in finished:
         ended(name, None)
     work = {p.name: partial(_run_point, sweep, p) for p in sweep.points if p.name not in finished}

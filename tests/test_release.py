@@ -68,6 +68,12 @@ def test_card_and_model(invoke, file, tmp_path):
     assert EncoderConfig.from_json(json.dumps(description["config"])) == encoder.config
 
 
+def test_a_recipe_of_several_lines_is_a_paragraph_of_its_own(file, tmp_path):
+    write_release(file, tmp_path / "release", name="small", license="mit")
+    card = (tmp_path / "release" / "README.md").read_text()
+    assert "- teacher: WavLM-Base\n\nrecipe:\n\n```yaml\na: 1\nb: 2\n```\n" in card
+
+
 def test_scores_say_when_they_are_not_official(invoke, file, tmp_path):
     tasks = {
         "ks": TaskResult({"acc": 91.5}, official=False, notes=("self-made data",)),

@@ -138,6 +138,15 @@ def test_a_sweep_is_interrupted_and_goes_on(source, tmp_path, monkeypatch):
     assert outcome.pictures == [planned.folder / "trade_off.png"]
 
 
+def test_finished_points_are_told_in_the_order_of_the_grid(source):
+    axes = [Axis("run.seed", (3, 1, 2, 0, 4))]
+    planned = plan(source, ["optimisation.steps=1"], axes)
+    run_sweep(planned, "debug")
+    told = []
+    run_sweep(planned, "debug", ended=lambda name, lost: told.append(name))
+    assert told == ["seed-3", "seed-1", "seed-2", "seed-0", "seed-4"]
+
+
 def test_a_point_that_fails_is_named_and_the_others_go_on(source):
     planned = plan(source, [], [Axis("optimisation.learning_rate", (1e30, 1e-3))])
     told: dict[str, Lost | None] = {}

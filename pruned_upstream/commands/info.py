@@ -82,7 +82,8 @@ def _provenance(file: Path, header: Header) -> Table:
     table.add_row("model", f"{header.config.family}, {shape}, {header.config.num_layers} layers")
     table.add_row("file layout", header.version)
     for key, value in header.provenance.items():
-        table.add_row(key, value)
+        lines = value.count("\n")  # of a recipe, which would push everything else off the screen
+        table.add_row(key, f"{lines} lines; --json shows them" if lines else value)
     return table
 
 

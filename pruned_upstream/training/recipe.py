@@ -97,6 +97,7 @@ class Run:
 
     def check(self) -> None:
         require(bool(self.folder), "run.folder", self.folder, "name a folder")
+        require(not Path(self.folder).is_file(), "run.folder", self.folder, "name a folder, not a file")
         require(self.seed >= 0, "run.seed", self.seed, "be at least 0")
         require(self.log_every >= 1, "run.log_every", self.log_every, "be at least 1")
         require(self.checkpoint_every >= 1, "run.checkpoint_every", self.checkpoint_every, "be at least 1")
@@ -228,8 +229,12 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType] = PruneRecipe)
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+    for name, section in _sections(schema).items():
+        if name in tree and not isinstance(tree[name], dict):
+            first = dataclasses.fields(section)[0].name
+            raise ConfigError(f"recipe section '{name}' is {tree[name]!r}; it must hold keys, such as {name}.{first}")
     data = tree.get("data")
-    if isinstance(data, dict):
+    if data is not None:
         alone = {key: [data[key]] for key in LISTS if isinstance(data.get(key), str) and data[key] != REQUIRED}
         tree = {**tree, "data": {**data, **alone}}
     typed = OmegaConf.structured(schema)
@@ -338,6 +343,11 @@ def _make_writable(typed: Any) -> None:
             OmegaConf.set_readonly(typed[key], False)
             if OmegaConf.is_dict(typed[key]):
                 _make_writable(typed[key])
+
+
+def _sections(schema: type) -> dict[str, type]:
+    fields = {key.name: key.default_factory for key in dataclasses.fields(schema)}
+    return {name: section for name, section in fields.items() if dataclasses.is_dataclass(section)}
 
 
 def _suggestion(key: str, schema: type) -> str:

@@ -21,6 +21,8 @@ VERSION = 1
 # keys that may differ between the launches of one run: none of them changes what is computed
 FREE_KEYS = {"run.folder", "run.device", "run.log_every", "run.checkpoint_every", "data.workers", "data.train"}
 
+NAMED = 5  # differing keys in a message; a run of another method differs in nearly all
+
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain values; the file at `path` is the old one until the new one is complete.
@@ -63,7 +65,7 @@ def check_same_run(path: Path, saved: Mapping[str, Any], current: Mapping[str, A
         saved, current: recipes as {"section.key": value}.
 
     Raises:
-        ConfigError: they differ in a key that changes what is computed; the keys are named.
+        ConfigError: they differ in a key that changes what is computed; the first such keys are named.
     """
     keys = (saved.keys() | current.keys()) - FREE_KEYS
     differing = [
@@ -72,7 +74,8 @@ def check_same_run(path: Path, saved: Mapping[str, Any], current: Mapping[str, A
         if saved.get(key) != current.get(key)
     ]
     if differing:
+        named, others = ", ".join(differing[:NAMED]), len(differing) - NAMED
         raise ConfigError(
-            f"{path.parent} holds a run of another recipe: {', '.join(differing)}; "
+            f"{path.parent} holds a run of another recipe: {named}{f' and {others} more' if others > 0 else ''}; "
             "name another run.folder, or repeat the command that began it"
         )

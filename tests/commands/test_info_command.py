@@ -68,6 +68,14 @@ def test_the_terminal_names_source_size_cost_and_layers(invoke, model):
     assert "Latency" not in output
 
 
+def test_a_recipe_is_kept_for_json(invoke, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path, random_encoder(tiny_config()), provenance={"recipe": "steps: 12345\nseed: 0\n"})
+    output = invoke("info", path)
+    assert "12345" not in output and "2 lines; --json shows them" in output
+    assert json.loads(invoke("info", path, "--json"))["provenance"]["recipe"] == "steps: 12345\nseed: 0\n"
+
+
 def test_latency_is_measured_on_request(invoke, model):
     seconds = ("--seconds", "0.2", "--seconds", "0.5")
     (short, long) = json.loads(invoke("info", model[0], "--json", "--latency", *seconds))["latency"]

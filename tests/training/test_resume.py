@@ -119,6 +119,13 @@ def test_another_recipe_in_the_folder_is_refused(recipe, key: str, value: object
         run_prune(recipe(**{key: value}))
 
 
+def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
+    saved, current = ({f"section.{letter}": value for letter in "abcdefgh"} for value in (0, 1))
+    with pytest.raises(ConfigError, match=r"section\.e \(0 there, 1 here\) and 3 more; name another") as caught:
+        state.check_same_run(tmp_path / "state.pt", saved, current)
+    assert "section.f" not in str(caught.value)
+
+
 def test_other_recordings_are_refused(recipe, recordings: Path) -> None:
     run_prune(recipe())
     write_noise(recordings / "new.wav", 2000)
