@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import pruned_upstream
+
 Extract = Callable[[list[Tensor]], object]
 
 WAVLM_BASE = {
@@ -60,6 +62,7 @@ def torchaudio_hubert(device: str = "cpu") -> Extract:
 
 
 def all_peers(device: str = "cpu") -> dict[str, Extract]:
+    pruned_upstream.register()  # torchaudio's compiled part does not load beside every torch; its models need none
     return {
         "s3prl WavLM Base": s3prl_wavlm(device),
         "transformers WavLM Base (eager)": transformers_model("WavLM", "eager", device),
