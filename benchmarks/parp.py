@@ -47,6 +47,7 @@ NUMBERS = 31  # 0 to 30 are said in each language
 SEEDS = (0, 1, 2)
 SPARSITIES = (0.5, 0.7, 0.9)
 MIDDLE = 0.5  # of languages and extras
+EARLY = ("parp_0.5_seed0_every50", "parp_english", "parp_german", "mpi_german", "mpi_german_by_mask_of_english")
 LAYERS = 3  # the demo's teacher has 6; its lower half learns as fast in half the time
 METHODS = ("rpi", "mpi", "omp", "parp", "parp_p")
 STEPS = 200
@@ -76,18 +77,19 @@ class Planned:
 
 def plan() -> list[Planned]:
     """Every run, in the order in which they are done: what matters most first."""
-    languages = list(_languages())
-    early = [run for run in languages if run.name != "parp_all" and run.name.startswith(("parp_", "mpi_german"))]
-    late = [run for run in languages if run not in early]
-    return [
+    languages, extras = list(_languages()), list(_extras())
+    early = [run for run in languages if run.name in EARLY] + [run for run in extras if run.name in EARLY]
+    runs = [
         *_digits((0.5, 0.9), SEEDS[:1]),
-        *_digits((0.5,), SEEDS[1:]),
+        *_digits((0.5,), SEEDS[1:2]),
         *early,
+        *_digits((0.5,), SEEDS[2:]),
         *_digits((0.9,), SEEDS[1:]),
-        *late,
+        *languages,
         *_digits((0.7,), SEEDS),
-        *_extras(),
+        *extras,
     ]
+    return list(dict.fromkeys(runs))
 
 
 def _digits(sparsities: Sequence[float], seeds: Sequence[int]) -> Iterator[Planned]:
