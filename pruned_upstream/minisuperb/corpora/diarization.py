@@ -33,7 +33,7 @@ class Sizes:
 
 
 SIZES = {
-    "demo": Sizes(train=120, dev=8, test=24, turns=(3, 5)),
+    "demo": Sizes(train=120, dev=8, test=24, turns=(2, 4)),
     "tiny": Sizes(train=2, dev=1, test=1, turns=(3, 3)),
 }
 
