@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph"}
+HEADERS_FILE = "headers.json"  # of a run, what `find_corpus` keeps there
 SHOWN = 5  # files named in a message before "and so many more"
 
 

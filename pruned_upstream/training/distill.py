@@ -22,7 +22,7 @@ from ..model.checkpoint import save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
-from .corpus import find_corpus
+from .corpus import HEADERS_FILE, find_corpus
 from .data import Batches
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
@@ -32,7 +32,6 @@ from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
 
 MODEL_FILE = "compact.safetensors"
 REPORT_FILE = "report.json"
-HEADERS_FILE = "headers.json"
 
 
 @dataclass

@@ -27,6 +27,7 @@ from ..parp.alphabet import KINDS, Alphabet
 from ..parp.decoding import Decoder, DecodingSettings, error_rates, make_decoder
 from ..parp.masks import Masks, prunable_weights, sparsity_of
 from ..parp.methods import ParpSettings, Pruner, Stage, stages
+from .corpus import HEADERS_FILE
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
@@ -42,7 +43,6 @@ MODEL_FILE = "parp.safetensors"
 HEAD_FILE = "head.safetensors"
 REPORT_FILE = "report.json"
 HYPOTHESES_FOLDER = "hypotheses"
-HEADERS_FILE = "headers.json"
 
 
 @dataclass

@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..model.checkpoint import save
 from ..model.config import EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
-from .corpus import find_corpus
+from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "teacher.safetensors"
 TARGETS_FILE = "targets.pt"
-HEADERS_FILE = "headers.json"
 
 
 @dataclass

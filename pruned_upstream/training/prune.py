@@ -27,7 +27,7 @@ from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
 from ..pruning.sparsity import Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
-from .corpus import find_corpus
+from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
@@ -40,7 +40,6 @@ MODEL_FILE = "compact.safetensors"
 FIRST_STAGE_FILE = "first_stage.safetensors"
 SECOND_STAGE_FOLDER = "second_stage"
 REPORT_FILE = "report.json"
-HEADERS_FILE = "headers.json"
 VERIFIED_STEPS = 2  # batches on which gated and compact model are compared,
 VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
