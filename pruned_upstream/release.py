@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import PrunedUpstreamError
 from .export import OnnxReport, export_onnx
-from .files import atomic_write
+from .files import write_text
 from .model.checkpoint import Header, load, read_header, read_masks, save
 from .model.config import EncoderConfig
 from .model.size import count_parameters, parameters_by_part
@@ -45,7 +45,7 @@ def write_release(
     scores = "" if results is None else _scores(Path(results))
     save(folder / MODEL, encoder, provenance=header.provenance, masks=read_masks(file))
     description = {"config": json.loads(header.config.to_json()), "provenance": dict(header.provenance)}
-    _write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
+    write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
     written = [folder / MODEL, folder / "config.json"]
     sections = [_front_matter(license), f"# {name}\n", _summary(header.config), _loading(name), _origin(header), scores]
     if onnx:
@@ -56,13 +56,8 @@ def write_release(
         written += [report.path for report in reports]
         sections.append(_runtimes(reports))
     sections.append(_widths(header.config))
-    _write_text(folder / "README.md", "\n".join(section for section in sections if section))
+    write_text(folder / "README.md", "\n".join(section for section in sections if section))
     return [*written, folder / "README.md"]
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _front_matter(license: str) -> str:

@@ -26,7 +26,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .errors import ConfigError
-from .files import atomic_write, locked
+from .files import atomic_write, locked, write_text
 from .jobs import Lost, run_jobs
 from .superb.layout import Data
 from .superb.results import FILE_NAME, RunResults, read_results
@@ -226,8 +226,7 @@ def collect(sweep: Sweep) -> list[dict[str, Any]]:
         writer.writeheader()
         writer.writerows(rows)
     tree = {"points": rows, "over_seeds": over_seeds(rows, [axis.key for axis in sweep.axes])}
-    with atomic_write(sweep.folder / YAML_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(sweep.folder / YAML_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     return rows
 
 

@@ -123,7 +123,7 @@ def _print(tables: Sequence[Table]) -> None:
 
 
 def _write(folder: Path, tables: Sequence[Table], shown: Sequence[Entry], drawn: Sequence[Entry]) -> None:
-    from ..files import atomic_write
+    from ..files import write_text
     from ..superb.plots import save_figure, score_against_size, task_profile
     from ..superb.report import to_csv
 
@@ -133,8 +133,7 @@ def _write(folder: Path, tables: Sequence[Table], shown: Sequence[Entry], drawn:
         "scores.csv": to_csv(shown),
     }
     for name, text in texts.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     figures = {
         "superb_s_parameters": score_against_size(drawn),
         "superb_s_macs": score_against_size(drawn, macs=True),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..files import atomic_write
+from ..files import write_text
 from ..model.size import count_parameters
 from ..superb import anatomy
 from ..superb.plots import score_against_size, task_profile
@@ -83,8 +83,7 @@ def write_page(
         scores=scores(superb),
         pictures=list(_pictures(runs, superb)),
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, html)
 
 
 def status(run: Run) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from ..model.checkpoint import read_masks
 from ..parp.masks import Overlap, overlap
 from ..training.finetune import MODEL_FILE, REPORT_FILE, run_parp
@@ -51,8 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]], folder: Path) -> Table:
     """Means over seeds with their standard deviation, for the terminal; all rows go to study.json."""
     from rich.table import Table
 
-    with atomic_write(folder / "study.json") as temporary:
-        temporary.write_text(json.dumps([dict(row) for row in rows], indent=1), encoding="utf-8")
+    write_text(folder / "study.json", json.dumps([dict(row) for row in rows], indent=1))
     groups = group_by_seed(rows)
     shown = Table(title=str(folder), title_justify="left")
     keys = [key for key in rows[0] if "." in key and key != SEED] + ["test"]

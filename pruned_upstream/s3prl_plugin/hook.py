@@ -43,11 +43,10 @@ def install(folder: Path | None = None) -> Path:
     Raises:
         PrunedUpstreamError: the folder cannot be written to.
     """
-    from ..files import atomic_write
+    from ..files import write_text
 
     path = _path(folder)
-    with atomic_write(path) as temporary:
-        temporary.write_text(LINE)
+    write_text(path, LINE)
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import write_text
 from ..s3prl_plugin import caches
 from ..s3prl_plugin.parts import libri2mix, librispeech, vocabularies
 from .layout import FOLDS, LIBRISPEECH_SPLITS, Data
@@ -131,10 +131,8 @@ def _write_emotion_folds(root: Path, folds: Path) -> None:
     for session in FOLDS:
         others = [entry for other in FOLDS if other != session for entry in by_session[other]]
         for part, entries in {"test": by_session[session], "train": others}.items():
-            with atomic_write(folds / session / f"{part}_meta_data.json") as temporary:
-                temporary.write_text(
-                    json.dumps({"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": entries})
-                )
+            tree = {"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": entries}
+            write_text(folds / session / f"{part}_meta_data.json", json.dumps(tree))
 
 
 def _emotions(root: Path, session: str) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import write_text
 from .metrics import TASK_METRICS
 
 FILE_NAME = "results.yaml"
@@ -90,8 +90,7 @@ def write_results(folder: str | Path, results: RunResults) -> Path:
     path = Path(folder) / FILE_NAME
     tree = {"version": VERSION, **_plain(results)}
     _parse(tree, path)
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
     return path
 
 

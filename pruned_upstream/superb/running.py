@@ -42,7 +42,7 @@ from typing import Any, Protocol
 import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
-from ..files import atomic_write, locked
+from ..files import locked, write_text
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -526,5 +526,4 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(tree), sort_keys=False, width=120), encoding="utf-8")
+    write_text(path, yaml.safe_dump(dict(tree), sort_keys=False, width=120))

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import yaml
 
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from ..s3prl_plugin.parts import libri2mix, librispeech
 from .layout import FOLDS, KEYWORD_CLASSES, LIBRISPEECH_SPLITS, OFFICIAL_COUNTS, Data, kaldi_recordings
 from .profile import BUCKETS
@@ -167,8 +167,7 @@ def write_submission(
         "missing": submission.missing,
         "remarks": submission.remarks,
     }
-    with atomic_write(sheet_path) as temporary:
-        temporary.write_text(yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+    write_text(sheet_path, yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True, width=120))
     return zip_path, sheet_path
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, PrunedUpstreamError
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -154,8 +154,7 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
     with torch.no_grad():
         hidden_states = upstream([torch.randn(16000)])["hidden_states"]
     facts = {"layers": len(hidden_states), "parameters": sum(p.numel() for p in upstream.parameters())}
-    with atomic_write(report) as temporary:
-        temporary.write_text(yaml.safe_dump(facts))
+    write_text(report, yaml.safe_dump(facts))
 
 
 def _child(

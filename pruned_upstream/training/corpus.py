@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -235,8 +235,7 @@ def _write_cache(cache: Path, stamps: dict[Path, tuple[int, int] | None], header
         for (path, stamp), found in zip(stamps.items(), headers.values(), strict=True)
         if stamp is not None
     ]
-    with atomic_write(cache) as temporary:
-        temporary.write_text(json.dumps(rows), encoding="utf-8")
+    write_text(cache, json.dumps(rows))
 
 
 def _say(corpus: Corpus) -> None:

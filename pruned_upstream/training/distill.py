@@ -17,7 +17,7 @@ from torch import Tensor
 from ..distillation.losses import named_loss
 from ..distillation.student import predictions, scale_gradient, shallow_student, third_layers, without_heads
 from ..errors import ConfigError
-from ..files import atomic_write
+from ..files import write_text
 from ..model.checkpoint import save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
@@ -27,11 +27,10 @@ from .data import Batches
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
-from .provenance import provenance
+from .provenance import REPORT_FILE, provenance
 from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
 
 MODEL_FILE = "compact.safetensors"
-REPORT_FILE = "report.json"
 
 
 @dataclass
@@ -149,8 +148,7 @@ def run_distill(recipe: DistillRecipe) -> Path:
                 hours=corpus.hours,
                 skipped=corpus.skipped,
             )
-            with atomic_write(folder / REPORT_FILE) as temporary:
-                temporary.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
+            write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1))
             source = provenance(recipe, teacher=recipe.teacher, method="distillation")
             save(folder / MODEL_FILE, model, provenance=source)
         processes.wait()

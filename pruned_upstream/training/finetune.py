@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files import atomic_write
+from ..files import atomic_write, write_text
 from ..model.checkpoint import read_masks, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
@@ -32,7 +32,7 @@ from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
 from .processes import Processes, start_processes
-from .provenance import RECIPE_FILE, provenance
+from .provenance import RECIPE_FILE, REPORT_FILE, provenance
 from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require, save_recipe
 from .schedules import delayed, tri_stage
 from .transcripts import Transcribed, find_transcribed, trainable
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "parp.safetensors"
 HEAD_FILE = "head.safetensors"
-REPORT_FILE = "report.json"
 HYPOTHESES_FOLDER = "hypotheses"
 
 
@@ -416,8 +415,7 @@ def _export(
         labels=list(alphabet.symbols),
         tests=tests,
     )
-    with atomic_write(folder / REPORT_FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1, ensure_ascii=False))
 
 
 @torch.no_grad()
@@ -440,8 +438,7 @@ def _test(
     names = [utterance.name for utterance in speech.corpus.utterances]
     lines = [f"{name}\t{said}\t{heard}" for name, said, heard in zip(names, speech.texts, hypotheses, strict=True)]
     file = folder / HYPOTHESES_FOLDER / f"{'-'.join(Path(source).with_suffix('').parts[-2:])}.tsv"
-    with atomic_write(file) as temporary:
-        temporary.write_text("\n".join(["recording\tsaid\trecognised", *lines]) + "\n", encoding="utf-8")
+    write_text(file, "\n".join(["recording\tsaid\trecognised", *lines]) + "\n")
     rates = error_rates(alphabet.kind, speech.texts, hypotheses)
     log.info("%s: %s", source, ", ".join(f"{name} {100 * rate:.2f} %" for name, rate in rates.items()))
     return rates | {"recordings": float(len(speech.texts))}

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..files import atomic_write
+from ..files import write_text
 from .recipe import recipe_yaml, save_recipe
 
 PACKAGES = ("pruned_upstream", "torch", "numpy", "soundfile", "scipy", "omegaconf", "safetensors")
 RECIPE_FILE = "recipe.yaml"
+REPORT_FILE = "report.json"
 LAUNCHES_FILE = "launches.json"
 
 
@@ -74,8 +75,7 @@ def record_launch(folder: Path, recipe: object, *, done: int, world: int) -> Non
         }
     )
     save_recipe(recipe, folder / RECIPE_FILE)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(launches, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(launches, indent=1))
 
 
 def provenance(recipe: object, **more: str) -> dict[str, str]:

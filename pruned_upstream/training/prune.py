@@ -9,6 +9,7 @@ checked against the gated student before it is written. A second stage may follo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..distillation.pairing import LayerPairing
-from ..files import atomic_write
+from ..files import write_text
 from ..model.checkpoint import load, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
@@ -32,16 +33,18 @@ from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
 from .processes import Processes, start_processes
-from .provenance import provenance
+from .provenance import REPORT_FILE, provenance
 from .recipe import PruneOptimisation, PruneRecipe
 from .schedules import warmup_constant
+
+log = logging.getLogger(__name__)
 
 MODEL_FILE = "compact.safetensors"
 FIRST_STAGE_FILE = "first_stage.safetensors"
 SECOND_STAGE_FOLDER = "second_stage"
-REPORT_FILE = "report.json"
 VERIFIED_STEPS = 2  # batches on which gated and compact model are compared,
 VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
+FAR_FROM_TARGET = 0.02  # difference of sparsities that is worth a warning
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
 SECOND_STAGE = 2  # and the batches of the second stage from those of the first
 
@@ -240,6 +243,13 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
     )
     _write_report(path.parent, asdict(report))
     save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
+    if abs(report.expected_sparsity - sparsity.target) > FAR_FROM_TARGET:
+        log.warning(
+            "the gates ended at %.1f %% sparsity, where %.1f %% is the target; more steps, or a higher "
+            "optimisation.gate_learning_rate or multiplier_learning_rate, bring them there",
+            100 * report.expected_sparsity,
+            100 * sparsity.target,
+        )
 
 
 def _distil_further(
@@ -292,8 +302,7 @@ def _loss_of(objective: PairedDistillation, parts: Sequence[Batch]) -> float:
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    with atomic_write(folder / REPORT_FILE) as temporary:
-        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_text(folder / REPORT_FILE, json.dumps(report, indent=1))
 
 
 def _verification_batches(student: Encoder, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

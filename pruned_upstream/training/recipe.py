@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..errors import ConfigError
-from ..files import atomic_write
+from ..files import write_text
 from ..pruning.gates import GateSettings
 from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
@@ -263,8 +263,7 @@ def recipe_yaml(recipe: object) -> str:
 
 def save_recipe(recipe: object, path: str | Path) -> None:
     """Write the resolved form; `load_recipe` reads it back to an equal recipe."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(recipe_yaml(recipe), encoding="utf-8")
+    write_text(path, recipe_yaml(recipe))
 
 
 def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -171,6 +171,11 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_state(recipe, tmp_p
     assert not (tmp_path / "run" / "compact.safetensors").exists()
 
 
+def test_a_run_that_misses_its_target_says_so(recipe, caplog: pytest.LogCaptureFixture) -> None:
+    run_prune(recipe())  # a few steps, in which gates hardly move
+    assert "more steps, or a higher optimisation.gate_learning_rate" in caplog.text
+
+
 def test_a_pruned_teacher_is_refused(recipe) -> None:
     model = run_prune(recipe(**{"optimisation.steps": 30}))
     with pytest.raises(ConfigError, match="pruned already"):

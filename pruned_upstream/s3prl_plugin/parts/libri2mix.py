@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ...errors import DataError
-from ...files import atomic_write
+from ...files import write_text
 
 SAMPLE_RATE = 16000
 TURN_FILES = {"train": "train_clean_100.rttm", "dev": "dev_clean.rttm", "test": "test_clean.rttm"}
@@ -47,8 +47,7 @@ def write_kaldi_folder(folder: Path, *, mixtures: Path, turns: Path, libri2mix: 
                 of_speaker[speaker].append(segment)
     files["spk2utt"] = [f"{speaker} {' '.join(segments)}" for speaker, segments in of_speaker.items()]
     for name, lines in files.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+        write_text(folder / name, "".join(f"{line}\n" for line in sorted(lines)))
     return folder
 
 

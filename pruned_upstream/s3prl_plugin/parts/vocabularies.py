@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
-from ...files import atomic_write
+from ...files import write_text
 
 _VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
@@ -43,6 +43,5 @@ def write_asr_dictionary(path: Path) -> Path:
 
 
 def _write_lines(path: Path, lines: tuple[str, ...]) -> Path:
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")  # a last newline would be one more symbol
+    write_text(path, "\n".join(lines))  # a last newline would be one more symbol
     return path
