@@ -308,6 +308,15 @@ def _sweep(rows: Sequence[dict[str, Any]]) -> str:
     lines += [f"| method | {' | '.join(f'{s:.0%}' for s in SPARSITIES)} |", "|---|" + "---|" * len(SPARSITIES)]
     lines.append("| dense (0 %) |" + f" {_both(found['dense', 0.0])} |" * len(SPARSITIES))
     lines += [f"| {method} | {' | '.join(_both(found[method, s]) for s in SPARSITIES)} |" for method in METHODS]
+    dense_of = {row["seed"]: row for row in found["dense", 0.0]}
+    lines += [
+        "",
+        "The same as differences from the dense run of the same seed, since seeds differ more than methods do.",
+        "",
+    ]
+    lines += [f"| method | {' | '.join(f'{s:.0%}' for s in SPARSITIES)} |", "|---|" + "---|" * len(SPARSITIES)]
+    for method in METHODS:
+        lines.append(f"| {method} | " + " | ".join(_paired(found[method, s], dense_of) for s in SPARSITIES) + " |")
     sizes = {row["target"]: row for row in rows if row["method"] == "parp" and _is_main(row)}
     stated = ", ".join(f"{row['file_bytes'] / 1e6:.2f} MB at {sparsity:.0%}" for sparsity, row in sorted(sizes.items()))
     dense = rows[0]["dense_bytes"] / 1e6
@@ -405,10 +414,18 @@ def _both(rows: Sequence[dict[str, Any]]) -> str:
     return " / ".join(_spread([100 * row["tests"]["digits"][rate] for row in rows]) for rate in ("wer", "cer"))
 
 
-def _spread(values: Sequence[float]) -> str:
+def _paired(rows: Sequence[dict[str, Any]], dense: dict[int, dict[str, Any]]) -> str:
+    def gap(row: dict[str, Any], rate: str) -> float:
+        return 100 * (row["tests"]["digits"][rate] - dense[row["seed"]]["tests"]["digits"][rate])
+
+    mine = [row for row in rows if row["seed"] in dense]
+    return " / ".join(_spread([gap(row, rate) for row in mine], sign="+") for rate in ("wer", "cer"))
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
     if not values:
         return "not run"
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{statistics.mean(values):{sign}.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _per(row: dict[str, Any] | None, language: str) -> str:
