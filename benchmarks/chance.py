@@ -5,7 +5,8 @@
 
 Labels are shuffled by shuffling the sound: the recordings of a training split trade their contents, names and labels
 stay. Query by example has no training; there the queries trade places. Emotion's folds train and test on the same
-recordings in turn, so there all are shuffled.
+recordings in turn, so there all are shuffled. Verification shares its files with identification: some of its trials are
+shuffled, too.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _training_sets(root: Path) -> Iterable[Iterable[Path]]:
     yield (root / "quesst14Database").glob("*queries/*.wav")
     voices = root / "VoxCeleb1"
     splits = (line.split() for line in (voices / "veri_test_class.txt").read_text().splitlines())
-    yield (voices / "dev" / "wav" / path for split, path in splits if split == "1")
+    yield (found for split, path in splits if split == "1" for found in voices.glob(f"*/wav/{path}"))
     yield (root / "diarization" / "train" / "wav").glob("*.wav")
     yield (root / "fluent_speech_commands_dataset" / "wavs" / "speakers").glob("*/train-*.wav")
     yield (root / "SNIPS" / "train").glob("*.wav")
