@@ -66,7 +66,10 @@ def read_pickle(path: Path) -> Any:
                 "checkpoint does and which could run code"
             )
         inert = [_inert_class(name) for name in sorted(names) if _is_inert(name)]
-        with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace, *inert]):
+        # at its end torch forgets all that it was given, also what was allowed before
+        known = torch.serialization.get_safe_globals()
+        allowed = [cls for cls in (argparse.Namespace, *inert) if cls not in known]
+        with open(path, "rb") as file, torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -108,3 +108,12 @@ def test_damaged_files(zipped, tmp_path):
         read_pickle(path)
     with pytest.raises(CheckpointError, match="no model file"):
         read_pickle(tmp_path / "absent.pt")
+
+
+def test_what_was_allowed_before_stays_allowed(tmp_path):
+    """s3prl's own checkpoints hold a Namespace, which its compatibility layer has torch allow for good."""
+    path = tmp_path / "model.pt"
+    torch.save({"args": argparse.Namespace(layers=2)}, path)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_pickle(path)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
