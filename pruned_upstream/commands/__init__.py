@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")]
 
 
 def log_to_terminal(console: Console | None = None) -> None:
@@ -40,3 +45,14 @@ def pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
 
 def number_or_text(value: str) -> str | int:
     return int(value) if value.isdecimal() else value
+
+
+def size_row(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a training's report in the terminal: what is left of the teacher."""
+    before, after = report["teacher_parameters"], report["parameters"]
+    return "parameters", f"{after / 1e6:.2f}M of {before / 1e6:.2f}M ({1 - after / before:.1%} fewer)"
+
+
+def recordings_row(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a training's report in the terminal: what it learned from."""
+    return "recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped"

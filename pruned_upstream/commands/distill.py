@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import log_to_terminal
+from . import RecipeName, log_to_terminal, recordings_row, size_row
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def distill(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER student.layers=3", show_default=False)
     ] = None,
@@ -40,12 +40,11 @@ def distill(
 def report_table(path: Path) -> Table:
     """A run's report for the terminal."""
     report = json.loads(path.read_text(encoding="utf-8"))
-    before, after = report["teacher_parameters"], report["parameters"]
     table = Table(title="distilled", show_header=False)
-    table.add_row("parameters", f"{after / 1e6:.2f}M of {before / 1e6:.2f}M ({1 - after / before:.1%} fewer)")
+    table.add_row(*size_row(report))
     table.add_row("layers", str(report["layers"]))
     table.add_row("learned to predict layers", ", ".join(map(str, report["predicted_layers"])))
     table.add_row("prediction heads", "kept" if report["heads_kept"] else "dropped")
     table.add_row("steps", str(report["steps"]))
-    table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
+    table.add_row(*recordings_row(report))
     return table

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import log_to_terminal
+from . import RecipeName, log_to_terminal, recordings_row
 
 if TYPE_CHECKING:
     from ..parp.masks import Overlap
@@ -22,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def parp(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Changes to it: data.train=FOLDER parp.sparsity=0.7", show_default=False),
@@ -78,7 +78,7 @@ def report_table(path: Path) -> Table:
     table.add_row("weights that are zero", f"{report['pruned']:,} of {report['prunable']:,}")
     megabytes, dense = report["file_bytes"] / 1e6, report["dense_bytes"] / 1e6
     table.add_row("model file", f"{megabytes:.2f} MB (dense {dense:.2f} MB)")
-    table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
+    table.add_row(*recordings_row(report))
     for source, found in report["tests"].items():
         rates = ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name != "recordings")
         table.add_row(source, rates)

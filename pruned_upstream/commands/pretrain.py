@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import log_to_terminal
+from . import RecipeName, log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER shape.layers=4", show_default=False)
     ] = None,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import log_to_terminal
+from . import RecipeName, log_to_terminal, recordings_row, size_row
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def prune(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER run.seed=1", show_default=False)
     ] = None,
@@ -40,9 +40,8 @@ def prune(
 def report_table(path: Path) -> Table:
     """A run's report for the terminal."""
     report = json.loads(path.read_text(encoding="utf-8"))
-    before, after = report["teacher_parameters"], report["parameters"]
     table = Table(title="pruned", show_header=False)
-    table.add_row("parameters", f"{after / 1e6:.2f}M of {before / 1e6:.2f}M ({1 - after / before:.1%} fewer)")
+    table.add_row(*size_row(report))
     scope = "everything" if report["scope"] == "everything" else f"the {report['scope']}"
     table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of {scope}")
     table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
@@ -53,5 +52,5 @@ def report_table(path: Path) -> Table:
         stage = report["second_stage"]
         table.add_row("steps of the second stage", str(stage["steps"]))
         table.add_row("loss of a batch before and after it", f"{stage['loss_before']:.4g}, {stage['loss_after']:.4g}")
-    table.add_row("recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped")
+    table.add_row(*recordings_row(report))
     return table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError
-from . import number_or_text, pairs
+from . import RecipeName, number_or_text, pairs
 
 if TYPE_CHECKING:
     from ..sweep import Axis, Scoring
@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    recipe: RecipeName,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it, for all points: run.folder=FOLDER", show_default=False)
     ] = None,

@@ -30,6 +30,7 @@ from ..errors import ConfigError, PrunedUpstreamError
 from ..files import atomic_write, write_text
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
+VERIFICATION = "sv_voxceleb1"  # s3prl's name
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 OPENMP_PATIENCE_SECONDS = 60.0  # for one small parallel loop, on a machine that may be busy
@@ -83,9 +84,10 @@ def preload(downstreams: Iterable[str], clone_downstream: Path | None = None) ->
         if clone_downstream is not None:
             search_path = importlib.import_module("s3prl.downstream.ctc").__path__
             search_path.insert(1, str(clone_downstream / "ctc"))  # behind the installed package, before ours
-        with _stderr_closed():  # SV imports pysox, which has the shell look for a program that no task needs
-            importlib.import_module("sox")
         for downstream in downstreams:
+            if downstream == VERIFICATION:  # imports pysox, which has the shell look for a program that no task needs
+                with _stderr_closed():
+                    importlib.import_module("sox")
             importlib.import_module(f"s3prl.downstream.{downstream}.expert")
     except ModuleNotFoundError as error:
         raise PrunedUpstreamError(

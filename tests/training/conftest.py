@@ -26,6 +26,15 @@ def write_noise(
     return path
 
 
+def in_sections(values: dict[str, Any]) -> dict[str, Any]:
+    """{"section.key": value} as a recipe's tree."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree
+
+
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
     folder = tmp_path / "speech"
@@ -62,10 +71,6 @@ def recipe(tmp_path: Path, recordings: Path, teacher_file: Path) -> Callable[...
             "run.log_every": 1,
             "run.checkpoint_every": 2,
         } | changes
-        tree: dict[str, Any] = {}
-        for key, value in values.items():
-            section, _, name = key.rpartition(".")
-            (tree.setdefault(section, {}) if section else tree)[name] = value
-        return resolve_recipe(tree, PruneRecipe)
+        return resolve_recipe(in_sections(values), PruneRecipe)
 
     return make

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from safetensors import safe_open
 from tiny import random_encoder, tiny_config
-from training.conftest import write_noise
+from training.conftest import in_sections, write_noise
 from training.launching import finish, launch, read_metrics, read_state
 
 from pruned_upstream.errors import ConfigError, DataError
@@ -66,11 +66,7 @@ def finetuning(tmp_path: Path, speech: Path, teacher_file: Path) -> Callable[...
             "run.log_every": 1,
             "run.checkpoint_every": 2,
         } | changes
-        tree: dict[str, Any] = {}
-        for key, value in values.items():
-            section, _, name = key.rpartition(".")
-            (tree.setdefault(section, {}) if section else tree)[name] = value
-        return resolve_recipe(tree, ParpRecipe)
+        return resolve_recipe(in_sections(values), ParpRecipe)
 
     return make
 
