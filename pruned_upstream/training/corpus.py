@@ -159,10 +159,7 @@ def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
 
     The number of frames is checked to be one and otherwise left to the file's own header.
     """
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the manifest {manifest} cannot be read: {error}") from error
+    lines = read_lines(manifest)
     if not lines or "\t" in lines[0]:
         raise DataError(f"the first line of the manifest {manifest} must be the root folder of its paths")
     root = manifest.parent / lines[0]
@@ -173,6 +170,36 @@ def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
             raise DataError(f"line {number} of the manifest {manifest} is '{line}'; it must be path<TAB>frames")
         listed.append((name, root / name))
     return listed
+
+
+def lines_beside(manifest: Path, endings: Sequence[str], what: str) -> tuple[Path, list[tuple[Path, str]]]:
+    """What fairseq keeps beside a manifest: a file of the same name and another ending, a line a recording.
+
+    Args:
+        endings: of which the first that is there is read, such as ".wrd".
+        what: it is called in messages.
+
+    Returns:
+        The file, and each recording's path with its line.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or has another number of lines than the manifest.
+    """
+    file = next((manifest.with_suffix(end) for end in endings if manifest.with_suffix(end).is_file()), None)
+    if file is None:
+        raise DataError(f"there is no {' or '.join(endings)} beside {manifest}, which {what} are read from")
+    listed, lines = read_manifest(manifest), read_lines(file)
+    if len(listed) != len(lines):
+        raise DataError(f"{file} has {len(lines)} lines and {manifest} lists {len(listed)} recordings")
+    return file, [(path, line) for (_, path), line in zip(listed, lines, strict=True)]
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file about recordings. Raises DataError where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
 
 
 def _headers(paths: Iterable[Path], cache: str | Path | None) -> dict[Path, Header | str]:

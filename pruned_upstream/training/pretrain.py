@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..model.checkpoint import save
 from ..model.config import EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
-from .corpus import HEADERS_FILE, find_corpus
+from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
@@ -31,7 +31,7 @@ from .processes import Processes, start_processes
 from .provenance import provenance
 from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
 from .schedules import warmup_linear_decay
-from .units import MELS, Targets
+from .units import MELS, FrameLabels, Targets, log_mel
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Masking:
     start: float = 0.065  # probability that a span starts at a frame
     span: int = 10  # frames
     units: int = 64
+    labels: str | None = None  # ending of files of frame labels beside the manifests ("km"): units that are given
     smoothing: int = 5  # frames that a cepstrum is averaged over
     fit_batches: int = 60  # batches whose frames the units are fitted on
     front_end_steps: int = 300  # of the run's steps: the front end alone, towards log mel energies
@@ -113,10 +114,16 @@ class MaskedPrediction:
     """First the front end towards log mel energies, then the whole encoder towards the units of hidden frames."""
 
     def __init__(
-        self, encoder: Encoder, targets: Targets, recipe: PretrainRecipe, processes: Processes = Processes()
+        self,
+        encoder: Encoder,
+        targets: Targets,
+        labels: FrameLabels | None,
+        recipe: PretrainRecipe,
+        processes: Processes = Processes(),
     ) -> None:
         self.encoder = encoder.train()
         self.targets = targets
+        self.labels = labels
         self.recipe = recipe
         self.processes = processes
         dim = encoder.config.embed_dim
@@ -152,17 +159,18 @@ class MaskedPrediction:
     def loss(self, part: Batch) -> Tensor:
         predicted = self._predicted(part).to(self.processes.device)  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
-        mel, units = (t.to(self.processes.device) for t in self.targets(waveforms, self.encoder.config))
+        target = self._target(part, waveforms).to(self.processes.device)
         waveforms, lengths = waveforms.to(self.processes.device), lengths.to(self.processes.device)
         projected = self.encoder.project(self.encoder.features(waveforms))
         if self.predicts_units:
             padding = self.encoder.padding_mask(lengths, waveforms.size(1))
             hidden = torch.where(predicted.unsqueeze(-1), self.mask_emb.to(projected.dtype), projected)
             logits = self.heads["units"](self.encoder.contextualize(hidden, padding)[-1][predicted])  # (N, units)
-            summed = F.cross_entropy(logits.float(), units[predicted], reduction="sum")
-            self.correct += (logits.argmax(-1) == units[predicted]).sum()
+            summed = F.cross_entropy(logits.float(), target[predicted], reduction="sum")
+            self.correct += (logits.argmax(-1) == target[predicted]).sum()
         else:
-            summed = F.mse_loss(self.heads["mel"](projected)[predicted].float(), mel[predicted], reduction="sum") / MELS
+            mel = self.heads["mel"](projected)[predicted].float()  # (N, 40)
+            summed = F.mse_loss(mel, target[predicted], reduction="sum") / MELS
         loss = summed / self.frames.clamp(min=1.0)
         self.total += loss.detach()
         return loss
@@ -197,6 +205,14 @@ class MaskedPrediction:
     def _front_end_steps(self) -> int:
         return self.recipe.masking.front_end_steps
 
+    def _target(self, part: Batch, waveforms: Tensor) -> Tensor:
+        """Units (B, T), or normalised log mel energies (B, T, 40) while the front end learns alone."""
+        config = self.encoder.config
+        if self.predicts_units and self.labels is not None:
+            return self.labels(part, config)
+        mel = log_mel(waveforms, config)
+        return self.targets.clusters(mel) if self.predicts_units else self.targets.mel(mel)
+
     def _predicted(self, part: Batch) -> Tensor:
         """(B, T) frames that count in the loss: all valid ones for the front end, the hidden ones after."""
         lengths = torch.tensor([len(wav) for wav in part.wavs])
@@ -227,9 +243,10 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
             corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
             batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
             targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
+            labels = _labels(config, corpus, recipe)
         torch.manual_seed(recipe.run.seed)
         encoder = Encoder(config, Dropout(**asdict(recipe.dropout))).to(processes.device)
-        Trainer(MaskedPrediction(encoder, targets, recipe, processes), batches, recipe, processes).fit()
+        Trainer(MaskedPrediction(encoder, targets, labels, recipe, processes), batches, recipe, processes).fit()
         if processes.is_main:
             model = encoder.half() if recipe.half_precision else encoder
             save(folder / MODEL_FILE, model, provenance=provenance(recipe, method="masked prediction"))
@@ -241,16 +258,22 @@ def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: Pretra
     """Fitted once a run: units of another fit would be other labels."""
     if path.exists():
         return Targets.load(path)
-    log.info("fitting %d units on %d batches", recipe.masking.units, recipe.masking.fit_batches)
+    log.info("fitting targets on %d batches", recipe.masking.fit_batches)
     targets = Targets.fit(
         _whole_waveforms(batches, recipe.masking.fit_batches),
         config,
-        units=recipe.masking.units,
+        units=recipe.masking.units if recipe.masking.labels is None else None,
         smoothing=recipe.masking.smoothing,
         seed=recipe.run.seed,
     )
     targets.save(path)
     return targets
+
+
+def _labels(config: EncoderConfig, corpus: Corpus, recipe: PretrainRecipe) -> FrameLabels | None:
+    if recipe.masking.labels is None:
+        return None
+    return FrameLabels.read(recipe.data.train, recipe.masking.labels, corpus, config, units=recipe.masking.units)
 
 
 def _whole_waveforms(batches: Batches, count: int) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..model.config import EncoderConfig
 from ..parp.alphabet import BOUNDARY, Alphabet, frames_needed
-from .corpus import SAMPLE_RATE, Corpus, Utterance, find_corpus, read_manifest
+from .corpus import SAMPLE_RATE, Corpus, Utterance, find_corpus, lines_beside, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _read(source: Path, labels: str) -> dict[Path, str]:
     if source.is_dir():
         texts = {}
         for file in sorted(source.rglob(IN_FOLDERS[labels])):
-            for line in _lines(file):
+            for line in read_lines(file):
                 name, _, text = line.strip().partition(" ")
                 texts[file.parent / name] = text
     elif source.suffix == ".tsv" and source.is_file():
@@ -117,23 +117,10 @@ def _read(source: Path, labels: str) -> dict[Path, str]:
 
 
 def _beside_manifest(manifest: Path, labels: str) -> dict[Path, str]:
-    endings = BESIDE_MANIFESTS[labels]
-    file = next((manifest.with_suffix(end) for end in endings if manifest.with_suffix(end).is_file()), None)
-    if file is None:
-        raise DataError(f"there is no {' or '.join(endings)} beside {manifest}, which {labels} are read from")
-    listed, lines = read_manifest(manifest), _lines(file)
-    if len(listed) != len(lines):
-        raise DataError(f"{file} has {len(lines)} lines and {manifest} lists {len(listed)} recordings")
-    if file.suffix == ".ltr":
-        lines = ["".join(line.split()).replace(BOUNDARY, " ") for line in lines]
-    return {_without_suffix(path): line for (_, path), line in zip(listed, lines, strict=True)}
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the transcripts {file} cannot be read: {error}") from error
+    file, lines = lines_beside(manifest, BESIDE_MANIFESTS[labels], labels)
+    spelled = file.suffix == ".ltr"
+    texts = {path: "".join(line.split()).replace(BOUNDARY, " ") if spelled else line for path, line in lines}
+    return {_without_suffix(path): text for path, text in texts.items()}
 
 
 def _normal(text: str, labels: str) -> str:

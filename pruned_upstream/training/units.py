@@ -1,14 +1,15 @@
-"""What masked prediction predicts: k-means units of smoothed cepstra, HuBERT's first iteration.
+"""What masked prediction predicts: k-means units of smoothed cepstra, or labels that a better clustering has given.
 
-Hsu et al., "HuBERT" (2021), section III-A, clusters 39-dimensional MFCC; a small teacher on little data learns
-more from 13 coefficients averaged over neighbouring frames (see benchmarks).
+Hsu et al., "HuBERT" (2021), section III-A, clusters 39-dimensional MFCC in its first iteration; a small teacher on
+little data learns more from 13 coefficients averaged over neighbouring frames (see benchmarks). Later iterations
+cluster hidden states, and reach training as files of labels (fairseq, examples/hubert, `.km`).
 Frames are cut as the encoder cuts them, so that unit t belongs to frame t.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,8 @@ from torch import Tensor
 from ..errors import CheckpointError, DataError
 from ..files import atomic_write
 from ..model.config import EncoderConfig
-from .corpus import SAMPLE_RATE
+from .corpus import SAMPLE_RATE, Corpus, lines_beside
+from .data import Batch
 
 MELS = 40
 COEFFICIENTS = 13
@@ -67,50 +69,105 @@ class Normaliser(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The two targets of a frame: its normalised log mel energies, and its unit, the nearest of (K, 13) centroids."""
+class Clusters:
+    """Units as the nearest of (K, 13) centroids of normalised, smoothed cepstra."""
 
-    mel: Normaliser
     cepstra: Normaliser
     centroids: Tensor
     smoothing: int
 
     @classmethod
-    def fit(
-        cls, waveforms: Iterable[Tensor], config: EncoderConfig, *, units: int, smoothing: int, seed: int
-    ) -> Targets:
-        """Cluster the frames of some speech.
-
-        Args:
-            waveforms: (B, S) each, without padding.
-
-        Raises:
-            DataError: fewer frames than units.
-        """
+    def fit(cls, mels: Sequence[Tensor], *, units: int, smoothing: int, seed: int) -> Clusters:
+        """Cluster the frames of log mel energies (B, T, 40). Raises DataError for fewer frames than units."""
         from sklearn.cluster import MiniBatchKMeans
 
-        mels = [log_mel(batch, config) for batch in waveforms]
-        mel = torch.cat([m.flatten(0, 1) for m in mels])
-        cepstra = torch.cat([smoothed_cepstra(m, smoothing).flatten(0, 1) for m in mels])
+        cepstra = torch.cat([smoothed_cepstra(mel, smoothing).flatten(0, 1) for mel in mels])
         if len(cepstra) < units:
             raise DataError(f"{len(cepstra)} frames cannot be clustered into {units} units; give more speech")
         normaliser = Normaliser.fit(cepstra)
         kmeans = MiniBatchKMeans(units, random_state=seed, n_init=3, batch_size=4096).fit(normaliser(cepstra).numpy())
-        return cls(Normaliser.fit(mel), normaliser, torch.from_numpy(kmeans.cluster_centers_).float(), smoothing)
+        return cls(normaliser, torch.from_numpy(kmeans.cluster_centers_).float(), smoothing)
 
-    def __call__(self, waveforms: Tensor, config: EncoderConfig) -> tuple[Tensor, Tensor]:
-        """Log mel energies (B, T, 40) and units (B, T) of waveforms (B, S)."""
-        mel = log_mel(waveforms, config)
+    def __call__(self, mel: Tensor) -> Tensor:  # (B, T, 40) -> (B, T)
         cepstra = self.cepstra(smoothed_cepstra(mel, self.smoothing))
-        units = torch.cdist(cepstra, self.centroids.expand(len(cepstra), -1, -1)).argmin(-1)
-        return self.mel(mel), units
+        return torch.cdist(cepstra, self.centroids.expand(len(cepstra), -1, -1)).argmin(-1)
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """Units that were given, a label a frame, as fairseq's HuBERT reads them: of each recording (T,)."""
+
+    of_recording: list[Tensor]
+
+    @classmethod
+    def read(
+        cls, manifests: Sequence[str | Path], ending: str, corpus: Corpus, config: EncoderConfig, *, units: int
+    ) -> FrameLabels:
+        """Read `NAME.ending` beside each `NAME.tsv`: numbers from 0 to below `units`, a line a recording.
+
+        Raises:
+            DataError: a source is no manifest or has no labels, a line is malformed or has fewer labels than the
+                encoder makes frames of its recording.
+        """
+        lines: dict[Path, str] = {}
+        for source in map(Path, manifests):
+            if source.suffix != ".tsv":
+                raise DataError(f"{source} is no manifest (.tsv), beside which masking.labels={ending} could lie")
+            lines |= lines_beside(source, [f".{ending}"], "frame labels")[1]
+        return cls(
+            [
+                _frame_labels(utterance.name, lines[utterance.path], config.frames(utterance.samples), units)
+                for utterance in corpus.utterances
+            ]
+        )
+
+    def __call__(self, part: Batch, config: EncoderConfig) -> Tensor:
+        """(B, T) of a micro-batch, 0 where it is padded. A crop that starts within a frame takes that frame's label."""
+        found = torch.zeros(len(part.wavs), config.frames(part.pad_to), dtype=torch.long)
+        for row, utterance, start in zip(found, part.utterances, part.starts, strict=True):
+            labels = self.of_recording[utterance][start // config.downsample_rate :][: len(row)]
+            row[: len(labels)] = labels
+        return found
+
+
+def _frame_labels(name: str, line: str, frames: int, units: int) -> Tensor:
+    numbers = line.split()
+    if not all(number.isdigit() and int(number) < units for number in numbers):
+        raise DataError(f"the frame labels of {name} must be numbers from 0 to {units - 1}; see masking.units")
+    if len(numbers) < frames:
+        raise DataError(f"{name} has {len(numbers)} frame labels and {frames} frames; each frame needs one")
+    return torch.tensor([int(number) for number in numbers])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The two targets of a frame: its normalised log mel energies, and its unit, unless units are given as labels."""
+
+    mel: Normaliser
+    clusters: Clusters | None
+
+    @classmethod
+    def fit(
+        cls, waveforms: Iterable[Tensor], config: EncoderConfig, *, units: int | None, smoothing: int, seed: int
+    ) -> Targets:
+        """Measure the frames of some speech, and cluster them.
+
+        Args:
+            waveforms: (B, S) each, without padding.
+            units: clusters; None for none.
+
+        Raises:
+            DataError: fewer frames than units.
+        """
+        mels = [log_mel(batch, config) for batch in waveforms]
+        clusters = None if units is None else Clusters.fit(mels, units=units, smoothing=smoothing, seed=seed)
+        return cls(Normaliser.fit(torch.cat([mel.flatten(0, 1) for mel in mels])), clusters)
 
     def save(self, path: Path) -> None:
+        clusters = self.clusters
         state = {
             "mel": tuple(self.mel),
-            "cepstra": tuple(self.cepstra),
-            "centroids": self.centroids,
-            "smoothing": self.smoothing,
+            "clusters": clusters and [tuple(clusters.cepstra), clusters.centroids, clusters.smoothing],
         }
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
@@ -120,6 +177,8 @@ class Targets:
         """Raises CheckpointError when the file is not what `save` wrote."""
         try:
             state = torch.load(path, weights_only=True)
-            return cls(Normaliser(*state["mel"]), Normaliser(*state["cepstra"]), state["centroids"], state["smoothing"])
+            found = state["clusters"]
+            clusters = None if found is None else Clusters(Normaliser(*found[0]), *found[1:])
+            return cls(Normaliser(*state["mel"]), clusters)
         except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} does not hold the targets of this run ({error}); remove the file") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
 from pruned_upstream.model.checkpoint import load
+from pruned_upstream.training.corpus import find_corpus
+from pruned_upstream.training.data import Batch
 from pruned_upstream.training.pretrain import (
     MODEL_FILE,
     PretrainRecipe,
@@ -17,7 +20,7 @@ from pruned_upstream.training.pretrain import (
     run_pretrain,
 )
 from pruned_upstream.training.recipe import load_recipe, resolve_recipe
-from pruned_upstream.training.units import Targets, log_mel
+from pruned_upstream.training.units import FrameLabels, Targets, log_mel
 
 pytest.importorskip("librosa")
 SHAPE = Shape(channels=8, layers=1, dim=16, heads=2, ffn=16, conv_pos=4, conv_pos_groups=2)
@@ -49,7 +52,8 @@ def test_a_unit_a_frame():
     tone = torch.sin(torch.arange(8000) * 0.3) * 0.5
     speech = torch.cat([tone, torch.randn(8000, generator=generator) * 0.1]).unsqueeze(0)
     targets = Targets.fit([speech], config, units=2, smoothing=3, seed=0)
-    mel, units = targets(speech, config)
+    mel = log_mel(speech, config)
+    mel, units = targets.mel(mel), targets.clusters(mel)
     assert mel.shape == (1, config.frames(16000), 40) and units.shape == (1, config.frames(16000))
     # a tone and noise are two units, told apart everywhere but where they meet
     assert units[0, :22].unique().numel() == 1 and units[0, 27:].unique().numel() == 1
@@ -73,7 +77,8 @@ def test_targets_survive_a_file_and_a_foreign_one_is_refused(tmp_path):
     speech = torch.randn(1, 16000)
     targets = Targets.fit([speech], config, units=4, smoothing=3, seed=0)
     targets.save(tmp_path / "targets.pt")
-    assert torch.equal(Targets.load(tmp_path / "targets.pt")(speech, config)[1], targets(speech, config)[1])
+    mel, again = log_mel(speech, config), Targets.load(tmp_path / "targets.pt")
+    assert torch.equal(again.clusters(mel), targets.clusters(mel)) and torch.equal(again.mel(mel), targets.mel(mel))
     (tmp_path / "targets.pt").write_bytes(b"no targets")
     with pytest.raises(CheckpointError, match="remove the file"):
         Targets.load(tmp_path / "targets.pt")
@@ -111,6 +116,52 @@ def test_accumulation_changes_nothing_while_nothing_is_random(pretraining):
         runs.append(weights(run_pretrain(recipe)))
     for name, tensor in runs[0].items():
         assert torch.allclose(runs[1][name], tensor, rtol=0, atol=1e-6), name
+
+
+def labelled(tmp_path, recordings: Path, labels: str) -> Path:
+    """A manifest of the recordings and, beside it, the same line of labels for each."""
+    files = sorted(recordings.rglob("*.wav"))
+    manifest = tmp_path / "train.tsv"
+    manifest.write_text("\n".join([str(recordings), *(f"{file.relative_to(recordings)}\t1" for file in files)]) + "\n")
+    manifest.with_suffix(".km").write_text(f"{labels}\n" * len(files))
+    return manifest
+
+
+def test_given_labels_reach_the_frames_they_belong_to(tmp_path, recordings):
+    config = SHAPE.config()
+    manifest = labelled(tmp_path, recordings, " ".join(map(str, range(1000))))
+    corpus = find_corpus([manifest], min_samples=400)
+    labels = FrameLabels.read([manifest], "km", corpus, config, units=1000)
+    wavs = [torch.zeros(1040), torch.zeros(720)]  # 3 frames and 2
+    part = Batch(wavs, pad_to=1040, utterances=[1, 0], starts=[640, 319], seed=0, skipped={})
+    assert labels(part, config).tolist() == [[2, 3, 4], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("0 1 x", "numbers from 0 to 2"), ("0 1 3", "numbers from 0 to 2"), ("0 1", "2 frame labels and")],
+)
+def test_labels_that_cannot_be(tmp_path, recordings, line, message):
+    manifest = labelled(tmp_path, recordings, line)
+    corpus = find_corpus([manifest], min_samples=400)
+    with pytest.raises(DataError, match=message):
+        FrameLabels.read([manifest], "km", corpus, SHAPE.config(), units=3)
+
+
+def test_labels_lie_beside_manifests(tmp_path, recordings):
+    corpus = find_corpus([recordings], min_samples=400)
+    with pytest.raises(DataError, match="is no manifest"):
+        FrameLabels.read([recordings], "km", corpus, SHAPE.config(), units=3)
+
+
+def test_given_labels_are_learned(tmp_path, recordings, pretraining):
+    """All frames have one label: soon there is nothing left to learn, which no clusters would allow."""
+    recipe = pretraining("given", steps=30, learning_rate=1e-2)
+    recipe.data.train = [str(labelled(tmp_path, recordings, "2 " * 1000))]
+    recipe.masking.labels = "km"
+    run_pretrain(recipe)
+    rows = [json.loads(line) for line in (Path(recipe.run.folder) / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["accuracy"] == 1.0 and rows[-1]["loss"] < 0.1
 
 
 def test_impossible_recipes(pretraining):
