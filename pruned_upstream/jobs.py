@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A job that has no result: why, and the end of its log."""
+class Failure:
+    """Work that could not be finished: why, and the end of its log."""
 
     reason: str
     log_tail: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Resumable(Generic[Result]):
         self.work = work
         self.environment = environment
 
-    def __call__(self) -> Result | Lost:
+    def __call__(self) -> Result | Failure:
         for variable, value in self.environment.items():
             if value is None:
                 os.environ.pop(variable, None)
@@ -51,7 +51,7 @@ class Resumable(Generic[Result]):
         try:
             return self.work()
         except PrunedUpstreamError as error:  # its sentence says more than a traceback
-            return Lost(str(error))
+            return Failure(str(error))
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
@@ -67,8 +67,8 @@ def run_jobs(
     *,
     name: str,
     at_once: int | None = None,
-    ended: Callable[[str, Result | Lost], None] = lambda name, result: None,
-) -> dict[str, Result | Lost]:
+    ended: Callable[[str, Result | Failure], None] = lambda name, result: None,
+) -> dict[str, Result | Failure]:
     """Submit a job for each piece of work and wait for all of them; an interruption cancels those that run.
 
     Args:
@@ -88,7 +88,7 @@ def run_jobs(
     environment = _own_gpus(launcher, parameters)
     waiting = dict(work)
     running: dict[str, Any] = {}
-    results: dict[str, Result | Lost] = {}
+    results: dict[str, Result | Failure] = {}
     try:
         while waiting or running:
             while waiting and (at_once is None or len(running) < at_once):
@@ -136,4 +136,4 @@ def _result(job: Any) -> Any:
         return job.result()
     except (FailedJobError, UncompletedJobError) as error:
         last_words = (job.stderr() or "").strip().splitlines()[-LOG_LINES:]
-        return Lost(str(error).splitlines()[0], tuple(last_words))
+        return Failure(str(error).splitlines()[0], tuple(last_words))

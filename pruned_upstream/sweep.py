@@ -27,7 +27,7 @@ from typing import Any
 
 from .errors import ConfigError
 from .files import atomic_write, locked, write_text
-from .jobs import Lost, run_jobs
+from .jobs import Failure, run_jobs
 from .superb.layout import Data
 from .superb.results import FILE_NAME, RunResults, read_results
 from .superb.running import Settings
@@ -132,7 +132,7 @@ class Outcome:
     """What a call of `run_sweep` achieved: the table of all finished points, failures by point, and the pictures."""
 
     rows: list[dict[str, Any]]
-    failures: Mapping[str, Lost]
+    failures: Mapping[str, Failure]
     pictures: list[Path] = field(default_factory=list)
 
 
@@ -181,7 +181,7 @@ def run_sweep(
     parameters: Mapping[str, str | int] | None = None,
     *,
     at_once: int | None = 1,
-    ended: Callable[[str, Lost | None], None] = lambda name, lost: None,
+    ended: Callable[[str, Failure | None], None] = lambda name, failure: None,
 ) -> Outcome:
     """Run what is left of a sweep, then collect and draw what is finished.
 
@@ -197,9 +197,9 @@ def run_sweep(
     for name in finished:
         ended(name, None)
     work = {p.name: partial(_run_point, sweep, p) for p in sweep.points if p.name not in finished}
-    failures: dict[str, Lost] = {}
+    failures: dict[str, Failure] = {}
 
-    def note(name: str, result: Lost | None) -> None:
+    def note(name: str, result: Failure | None) -> None:
         if result is not None:
             failures[name] = result
         ended(name, result)
@@ -250,7 +250,7 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[d
     return table
 
 
-def _run_point(sweep: Sweep, point: Point) -> Lost | None:
+def _run_point(sweep: Sweep, point: Point) -> Failure | None:
     """Train and, if wanted, score; in a job."""
     from .superb.worker import apart
 
@@ -274,7 +274,7 @@ def _run_point(sweep: Sweep, point: Point) -> Lost | None:
     if not failures:
         return None
     reasons = "; ".join(f"{task}: {failure.reason}" for task, failure in failures.items())
-    return Lost(reasons, next(iter(failures.values())).log_tail)
+    return Failure(reasons, next(iter(failures.values())).log_tail)
 
 
 def _row(sweep: Sweep, point: Point) -> dict[str, Any]:

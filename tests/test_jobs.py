@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pruned_upstream.errors import ConfigError, DataError
-from pruned_upstream.jobs import Lost, Resumable, _own_gpus, run_jobs
+from pruned_upstream.jobs import Failure, Resumable, _own_gpus, run_jobs
 
 pytest.importorskip("submitit")
 
@@ -29,12 +29,12 @@ def test_results_come_by_name_in_the_order_of_the_work(tmp_path):
         ended=lambda name, result: told.append((name, result)),
     )
     assert list(results.items()) == told
-    assert results == {"b": 2, "lost": Lost("no speech in corpora/speech"), "a": 1}
+    assert results == {"b": 2, "lost": Failure("no speech in corpora/speech"), "a": 1}
 
 
 def test_a_process_that_dies_is_lost_with_the_end_of_its_log(tmp_path):
     results = run_jobs({"dead": partial(os._exit, 3)}, tmp_path / "jobs", "local", {}, name="test")
-    assert isinstance(results["dead"], Lost) and results["dead"].reason
+    assert isinstance(results["dead"], Failure) and results["dead"].reason
 
 
 def test_an_interruption_ends_the_waiting(tmp_path):

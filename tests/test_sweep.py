@@ -14,10 +14,10 @@ from training.conftest import recipe, recordings, teacher_file  # noqa: F401 (fi
 from pruned_upstream import cli, sweep
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.files import locked
-from pruned_upstream.jobs import Lost
+from pruned_upstream.jobs import Failure
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
-from pruned_upstream.superb.running import Failure, Report
+from pruned_upstream.superb.running import Report
 from pruned_upstream.sweep import Axis, Scoring, over_seeds, plan, run_sweep
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.recipe import save_recipe
@@ -109,14 +109,14 @@ def test_a_sweep_is_interrupted_and_goes_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", interrupted)
     ended: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(planned, "debug", ended=lambda name, lost: ended.append(name))
+        run_sweep(planned, "debug", ended=lambda name, failure: ended.append(name))
     assert ended == NAMES[:1]
     first = (planned.points[0].folder / "compact.safetensors").stat().st_mtime_ns
     assert not (planned.points[1].folder / "compact.safetensors").exists()
 
     monkeypatch.setattr(Trainer, "step", step)
     ended.clear()
-    outcome = run_sweep(planned, "debug", ended=lambda name, lost: ended.append(name))
+    outcome = run_sweep(planned, "debug", ended=lambda name, failure: ended.append(name))
     assert ended == NAMES and outcome.failures == {}
     assert (planned.points[0].folder / "compact.safetensors").stat().st_mtime_ns == first
     launches = json.loads((planned.points[1].folder / "launches.json").read_text())
@@ -143,14 +143,14 @@ def test_finished_points_are_told_in_the_order_of_the_grid(source):
     planned = plan(source, ["optimisation.steps=1"], axes)
     run_sweep(planned, "debug")
     told = []
-    run_sweep(planned, "debug", ended=lambda name, lost: told.append(name))
+    run_sweep(planned, "debug", ended=lambda name, failure: told.append(name))
     assert told == ["seed-3", "seed-1", "seed-2", "seed-0", "seed-4"]
 
 
 def test_a_point_that_fails_is_named_and_the_others_go_on(source):
     planned = plan(source, [], [Axis("optimisation.learning_rate", (1e30, 1e-3))])
-    told: dict[str, Lost | None] = {}
-    outcome = run_sweep(planned, "debug", ended=lambda name, lost: told.update({name: lost}))
+    told: dict[str, Failure | None] = {}
+    outcome = run_sweep(planned, "debug", ended=lambda name, failure: told.update({name: failure}))
     bad, good = (point.name for point in planned.points)
     assert set(outcome.failures) == {bad} and "training diverged" in outcome.failures[bad].reason
     assert told == {bad: outcome.failures[bad], good: None}
@@ -188,7 +188,7 @@ def test_points_are_scored(source, monkeypatch, tmp_path):
     planned = plan(source, [], axes, scoring=Scoring(("ks",), Data(tmp_path), short=True))
     outcome = run_sweep(planned, "debug")
     assert scored == [(f"seed-{seed}", True, ("ks",), True) for seed in (0, 1)]
-    assert outcome.failures == {"seed-1": Lost("ks: was killed", ("last words",))}
+    assert outcome.failures == {"seed-1": Failure("ks: was killed", ("last words",))}
     assert [row.get("ks.acc") for row in outcome.rows] == [91.0, None]
     outcome = run_sweep(planned, "debug")  # the first is not scored again
     assert [name for name, *_ in scored] == ["seed-0", "seed-1", "seed-1"]

@@ -47,7 +47,7 @@ def sweep(
     from rich.console import Console
     from rich.text import Text
 
-    from ..jobs import Lost
+    from ..jobs import Failure
     from ..sweep import plan, run_sweep
 
     console = Console()
@@ -55,10 +55,10 @@ def sweep(
         recipe, overrides or [], _axes(sparsity, seeds, vary), method=method, scoring=_scoring(superb, data, short)
     )
 
-    def say(name: str, lost: Lost | None) -> None:
-        said = " finished" if lost is None else f" failed: {lost.reason}"
+    def say(name: str, failure: Failure | None) -> None:
+        said = " finished" if failure is None else f" failed: {failure.reason}"
         console.print(Text.assemble((name, "bold"), said), soft_wrap=True)
-        for line in lost.log_tail if lost else ():
+        for line in failure.log_tail if failure else ():
             console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
 
     console.print(f"{len(planned.points)} points in {planned.folder}", highlight=False, soft_wrap=True)

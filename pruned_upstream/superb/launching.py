@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
-from ..jobs import Lost, run_jobs
-from .running import Failure, Report, Settings, collect, run
+from ..jobs import Failure, run_jobs
+from .running import Report, Settings, collect, run
 from .tasks import select
 
 
@@ -31,7 +31,7 @@ def launch(settings: Settings, launcher: str, parameters: Mapping[str, str | int
     }
     failures: dict[str, Failure] = {}
     for task, result in run_jobs(work, settings.folder / "submitit", launcher, parameters, name="superb").items():
-        failures |= {task: Failure(result.reason, result.log_tail)} if isinstance(result, Lost) else result
+        failures |= {task: result} if isinstance(result, Failure) else result
     return Report(collect(settings.folder), failures)
 
 

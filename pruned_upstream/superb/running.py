@@ -43,6 +43,7 @@ import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
+from ..jobs import LOG_LINES, Failure
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -54,7 +55,6 @@ from .worker import STDERR, Worker
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-LOG_LINES = 15
 FINISHED, CONFIG, RUN, FACTS = "finished.yaml", "config.yaml", "run.yaml", "facts.yaml"
 
 
@@ -135,14 +135,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A task that could not be finished: why, and the end of its log."""
-
-    reason: str
-    log_tail: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Report:
     """What a call of `run` achieved; `results` also holds tasks that earlier calls finished."""
 
@@ -216,17 +208,21 @@ def collect(folder: Path) -> RunResults:
     Raises:
         DataError: a task's results were damaged, or the folder is no run folder.
     """
+    from ..model.size import count_parameters
+    from .profile import official_macs
+
     identity = _read_yaml(folder / RUN)
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
     finished = {
         task.name: read_results(folder / task.name) for task in select(None) if _is_finished(folder / task.name)
     }
+    config = _shape(identity["checkpoint"])
     results = RunResults(
         model=identity["model"],
         upstream=identity["upstream"],
         checkpoint=identity["checkpoint"],
-        parameters=facts.get("parameters"),
-        macs=_macs(identity["checkpoint"]),
+        parameters=facts.get("parameters") if config is None else count_parameters(config),
+        macs=None if config is None else tuple(bucket.total for bucket in official_macs(config)),
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )
@@ -235,19 +231,17 @@ def collect(folder: Path) -> RunResults:
     return results
 
 
-def _macs(checkpoint: str | None) -> tuple[int, ...] | None:
-    """The official MACs where the file is one of ours, whose shape it carries."""
+def _shape(checkpoint: str | None) -> EncoderConfig | None:
+    """What is in the file, where it is one of ours; an ONNX file has no parameters that could be counted otherwise."""
     from ..errors import CheckpointError
     from ..model.checkpoint import read_header
-    from .profile import official_macs
 
     if checkpoint is None or not Path(checkpoint).exists():
         return None
     try:
-        config = read_header(checkpoint).config
+        return read_header(checkpoint).config
     except CheckpointError:
         return None  # another toolkit's checkpoint; its MACs are not ours to count
-    return tuple(bucket.total for bucket in official_macs(config))
 
 
 class _TaskRun:

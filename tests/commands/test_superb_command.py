@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from pruned_upstream.commands import pairs, superb
 from pruned_upstream.errors import ConfigError
+from pruned_upstream.jobs import Failure
 from pruned_upstream.superb import running
 from pruned_upstream.superb.results import RunResults, TaskResult
-from pruned_upstream.superb.running import Failure, Report
+from pruned_upstream.superb.running import Report
 
 
 def invoke(*arguments: str):
