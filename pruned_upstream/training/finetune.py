@@ -383,39 +383,40 @@ def _export(
     recipe: ParpRecipe,
     folder: Path,
 ) -> None:
-    """Decode the test sources, and write the model, its head and the report."""
+    """Decode the test sources, and write the head, the report and the model."""
     from safetensors.torch import save_file
 
     recogniser, masks = objective.recogniser.eval(), objective.pruner.masks
     encoder = recogniser.encoder
     tests = {source: _test(source, recogniser, alphabet, decoder, recipe, folder) for source in recipe.data.test}
-    notes = provenance(recipe, teacher=recipe.teacher, method=recipe.parp.method)
-    pruned = any(not mask.all() for mask in masks.values())
-    save(folder / MODEL_FILE, encoder, provenance=notes, masks=masks if pruned else None)
     with atomic_write(folder / HEAD_FILE) as temporary:
         symbols = json.dumps({"kind": alphabet.kind, "symbols": alphabet.symbols}, ensure_ascii=False)
         tensors = {name: tensor.detach().cpu() for name, tensor in recogniser.head.state_dict().items()}
         save_file(tensors, temporary, metadata={"alphabet": symbols})
+    notes = provenance(recipe, teacher=recipe.teacher, method=recipe.parp.method)
+    pruned = any(not mask.all() for mask in masks.values())
     weights = objective.pruner.weights
     gone = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     parameters = count_parameters(encoder.config)
-    report = ParpReport(
-        method=recipe.parp.method,
-        sparsity=sparsity_of(masks),
-        pruned=sum(int((~mask).sum()) for mask in masks.values()),
-        prunable=sum(weight.numel() for weight in weights.values()),
-        matrices={name: gone[name] / weight.numel() for name, weight in weights.items()},
-        parameters=parameters,
-        file_bytes=(folder / MODEL_FILE).stat().st_size,
-        dense_bytes=4 * parameters,
-        steps=recipe.optimisation.steps,
-        recordings=len(speech.texts),
-        hours=speech.corpus.hours,
-        skipped=speech.corpus.skipped,
-        labels=list(alphabet.symbols),
-        tests=tests,
-    )
-    write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1, ensure_ascii=False))
+    with atomic_write(folder / MODEL_FILE) as model:  # takes its name last: a run with a model is finished
+        save(model, encoder, provenance=notes, masks=masks if pruned else None)
+        report = ParpReport(
+            method=recipe.parp.method,
+            sparsity=sparsity_of(masks),
+            pruned=sum(int((~mask).sum()) for mask in masks.values()),
+            prunable=sum(weight.numel() for weight in weights.values()),
+            matrices={name: gone[name] / weight.numel() for name, weight in weights.items()},
+            parameters=parameters,
+            file_bytes=model.stat().st_size,
+            dense_bytes=4 * parameters,
+            steps=recipe.optimisation.steps,
+            recordings=len(speech.texts),
+            hours=speech.corpus.hours,
+            skipped=speech.corpus.skipped,
+            labels=list(alphabet.symbols),
+            tests=tests,
+        )
+        write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1, ensure_ascii=False))
 
 
 @torch.no_grad()

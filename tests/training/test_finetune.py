@@ -22,7 +22,7 @@ from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.model.checkpoint import load, read_header, read_masks
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights, sparsity_of, zeros
 from pruned_upstream.parp.methods import METHODS, MODULES
-from pruned_upstream.training import loop
+from pruned_upstream.training import finetune, loop
 from pruned_upstream.training.finetune import ParpRecipe, Recogniser, run_parp
 from pruned_upstream.training.recipe import load_recipe, resolve_recipe
 
@@ -176,6 +176,23 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     calls.clear()
     assert_same_files(run_parp(stopped).parent, whole.parent)  # exported again, without training
     assert not calls
+
+
+def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps take a model for a finished run."""
+
+    def interrupted(**report: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = tmp_path / "run" / "parp.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "ParpReport", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_parp(finetuning())
+    assert not model.exists()
+    assert run_parp(finetuning()) == model
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["file_bytes"] == model.stat().st_size
 
 
 def test_parts_and_processes_compute_what_one_process_does(finetuning, tmp_path: Path) -> None:
