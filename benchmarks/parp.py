@@ -33,7 +33,7 @@ from pruned_upstream.minisuperb.plan import line_clip
 from pruned_upstream.minisuperb.studio import record
 from pruned_upstream.model.checkpoint import assemble, load, save
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.report.recognition import compare_masks
+from pruned_upstream.report.masks import compare_masks
 from pruned_upstream.training.finetune import MODEL_FILE, REPORT_FILE, ParpRecipe, run_parp
 from pruned_upstream.training.recipe import load_recipe
 

@@ -5,7 +5,7 @@
       jobs/                logs of submitit
       results.csv          a line a point
       results.yaml         the same, and means over seeds
-      trade_off*.png       quality against size, error bars over seeds
+      trade_off*.png       quality against size (PARP: against sparsity), error bars over seeds
 
 A finished point is never run again, one that was interrupted goes on, and one that fails does not stop the others.
 """
@@ -38,10 +38,11 @@ from .training.provenance import RECIPE_FILE
 from .training.recipe import flat_keys, load_recipe
 from .training.state import check_same_run
 
-SEED, SPARSITY, FOLDER = "run.seed", "sparsity.target", "run.folder"
+SEED, FOLDER = "run.seed", "run.folder"
 JOBS_FOLDER, SCORES_FOLDER = "jobs", "superb"
 CSV_FILE, YAML_FILE = "results.csv", "results.yaml"
-SIZE, LOSS, COUNTED = "parameters", "loss", "counted_sparsity"
+PARAMETERS, ZEROS, LOSS = "parameters", "sparsity", "loss"
+REPORTED = ("counted_sparsity", ZEROS, "file_bytes")  # what a run's report may say of its model
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,30 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """A column of the results as it is shown: what an axis says of it, and by what its values are multiplied."""
+
+    name: str
+    label: str
+    scale: float = 1.0
+
+    def of(self, row: Mapping[str, Any]) -> tuple[float, float]:
+        """Mean and spread in a row of `over_seeds`."""
+        return self.scale * row[self.name], self.scale * row[f"{self.name}_spread"]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What a call of `run_sweep` achieved: the table of all finished points, failures by point, and the pictures."""
+    """What a call of `run_sweep` achieved.
+
+    Attributes:
+        rows: of all finished points.
+        means: the same over seeds.
+        failures: by point.
+    """
 
     rows: list[dict[str, Any]]
+    means: list[dict[str, Any]]
     failures: Mapping[str, Failure]
     pictures: list[Path] = field(default_factory=list)
 
@@ -207,12 +228,12 @@ def run_sweep(
     if work:
         jobs = sweep.folder / JOBS_FOLDER
         run_jobs(work, jobs, launcher, parameters or {}, name="sweep", at_once=at_once, ended=note)
-    rows = collect(sweep)
-    return Outcome(rows, failures, _draw(sweep, rows))
+    rows, means = collect(sweep)
+    return Outcome(rows, means, failures, _draw(sweep, means))
 
 
-def collect(sweep: Sweep) -> list[dict[str, Any]]:
-    """Write results.csv and results.yaml about the finished points, and return the table.
+def collect(sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write results.csv and results.yaml about the finished points, and return the table and its means over seeds.
 
     Raises:
         DataError, CheckpointError: a point's files are damaged.
@@ -225,9 +246,10 @@ def collect(sweep: Sweep) -> list[dict[str, Any]]:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    tree = {"points": rows, "over_seeds": over_seeds(rows, [axis.key for axis in sweep.axes])}
+    means = over_seeds(rows, [axis.key for axis in sweep.axes])
+    tree = {"points": rows, "over_seeds": means}
     write_text(sweep.folder / YAML_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-    return rows
+    return rows, means
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -248,6 +270,20 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[d
                 merged[f"{measure}_spread"] = stdev(values) if len(values) > 1 else 0.0
         table.append(merged)
     return table
+
+
+def measures(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    """What finished points are compared by: the size of the model first, then every quality that some of them have."""
+    from .superb.metrics import METRICS
+
+    labels = {LOSS: "distillation loss, mean of the last 5 % of steps" if sweep.method.distillation else "loss"}
+    labels |= {key: metric.label for key, metric in METRICS.items()}
+    if any(ZEROS in row for row in means):
+        size = Measure(ZEROS, "sparsity (%)", 100.0)
+    else:
+        size = Measure(PARAMETERS, "parameters (M)", 1e-6)
+    names = dict.fromkeys(name for row in means for name in row if f"{name}_spread" in row)
+    return [size, *(Measure(name, labels.get(name, name)) for name in names if name not in (PARAMETERS, *REPORTED))]
 
 
 def _run_point(sweep: Sweep, point: Point) -> Failure | None:
@@ -282,11 +318,12 @@ def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
     from .report.runs import read_run
 
     run = read_run(point.folder)
-    row: dict[str, Any] = {"point": point.name, **point.values, SIZE: count_parameters(run.header.config)}
-    if COUNTED in run.outcome:
-        row[COUNTED] = run.outcome[COUNTED]
+    row: dict[str, Any] = {"point": point.name, **point.values, PARAMETERS: count_parameters(run.header.config)}
+    row |= {name: run.outcome[name] for name in REPORTED if name in run.outcome}
     if run.loss is not None:
         row[LOSS] = run.curves[run.loss].tail()
+    for source, rates in run.outcome.get("tests", {}).items():
+        row |= {f"{name.upper()} (%) of {source}": 100 * rates[name] for name in rates if name != "recordings"}
     return row | _scores_of(point).metrics
 
 
@@ -296,29 +333,24 @@ def _scores_of(point: Point) -> RunResults:
     return RunResults(point.name, "")
 
 
-def _draw(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """The loss, and each metric of a task, against the number of parameters."""
+def _draw(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Each quality against the size, a curve for each combination of the keys beside seed and sparsity."""
     from .report.figures import trade_off
-    from .superb.metrics import METRICS
     from .superb.plots import save_figure
 
-    keys = [axis.key for axis in sweep.axes]
-    merged = over_seeds(rows, keys)
-    labels = {LOSS: "distillation loss, mean of the last 5 % of steps" if sweep.method.distillation else "loss"}
-    labels |= {key: metric.label for key, metric in METRICS.items()}
+    keys = [axis.key for axis in sweep.axes if axis.key not in (SEED, sweep.method.sparsity)]
+    size, *qualities = measures(sweep, means)
     pictures = []
-    for measure, label in labels.items():
+    for quality in qualities:
         curves: dict[str, list[tuple[float, float, float, float]]] = {}
-        for row in merged:
-            if measure in row:
-                name = ", ".join(f"{key}={json.dumps(row[key])}" for key in keys if key not in (SEED, SPARSITY))
-                point = (row[SIZE] / 1e6, row[f"{SIZE}_spread"] / 1e6, row[measure], row[f"{measure}_spread"])
-                curves.setdefault(name or sweep.method.name, []).append(point)
-        if curves:
-            suffix = "" if measure == LOSS else "_" + measure.replace(".", "_")
-            path = sweep.folder / f"trade_off{suffix}.png"
-            save_figure(trade_off(curves, size="parameters (M)", quality=label), path)
-            pictures.append(path)
+        for row in means:
+            if quality.name in row:
+                name = ", ".join(f"{key}={json.dumps(row[key])}" for key in keys)
+                curves.setdefault(name or sweep.method.name, []).append((*size.of(row), *quality.of(row)))
+        suffix = "" if quality.name == LOSS else "_" + _plain(quality.name).replace(".", "_")
+        path = sweep.folder / f"trade_off{suffix}.png"
+        save_figure(trade_off(curves, size=size.label, quality=quality.label), path)
+        pictures.append(path)
     return pictures
 
 
@@ -328,6 +360,10 @@ def _name(values: Mapping[str, Any]) -> str:
     parts = []
     for key, value in values.items():
         short = key.rpartition(".")[2]
-        plain = re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-")
-        parts.append(f"{short if shorts[short] == 1 else key}-{plain}")
+        parts.append(f"{short if shorts[short] == 1 else key}-{_plain(str(value))}")
     return "_".join(parts)
+
+
+def _plain(text: str) -> str:
+    """As a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-")

@@ -230,6 +230,7 @@ def test_the_command_in_processes_of_its_own(source, tmp_path, monkeypatch, caps
     [
         ([], "nothing is varied"),
         (["--seeds", "0", "--method", "parch"], "there is no method 'parch'; known are prune, distill"),
+        (["--sparsity", "0.5", "--method", "distill"], "the method distill has no sparsity"),
         (["--seeds", "0", "--launcher", "pbs"], "unknown launcher 'pbs'"),
         (["--seeds", "0", "--superb", "kws"], "unknown task 'kws'"),
         (["--seeds", "0", "--short"], "--short is about the tasks of --superb"),

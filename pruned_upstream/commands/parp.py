@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import RecipeName, log_to_terminal, recordings_row
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from ..parp.masks import Overlap
@@ -29,28 +30,21 @@ def parp(
     ] = None,
     vary: Annotated[
         list[str] | None,
-        typer.Option(help="section.key=a,b,c, repeatable: a run for each combination.", show_default=False),
+        typer.Option(help="section.key=a,b,c, repeatable: as `sweep --method parp`.", show_default=False),
     ] = None,
 ) -> None:
     """Prune while finetuning with CTC (PARP, or a baseline); the same command goes on after an interruption."""
     from ..training.finetune import REPORT_FILE, ParpRecipe, run_parp
     from ..training.recipe import load_recipe
 
+    if vary:
+        sweep(recipe, overrides, vary=vary, method="parp")
+        return
     console = Console()
     log_to_terminal()
-    if not vary:
-        model = run_parp(load_recipe(recipe, overrides or [], ParpRecipe))
-        console.print(report_table(model.parent / REPORT_FILE))
-        console.print(f"wrote {model}")
-        return
-    from ..report.recognition import draw, run_all, table
-    from ..sweep import Axis, plan
-
-    sweep = plan(recipe, overrides or [], [Axis.parse(text) for text in vary], method="parp")
-    rows = run_all(sweep)
-    console.print(table(rows, sweep.folder))
-    for picture in draw(rows, sweep.folder):
-        console.print(f"wrote {picture}")
+    model = run_parp(load_recipe(recipe, overrides or [], ParpRecipe))
+    console.print(report_table(model.parent / REPORT_FILE))
+    console.print(f"wrote {model}")
 
 
 def masks(
@@ -58,7 +52,7 @@ def masks(
     as_json: Annotated[bool, typer.Option("--json", help="Print every matrix as JSON.")] = False,
 ) -> None:
     """How alike masks are: intersection over union of the living weights, of each pair of models."""
-    from ..report.recognition import compare_masks
+    from ..report.masks import compare_masks
 
     overlaps = compare_masks(models)
     if as_json:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ..errors import ConfigError
 from . import RecipeName, number_or_text, pairs
 
 if TYPE_CHECKING:
-    from ..sweep import Axis, Scoring
+    from ..sweep import Axis, Outcome, Scoring, Sweep
 
 FAILED = 1
 
@@ -25,12 +28,12 @@ def sweep(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it, for all points: run.folder=FOLDER", show_default=False)
     ] = None,
-    sparsity: Annotated[str | None, typer.Option(help="--vary sparsity.target=..., e.g. 0.5,0.67,0.8.")] = None,
+    sparsity: Annotated[str | None, typer.Option(help="--vary the method's sparsity, e.g. 0.5,0.67,0.8.")] = None,
     seeds: Annotated[str | None, typer.Option(help="--vary run.seed=..., e.g. 0,1,2.")] = None,
     vary: Annotated[
         list[str] | None, typer.Option(help="section.key=a,b,c, repeatable: all combinations.", show_default=False)
     ] = None,
-    method: Annotated[str, typer.Option(help="prune or distill.")] = "prune",
+    method: Annotated[str, typer.Option(help="prune, distill or parp.")] = "prune",
     superb: Annotated[str | None, typer.Option(help="Score each point on these tasks: ks,pr.")] = None,
     data: Annotated[Path, typer.Option(help="Folder with the corpora's folders, for --superb.")] = Path("data"),
     short: Annotated[bool, typer.Option("--short", help="The tasks' short trainings; not official.")] = False,
@@ -44,16 +47,12 @@ def sweep(
 
     The same command goes on after an interruption. Exit code 1: a point failed, the others are finished.
     """
-    from rich.console import Console
-    from rich.text import Text
-
     from ..jobs import Failure
     from ..sweep import plan, run_sweep
 
     console = Console()
-    planned = plan(
-        recipe, overrides or [], _axes(sparsity, seeds, vary), method=method, scoring=_scoring(superb, data, short)
-    )
+    axes = _axes(method, sparsity, seeds, vary)
+    planned = plan(recipe, overrides or [], axes, method=method, scoring=_scoring(superb, data, short))
 
     def say(name: str, failure: Failure | None) -> None:
         said = " finished" if failure is None else f" failed: {failure.reason}"
@@ -65,15 +64,21 @@ def sweep(
     parameters = {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}
     at_once = jobs or (None if launcher == "slurm" else 1)
     outcome = run_sweep(planned, launcher, parameters, at_once=at_once, ended=say)
+    if outcome.means:
+        console.print(_table(planned, outcome))
     for path in (planned.folder / "results.csv", *outcome.pictures):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     raise typer.Exit(FAILED if outcome.failures else 0)
 
 
-def _axes(sparsity: str | None, seeds: str | None, vary: list[str] | None) -> list[Axis]:
-    from ..sweep import SEED, SPARSITY, Axis
+def _axes(method: str, sparsity: str | None, seeds: str | None, vary: list[str] | None) -> list[Axis]:
+    from ..sweep import SEED, Axis
+    from ..training.methods import method_named
 
-    shorthands = {SPARSITY: sparsity, SEED: seeds}
+    sparsity_key = method_named(method).sparsity
+    if sparsity is not None and sparsity_key is None:
+        raise ConfigError(f"the method {method} has no sparsity; leave --sparsity out, and --vary what it has")
+    shorthands = {sparsity_key: sparsity, SEED: seeds}
     texts = [f"{key}={values}" for key, values in shorthands.items() if values is not None]
     return [Axis.parse(text) for text in (*(vary or ()), *texts)]
 
@@ -87,3 +92,23 @@ def _scoring(superb: str | None, data: Path, short: bool) -> Scoring | None:
             raise ConfigError("--short is about the tasks of --superb; name them")
         return None
     return Scoring(tuple(superb.replace(" ", "").split(",")), Data(data), short)
+
+
+def _table(sweep: Sweep, outcome: Outcome) -> Table:
+    """Means over seeds with their standard deviation, a row for each combination of the other keys."""
+    from ..sweep import SEED, measures
+
+    keys = [axis.key for axis in sweep.axes if axis.key != SEED]
+    shown = measures(sweep, outcome.means)
+    table = Table(title="means over seeds", title_justify="left")
+    for column in (*(key.rpartition(".")[2] for key in keys), "runs", *(measure.label for measure in shown)):
+        table.add_column(column, justify="right")
+    for row in outcome.means:
+        found = [measure.of(row) if measure.name in row else None for measure in shown]
+        cells = ["" if pair is None else _spread(*pair, runs=row["seeds"]) for pair in found]
+        table.add_row(*(str(row[key]) for key in keys), str(row["seeds"]), *cells)
+    return table
+
+
+def _spread(mean: float, spread: float, *, runs: int) -> str:
+    return f"{mean:.4g} ± {spread:.2g}" if runs > 1 else f"{mean:.4g}"

@@ -21,6 +21,7 @@ class Method:
         base: the shipped recipe that others are variations of.
         schema, run: its recipe's class and the function that takes one, both in `module`.
         distillation: whether its metrics tell the distance from a teacher.
+        sparsity: the recipe's key for it, where the method has one.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Method:
     schema: str
     run: str
     distillation: bool = False
+    sparsity: str | None = None
 
     @property
     def recipe_class(self) -> type:
@@ -52,9 +54,12 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("prune", "sparsity", "wavlm_base", "prune", "PruneRecipe", "run_prune", distillation=True),
+        Method(
+            "prune", "sparsity", "wavlm_base", "prune", "PruneRecipe", "run_prune",
+            distillation=True, sparsity="sparsity.target",
+        ),  # fmt: skip
         Method("distill", "student", "distil_wavlm", "distill", "DistillRecipe", "run_distill", distillation=True),
-        Method("parp", "parp", "parp_10min", "finetune", "ParpRecipe", "run_parp"),
+        Method("parp", "parp", "parp_10min", "finetune", "ParpRecipe", "run_parp", sparsity="parp.sparsity"),
         Method("pretrain", "masking", "demo_teacher", "pretrain", "PretrainRecipe", "run_pretrain"),
     )
 }

@@ -1,7 +1,8 @@
-"""Many runs of one recipe, their table and plot, and the command line over them."""
+"""`pruned-upstream parp` and `masks`: one run, many runs as a sweep, and masks side by side."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,11 +12,10 @@ from tiny import random_encoder, tiny_config
 from training.conftest import write_noise
 from typer.testing import CliRunner
 
-from pruned_upstream.commands import info, parp
+from pruned_upstream.commands import info, parp, sweep
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
-from pruned_upstream.report import recognition
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def invoke():
     app = typer.Typer()
     parp.add_to(app)
     info.add_to(app)
+    sweep.add_to(app)
 
     def run(*arguments: object) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
@@ -69,25 +70,28 @@ def test_one_run_and_what_info_says_of_it(invoke, recipe: Path, tmp_path: Path) 
     assert dense["sparsity"] == 0.0 and tree["file_bytes"] < dense["file_bytes"] + 20_000
 
 
-def test_a_grid_of_runs_is_tabled_drawn_and_not_repeated(invoke, recipe: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_grid_of_runs_is_a_sweep(invoke, recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
     runs = tmp_path / "runs"
-    arguments = ("parp", recipe, "--vary", "parp.method=mpi,parp", "--vary", "parp.sparsity=0.3,0.8")
-    output = invoke(*arguments, "--vary", "run.seed=0,1")
-    assert output.count("±") == 2 * 4  # WER and CER of each cell, over two seeds
-    folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
+    methods = ("--vary", "parp.method=mpi,parp")
+    how = ("--method", "parp", "--launcher", "debug")
+    invoke("sweep", recipe, *methods, "--sparsity", "0.3,0.8", "--seeds", "0,1", *how)
+    folders = sorted(path.name for path in runs.iterdir() if path.is_dir() and path.name != "jobs")
     assert len(folders) == 8 and folders[0] == "method-mpi_sparsity-0.3_seed-0"
-    rows = json.loads((runs / "study.json").read_text())
-    assert [row["sparsity"] for row in rows if row["parp.method"] == "parp"] == pytest.approx(
+    rows = list(csv.DictReader((runs / "results.csv").open()))
+    assert [float(row["sparsity"]) for row in rows if row["parp.method"] == "parp"] == pytest.approx(
         [0.3, 0.3, 0.8, 0.8], abs=1e-4
     )
-    assert (runs / "study_0.png").read_bytes().startswith(b"\x89PNG")
-
-    def refuse(recipe):
-        raise AssertionError("a finished run was repeated")
-
-    monkeypatch.setattr(recognition, "run_parp", refuse)
-    again = invoke(*arguments, "--vary", "run.seed=0,1")
-    assert again.count("±") == 8
+    source = tmp_path / "speech"
+    for row in rows:
+        report = json.loads((runs / row["point"] / "report.json").read_text())
+        assert float(row[f"WER (%) of {source}"]) == 100 * report["tests"][str(source)]["wer"]
+    pictures = runs.glob("trade_off_*R-of-*-speech.png")
+    assert sorted(path.name[:13] for path in pictures) == ["trade_off_CER", "trade_off_WER"]
+    # by its other name, it finds everything finished
+    output = invoke("parp", recipe, *methods, "--vary", "parp.sparsity=0.3,0.8", "--vary", "run.seed=0,1")
+    assert output.count(" finished") == 8
+    assert output.count("±") == 4 * 4  # sparsity, loss, WER and CER of each cell, over two seeds
 
 
 def test_masks_of_runs_are_compared(invoke, recipe: Path, tmp_path: Path) -> None:
