@@ -28,6 +28,7 @@ COMMAND_LINE = [
     "matplotlib>=3.8",
     "pyyaml>=6.0",
     "rich>=13.8",
+    "submitit>=1.5",
     "tabulate>=0.9",
     "typer>=0.12",
 ]
@@ -55,7 +56,6 @@ EXTRAS = {
     "lm": ["flashlight-text>=0.0.7"],  # beam search with a KenLM model
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "fairseq": ["ve-fairseq>=0.12.3"],  # 0.12 for new Pythons, an oracle of tests alone; its files are read without it
-    "slurm": ["submitit>=1.5"],
     "dev": [
         "hypothesis>=6.100",
         "meeteval>=0.4",

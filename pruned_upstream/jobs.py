@@ -82,7 +82,6 @@ def run_jobs(
 
     Raises:
         ConfigError: an unknown launcher or parameter, or SLURM is not there.
-        PrunedUpstreamError: submitit is not installed.
     """
     executor = _executor(folder, launcher, {"name": name, "timeout_min": TIMEOUT_MINUTES, **parameters})
     environment = _own_gpus(launcher, parameters)
@@ -107,10 +106,8 @@ def run_jobs(
 
 
 def _executor(folder: Path, launcher: str, parameters: Mapping[str, Any]) -> Any:
-    try:
-        import submitit
-    except ModuleNotFoundError as error:
-        raise PrunedUpstreamError("--launcher needs submitit; `pip install 'pruned_upstream[slurm]'`") from error
+    import submitit
+
     if launcher not in LAUNCHERS:
         raise ConfigError(f"unknown launcher '{launcher}'; choose one of {', '.join(LAUNCHERS)}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,6 @@ import pytest
 from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.jobs import Failure, Resumable, _own_gpus, run_jobs
 
-pytest.importorskip("submitit")
-
 
 def refuse() -> None:
     raise DataError("no speech in corpora/speech")

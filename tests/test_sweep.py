@@ -22,9 +22,6 @@ from pruned_upstream.sweep import Axis, Scoring, over_seeds, plan, run_sweep
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.recipe import save_recipe
 
-pytest.importorskip("submitit")
-pytest.importorskip("matplotlib")
-
 GRID = [Axis("sparsity.target", (0.3, 0.5)), Axis("run.seed", (0, 1))]
 NAMES = [f"target-{target}_seed-{seed}" for target in (0.3, 0.5) for seed in (0, 1)]
 

@@ -23,7 +23,6 @@ def launch(settings: Settings, launcher: str, parameters: Mapping[str, str | int
 
     Raises:
         ConfigError: an unknown launcher or parameter, or SLURM is not there.
-        PrunedUpstreamError: submitit is not installed.
     """
     work = {
         task.name: partial(_run_task, dataclasses.replace(settings, tasks=(task.name,)))

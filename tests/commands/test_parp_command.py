@@ -71,7 +71,6 @@ def test_one_run_and_what_info_says_of_it(invoke, recipe: Path, tmp_path: Path) 
 
 
 def test_a_grid_of_runs_is_a_sweep(invoke, recipe: Path, tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
     runs = tmp_path / "runs"
     methods = ("--vary", "parp.method=mpi,parp")
     how = ("--method", "parp", "--launcher", "debug")

@@ -221,7 +221,6 @@ def test_several_stages_run_side_by_side(settings, monkeypatch):
 
 
 def test_jobs_of_submitit_write_into_the_same_folder(settings):
-    pytest.importorskip("submitit")
     from pruned_upstream.superb.launching import launch
 
     report = launch(settings, "debug", {})
