@@ -16,34 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny import fairseq_options, tiny_config
 from torch import nn
 
-CONV = "[(16,10,5)] + [(16,3,2)] + [(16,2,2)]"
-TINY = dict(
-    conv_feature_layers=CONV,
-    encoder_layers=3,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=40,
-    encoder_attention_heads=4,
-    conv_pos=8,
-    conv_pos_groups=4,
-    extractor_mode="default",
-    layer_norm_first=False,
-    conv_bias=False,
-    final_dim=10,
-)
+from pruned_upstream.model.config import dense_config
+
+TINY = fairseq_options(tiny_config(relative_position=None)) | {"final_dim": 10}
 # of HuBERT Large and wav2vec 2.0 LV-60
 LARGE = dict(extractor_mode="layer_norm", layer_norm_first=True)
-# two layers as wide as the published Base (Large) ones
-BASE_WIDTH = dict(
-    conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    encoder_layers=2,
-    encoder_embed_dim=768,
-    encoder_ffn_embed_dim=3072,
-    encoder_attention_heads=12,
-    conv_pos=128,
-    conv_pos_groups=16,
-    final_dim=256,
+# two layers as wide as the published Base (Large) ones; the convolutions as their files write them
+BASE_WIDTH = fairseq_options(dense_config(num_layers=2)) | dict(
+    conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2", final_dim=256
 )
 LARGE_WIDTH = BASE_WIDTH | dict(
     encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, final_dim=768, **LARGE

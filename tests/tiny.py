@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -79,13 +80,9 @@ def largest_difference(
     return worst
 
 
-def wavlm_checkpoint(encoder: Encoder) -> dict[str, dict]:
-    """What a file of this WavLM holds in the form in which Microsoft published it and s3prl loads it."""
-    config, state = encoder.config, dict(encoder.state_dict())
-    table = "relative_attention_bias.weight"
-    state[f"encoder.layers.0.self_attn.{table}"] = state.pop(f"encoder.{table}")
-    state["mask_emb"] = torch.zeros(config.embed_dim)
-    cfg = {
+def fairseq_options(config: EncoderConfig) -> dict[str, Any]:
+    """What a dense shape is called in fairseq, and in files of WavLM and s3prl after it."""
+    return {
         "extractor_mode": config.extractor_mode,
         "encoder_layers": config.num_layers,
         "encoder_embed_dim": config.embed_dim,
@@ -94,9 +91,19 @@ def wavlm_checkpoint(encoder: Encoder) -> dict[str, dict]:
         "layer_norm_first": config.layer_norm_first,
         "conv_feature_layers": str([(c.channels, c.kernel, c.stride) for c in config.conv]),
         "conv_bias": config.conv_bias,
-        "normalize": config.normalize,
         "conv_pos": config.conv_pos,
         "conv_pos_groups": config.conv_pos_groups,
+    }
+
+
+def wavlm_checkpoint(encoder: Encoder) -> dict[str, dict]:
+    """What a file of this WavLM holds in the form in which Microsoft published it and s3prl loads it."""
+    config, state = encoder.config, dict(encoder.state_dict())
+    table = "relative_attention_bias.weight"
+    state[f"encoder.layers.0.self_attn.{table}"] = state.pop(f"encoder.{table}")
+    state["mask_emb"] = torch.zeros(config.embed_dim)
+    cfg = fairseq_options(config) | {
+        "normalize": config.normalize,
         "relative_position_embedding": True,
         "num_buckets": config.relative_position.buckets,
         "max_distance": config.relative_position.max_distance,

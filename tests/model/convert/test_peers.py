@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 import torch
-from published import randomise
-from tiny import largest_difference, unequal_waveforms
+from published import BASE_WIDTH, TINY, randomise
+from tiny import largest_difference, tiny_config, unequal_waveforms
 from torch import nn
 
 from pruned_upstream.errors import CheckpointError
@@ -18,28 +18,16 @@ pytest.importorskip("pruned_upstream.s3prl_plugin.compat").apply()
 
 # --- DistilHuBERT -----------------------------------------------------------------------------------
 
-DISTILLER = dict(
-    extractor_mode="default",
-    extractor_conv_feature_layers="[(16,10,5)] + [(16,3,2)] + [(16,2,2)]",
-    conv_pos=8,
-    conv_pos_groups=4,
-    encoder_layers=2,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=40,
-    encoder_attention_heads=4,
-    final_dim=24,
-    n_tasks=3,
-    pred_layer_id=[4, 8, 12],
-)
-PUBLISHED = DISTILLER | dict(  # s3prl, pretrain/distiller/config_model.yaml
-    extractor_conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    conv_pos=128,
-    conv_pos_groups=16,
-    encoder_embed_dim=768,
-    encoder_ffn_embed_dim=3072,
-    encoder_attention_heads=12,
-    final_dim=768,
-)
+
+def distiller(options):
+    """fairseq's options in the words of s3prl, pretrain/distiller/config_model.yaml, which leaves two of them out."""
+    named = {name: options[name] for name in options.keys() - {"conv_bias", "layer_norm_first"}}
+    layers = {"extractor_conv_feature_layers": named.pop("conv_feature_layers")}
+    return named | layers | {"final_dim": named["encoder_embed_dim"], "n_tasks": 3, "pred_layer_id": [4, 8, 12]}
+
+
+DISTILLER = distiller(TINY | {"encoder_layers": 2})
+PUBLISHED = distiller(BASE_WIDTH)
 
 
 def write_distiller(path, options):
@@ -95,7 +83,8 @@ def test_another_student_of_s3prl_is_refused(tmp_path):
 
 # --- DPHuBERT and DPWavLM ---------------------------------------------------------------------------
 
-D, HEADS, WIDTH = 24, 4, 6
+DENSE = tiny_config()
+D, HEADS, WIDTH = DENSE.embed_dim, DENSE.num_heads, DENSE.head_dim
 CONV = [(16, 10, 5), (11, 3, 2), (9, 2, 2)]
 LIVING = [[0, 2], [], [3], [0, 1, 2, 3]]
 FFN = [7, 40, 0, 12]
@@ -120,13 +109,17 @@ def shared_options(mode, layer_norm_first):
         "extractor_conv_layer_config": CONV,
         "extractor_conv_bias": False,
         "encoder_embed_dim": D,
-        "encoder_pos_conv_kernel": 8,
-        "encoder_pos_conv_groups": 4,
+        "encoder_pos_conv_kernel": DENSE.conv_pos,
+        "encoder_pos_conv_groups": DENSE.conv_pos_groups,
         "encoder_num_layers": len(LIVING),
         "encoder_layer_norm_first": layer_norm_first,
     }
 
 
+POSITIONS = {
+    "encoder_num_buckets": DENSE.relative_position.buckets,
+    "encoder_max_distance": DENSE.relative_position.max_distance,
+}
 DROPOUTS = {
     "encoder_projection_dropout": 0.1,
     "encoder_attention_dropout": 0.1,
@@ -142,11 +135,8 @@ def torchaudios(kind, mode, layer_norm_first):
     components = pytest.importorskip("torchaudio.models.wav2vec2.components")
     models = pytest.importorskip("torchaudio.models.wav2vec2.model")
     options = shared_options(mode, layer_norm_first) | DROPOUTS
-    options |= {"encoder_num_heads": HEADS, "encoder_ff_interm_features": 40}
-    if kind == "wavlm":
-        model = models.wavlm_model(**options, encoder_num_buckets=32, encoder_max_distance=40)
-    else:
-        model = models.wav2vec2_model(**options)
+    options |= {"encoder_num_heads": HEADS, "encoder_ff_interm_features": DENSE.ffn_dim}
+    model = models.wavlm_model(**options, **POSITIONS) if kind == "wavlm" else models.wav2vec2_model(**options)
     for layer, ffn in zip(model.encoder.transformer.layers, FFN, strict=True):
         layer.feed_forward = components.FeedForward(D, ffn, 0.0, 0.0) if ffn else Nothing(attends=False)
     front_end = model.feature_extractor
@@ -199,8 +189,7 @@ def dpwavlm(mode="group_norm", layer_norm_first=False, living=LIVING):
         "encoder_use_attention": [bool(heads) for heads in living],
         "encoder_total_num_heads": [HEADS] * len(living),
         "encoder_remaining_heads": living,
-        "encoder_num_buckets": 32,
-        "encoder_max_distance": 40,
+        **POSITIONS,
     }
     return model.eval(), {"state_dict": weights, "config": config}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import largest_difference, unequal_waveforms
+from tiny import fairseq_options, largest_difference, tiny_config, unequal_waveforms
 
 from pruned_upstream.errors import CheckpointError
 from pruned_upstream.model.convert import load_teacher
@@ -13,24 +13,25 @@ from pruned_upstream.model.convert import load_teacher
 pytest.importorskip("pruned_upstream.s3prl_plugin.compat").apply()
 transformers = pytest.importorskip("transformers")
 
+DENSE = tiny_config()
 TINY = dict(
-    hidden_size=24,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=40,
-    conv_dim=(16, 16, 16),
-    conv_kernel=(10, 3, 2),
-    conv_stride=(5, 2, 2),
-    num_feat_extract_layers=3,
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=4,
+    hidden_size=DENSE.embed_dim,
+    num_hidden_layers=DENSE.num_layers,
+    num_attention_heads=DENSE.num_heads,
+    intermediate_size=DENSE.ffn_dim,
+    conv_dim=[layer.channels for layer in DENSE.conv],
+    conv_kernel=[layer.kernel for layer in DENSE.conv],
+    conv_stride=[layer.stride for layer in DENSE.conv],
+    num_feat_extract_layers=len(DENSE.conv),
+    num_conv_pos_embeddings=DENSE.conv_pos,
+    num_conv_pos_embedding_groups=DENSE.conv_pos_groups,
+)
+POSITIONS = dict(
+    num_buckets=DENSE.relative_position.buckets, max_bucket_distance=DENSE.relative_position.max_distance
 )
 MODELS = {
-    "wavlm": ("WavLM", dict(num_buckets=32, max_bucket_distance=40)),
-    "wavlm_prenorm": (
-        "WavLM",
-        dict(num_buckets=32, max_bucket_distance=40, do_stable_layer_norm=True, feat_extract_norm="layer"),
-    ),
+    "wavlm": ("WavLM", POSITIONS),
+    "wavlm_prenorm": ("WavLM", POSITIONS | dict(do_stable_layer_norm=True, feat_extract_norm="layer")),
     "hubert": ("Hubert", {}),
     "hubert_prenorm": ("Hubert", dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)),
     "wav2vec2": ("Wav2Vec2", {}),
@@ -83,18 +84,8 @@ def test_fairseqs_file_of_the_same_weights(name, tmp_path):
     theirs, ours = saved(name, tmp_path)
     weights = ours.state_dict()
     c = ours.config
-    model = {
+    model = fairseq_options(c) | {
         "_name": {"data2vec": "data2vec_audio"}.get(c.family, c.family),
-        "conv_feature_layers": str([(layer.channels, layer.kernel, layer.stride) for layer in c.conv]),
-        "extractor_mode": c.extractor_mode,
-        "conv_bias": c.conv_bias,
-        "encoder_layers": c.num_layers,
-        "encoder_embed_dim": c.embed_dim,
-        "encoder_attention_heads": c.num_heads,
-        "encoder_ffn_embed_dim": c.ffn_dim,
-        "layer_norm_first": c.layer_norm_first,
-        "conv_pos": c.conv_pos,
-        "conv_pos_groups": c.conv_pos_groups,
         "pos_conv_depth": c.conv_pos_depth,
     }
     torch.save({"cfg": {"model": model, "task": {"normalize": c.normalize}}, "model": weights}, tmp_path / "model.pt")
