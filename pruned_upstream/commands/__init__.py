@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")]
@@ -26,6 +28,28 @@ def log_to_terminal(console: Console | None = None) -> None:
     logger = logging.getLogger("pruned_upstream")
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     logger.addHandler(RichHandler(console=console, show_path=False))
+
+
+def train(
+    method: str,
+    recipe: str,
+    overrides: Sequence[str] | None,
+    report_table: Callable[[Mapping[str, Any]], Table] | None = None,
+) -> None:
+    """Train by a method of `training.methods` as the recipe says, then show the run's report and where the model is."""
+    from rich.console import Console
+
+    from ..training.methods import method_named
+    from ..training.provenance import REPORT_FILE
+    from ..training.recipe import load_recipe
+
+    way = method_named(method)
+    console = Console()
+    log_to_terminal()
+    model = way.run_recipe(load_recipe(recipe, overrides or [], way.recipe_class))
+    if report_table is not None:
+        console.print(report_table(json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))))
+    console.print(f"wrote {model}")
 
 
 def pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ def demo(
     from rich.console import Console
 
     from ..minisuperb.demo import DemoSettings, run_demo, table
+    from ..training.provenance import REPORT_FILE
     from . import log_to_terminal
     from .prune import report_table
     from .superb import Progress
@@ -42,7 +44,7 @@ def demo(
     )
     result = run_demo(settings, say, Progress)
     say("done")
-    console.print(report_table(result.model.parent / "report.json"))
+    console.print(report_table(json.loads((result.model.parent / REPORT_FILE).read_text(encoding="utf-8"))))
     shown = table(result.results)
     console.print(shown.terminal())
     for picture in result.pictures:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import RecipeName, log_to_terminal, recordings_row
+from . import RecipeName, recordings_row, train
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -34,17 +35,10 @@ def parp(
     ] = None,
 ) -> None:
     """Prune while finetuning with CTC (PARP, or a baseline); the same command goes on after an interruption."""
-    from ..training.finetune import REPORT_FILE, ParpRecipe, run_parp
-    from ..training.recipe import load_recipe
-
     if vary:
         sweep(recipe, overrides, vary=vary, method="parp")
-        return
-    console = Console()
-    log_to_terminal()
-    model = run_parp(load_recipe(recipe, overrides or [], ParpRecipe))
-    console.print(report_table(model.parent / REPORT_FILE))
-    console.print(f"wrote {model}")
+    else:
+        train("parp", recipe, overrides, report_table)
 
 
 def masks(
@@ -64,9 +58,8 @@ def masks(
         console.print(_layers(f"{a} and {b}", found))
 
 
-def report_table(path: Path) -> Table:
+def report_table(report: Mapping[str, Any]) -> Table:
     """A run's report for the terminal."""
-    report = json.loads(path.read_text(encoding="utf-8"))
     table = Table(title=report["method"], show_header=False)
     table.add_row("sparsity of the pruned matrices", f"{report['sparsity']:.4%}")
     table.add_row("weights that are zero", f"{report['pruned']:,} of {report['prunable']:,}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from . import RecipeName, log_to_terminal
+from . import RecipeName, train
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,9 +20,4 @@ def pretrain(
     ] = None,
 ) -> None:
     """Train a small encoder from scratch by masked prediction; the same command goes on after an interruption."""
-    from ..training.pretrain import PretrainRecipe, run_pretrain
-    from ..training.recipe import load_recipe
-
-    log_to_terminal()
-    model = run_pretrain(load_recipe(recipe, overrides or [], PretrainRecipe))
-    Console().print(f"wrote {model}")
+    train("pretrain", recipe, overrides)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from . import RecipeName, log_to_terminal, recordings_row, size_row
+from . import RecipeName, recordings_row, size_row, train
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,19 +25,11 @@ def prune(
 
     Several processes: torchrun --nproc-per-node 4 -m pruned_upstream.cli prune RECIPE
     """
-    from ..training.prune import REPORT_FILE, run_prune
-    from ..training.recipe import load_recipe
-
-    console = Console()
-    log_to_terminal()
-    model = run_prune(load_recipe(recipe, overrides or []))
-    console.print(report_table(model.parent / REPORT_FILE))
-    console.print(f"wrote {model}")
+    train("prune", recipe, overrides, report_table)
 
 
-def report_table(path: Path) -> Table:
+def report_table(report: Mapping[str, Any]) -> Table:
     """A run's report for the terminal."""
-    report = json.loads(path.read_text(encoding="utf-8"))
     table = Table(title="pruned", show_header=False)
     table.add_row(*size_row(report))
     scope = "everything" if report["scope"] == "everything" else f"the {report['scope']}"
