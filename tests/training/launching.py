@@ -1,16 +1,22 @@
-"""Runs in processes of their own, and what they leave behind."""
+"""Runs in processes of their own, runs that are interrupted, and what they leave behind."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.recipe import save_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +51,21 @@ def launch(*recipes: Any, folder: Path, processes: int = 1, method: str = "prune
 def finish(process: subprocess.Popen[str]) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output[-3000:]
+
+
+@contextmanager
+def ctrl_c_after(steps: int) -> Iterator[None]:
+    """Around a training in this process, which must stop after so many steps, those of earlier stages included."""
+    step, done = Trainer.step, itertools.count(1)
+
+    def interrupted(trainer: Trainer, number: int, parts: Any) -> None:
+        step(trainer, number, parts)
+        if next(done) == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", interrupted)
+        yield
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 from tiny import SHAPES, random_encoder
-from training.launching import read_metrics, read_state
+from training.launching import ctrl_c_after, read_metrics, read_state
 from typer.testing import CliRunner
 
 from pruned_upstream.cli import build_app
 from pruned_upstream.distillation.student import predictions
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import load, read_header, save
-from pruned_upstream.training import loop
 from pruned_upstream.training.corpus import find_corpus
 from pruned_upstream.training.data import Batches
 from pruned_upstream.training.distill import DistillRecipe, build_objective, run_distill
@@ -131,23 +129,12 @@ def test_it_learns(distilling, tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(
-    distilling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_bits(distilling, tmp_path: Path) -> None:
     dropout = {"hidden": 0.1, "attention": 0.1, "activation": 0.1}
     whole = run_distill(distilling(steps=6, folder="whole", dropout=dropout))
     stopped = distilling(steps=6, folder="stopped", dropout=dropout)
-    step = loop.Trainer.step
-
-    def interrupted(self, number, parts):
-        step(self, number, parts)
-        if number == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_distill(stopped)
+    with ctrl_c_after(3):
+        run_distill(stopped)
     assert read_state(tmp_path / "stopped")["step"] == 3
     assert not (tmp_path / "stopped" / "compact.safetensors").exists()
     again = run_distill(stopped)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from training.conftest import write_noise
-from training.launching import launch, read_metrics, read_state
+from training.launching import ctrl_c_after, launch, read_metrics, read_state
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load
@@ -71,22 +71,13 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_same_bits(recipe, tm
     assert first == 0 < second < third
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path) -> None:
     options = {"optimisation.steps": 8, "run.checkpoint_every": 100}
     run_prune(recipe(**options | {"run.folder": str(tmp_path / "whole")}))
     stopped = recipe(**options | {"run.folder": str(tmp_path / "stopped")})
     before = signal.getsignal(signal.SIGINT)
-    step = loop.Trainer.step
-
-    def interrupted(self, number, parts):
-        step(self, number, parts)
-        if number == 4:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_prune(stopped)
+    with ctrl_c_after(5):
+        run_prune(stopped)
     assert read_state(tmp_path / "stopped")["step"] == 5
     assert not (tmp_path / "stopped" / "compact.safetensors").exists()
     assert signal.getsignal(signal.SIGINT) is before  # a shell may have started us with SIGINT ignored
