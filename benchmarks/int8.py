@@ -11,13 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruned_upstream.export import export_onnx
 from pruned_upstream.model.checkpoint import load
-from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.onnx_file import OnnxEncoder
 
 from .measure import machine, write
 from .retention.questions import QUESTIONS, Layers, accuracy, answer, represent
@@ -44,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, int8 in (("onnxruntime", False), ("onnxruntime, int8", True)):
             report = export_onnx(encoder, Path(folder) / f"{int8}.onnx", int8=int8)
-            heard = represent(onnx_layers(report.path, encoder), speech).items
+            heard = represent(onnx_layers(OnnxEncoder(report.path)), speech).items
             row = {"model": name, "MB": round(report.bytes / 1e6, 1), "relative change": f"{max(report.relative):.1e}"}
             for (question, protocol), (head, names) in heads.items():
                 row[f"{question}.{protocol}"] = accuracy(head, heard[question][1], names)
@@ -52,17 +51,11 @@ def main() -> None:
     write("int8", rows, machine(), note="Accuracies in per cent with the same heads, trained on torch's hidden states.")
 
 
-def onnx_layers(path: Path, encoder: Encoder) -> Layers:
+def onnx_layers(encoder: OnnxEncoder) -> Layers:
     """waveforms -> hidden states of each, (L + 1, T_i, d), by onnxruntime."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def represent_batch(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        lengths = torch.tensor([len(wav) for wav in waveforms])
-        padded = nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
-        *found, _ = session.run(None, {"waveforms": padded.numpy(), "lengths": lengths.numpy()})
-        states = torch.stack([torch.from_numpy(state) for state in found])  # (L + 1, B, T, d)
+        states = torch.stack(encoder.extract(waveforms).hidden_states)  # (L + 1, B, T, d)
         return [states[:, i, : encoder.config.frames(len(wav))] for i, wav in enumerate(waveforms)]
 
     return represent_batch

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import onnxruntime
 import torch
 
 from pruned_upstream.export import export_onnx
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.onnx_file import OnnxEncoder
 
 from . import shapes
 from .measure import CLOCKS, machine, race, timing_row, write
 
 SAMPLE_RATE = 16000
-
-
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> None:
@@ -35,8 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    waveforms = torch.randn(1, arguments.seconds * SAMPLE_RATE)
-    feed = {"waveforms": waveforms.numpy(), "lengths": torch.tensor([waveforms.size(1)]).numpy()}
+    wavs = [torch.randn(arguments.seconds * SAMPLE_RATE)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for shape in arguments.shapes:
@@ -47,10 +41,8 @@ def main() -> None:
                 "onnxruntime": export_onnx(encoder, path.with_suffix(".onnx")),
                 "onnxruntime, int8": export_onnx(encoder, path.with_suffix(".int8.onnx"), int8=True),
             }
-            runs = {"torch": lambda encoder=encoder: encoder(waveforms)}
-            for name, report in reports.items():
-                opened = session(report.path, arguments.threads)
-                runs[name] = lambda opened=opened: opened.run(None, feed)
+            encoders = {"torch": encoder} | {name: OnnxEncoder(report.path) for name, report in reports.items()}
+            runs = {name: partial(model.extract, wavs) for name, model in encoders.items()}
             with torch.inference_mode():
                 timings = race(runs, repeats=arguments.repeats, clock=arguments.clock)
             for timing in timings:

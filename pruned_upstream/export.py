@@ -1,12 +1,6 @@
 """Models for other runtimes: ONNX, compared with torch at every export, and int8 weights.
 
-| of the ONNX file | what it is |
-|---|---|
-| input `waveforms` | (batch, samples) float32 at 16 kHz, zero-padded; normalised by the graph if need be |
-| input `lengths` | (batch,) int64, samples of each utterance |
-| output `hidden_state_{i}` | (batch, frames, d) float32, i = 0 .. L, as `Encoder` gives them |
-| output `padding_mask` | (batch, frames) bool, true at padded frames |
-| metadata `config`, `provenance` | JSON, as in our model file |
+What such a file holds, and how it is run, is in `model/onnx_file.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +16,10 @@ from torch import Tensor, nn
 
 from .errors import PrunedUpstreamError
 from .files import atomic_write
+from .model.checkpoint import is_onnx
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
+from .model.onnx_file import OnnxEncoder, require
 from .pruning.compaction import compact
 
 TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
@@ -79,10 +75,12 @@ def export_onnx(
             convolutions stay in single precision. What that costs is reported, not refused.
 
     Raises:
-        PrunedUpstreamError: onnx, onnxruntime or onnxscript is missing; the conversion fails; or, without int8, the
-            difference is above `TOLERANCE`. Nothing is written then.
+        PrunedUpstreamError: `path` does not end in .onnx; onnx, onnxruntime or onnxscript is missing; the conversion
+            fails; or, without int8, the difference is above `TOLERANCE`. Nothing is written then.
     """
-    _require("onnx", "onnxruntime", "onnxscript")
+    if not is_onnx(Path(path)):
+        raise PrunedUpstreamError(f"{path} does not end in .onnx, by which such a file is known; give it another name")
+    require("onnx", "onnxruntime", "onnxscript")
     encoder = encoder.to("cpu").eval()
     with atomic_write(path) as temporary:
         _convert(encoder, temporary, fold=int8, provenance=provenance or {})
@@ -133,14 +131,6 @@ def noise(*seconds: float) -> list[Tensor]:
     return [0.1 * (wav - wav.mean()) / wav.std() for wav in wavs]
 
 
-def _require(*packages: str) -> None:
-    import importlib.util
-
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise PrunedUpstreamError(f"ONNX export needs {', '.join(missing)}; `pip install pruned_upstream[onnx]`")
-
-
 @torch.no_grad()
 def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[str, str]) -> None:
     """Write the graph.
@@ -178,32 +168,30 @@ def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[st
 
 
 def _quantise(path: Path) -> None:
+    """Weights as unsigned numbers with a zero of their own for each output.
+
+    Products with signed ones saturate on processors without VNNI, which would answer otherwise than those that have it
+    (onnxruntime, docs/performance/model-optimizations/quantization.md, on U8S8).
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8, per_channel=True)
 
 
 @torch.no_grad()
 def _compared(encoder: Encoder, path: Path) -> tuple[float, tuple[float, ...]]:
     """Largest and relative differences of onnxruntime from torch, over batches that differ in size and lengths."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    deployed = OnnxEncoder(path)
     largest = 0.0
     relative: list[tuple[float, ...]] = []
     for seconds in ((1.0,), (1.5, 0.6, 1.1)):
         wavs = noise(*seconds)
         expected = encoder(*encoder.prepare(wavs))
-        lengths = torch.tensor([len(wav) for wav in wavs])
-        waveforms = nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-        *states, mask = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
-        if not torch.equal(torch.from_numpy(mask), expected.padding_mask):
+        states, mask = deployed.extract(wavs)
+        if not torch.equal(mask, expected.padding_mask):
             raise PrunedUpstreamError("onnxruntime's padding mask is not torch's; the file was not written")
         valid = ~expected.padding_mask
-        pairs = [
-            (torch.from_numpy(ours)[valid], theirs[valid])
-            for ours, theirs in zip(states, expected.hidden_states, strict=True)
-        ]
+        pairs = [(ours[valid], theirs[valid]) for ours, theirs in zip(states, expected.hidden_states, strict=True)]
         differences = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
         largest = max(largest, *(d if d == d else torch.inf for d in differences))  # max() would lose a NaN
         relative.append(tuple(_relative(a, b) for a, b in pairs))

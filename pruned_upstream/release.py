@@ -10,9 +10,8 @@ from .export import OnnxReport, export_onnx
 from .files import write_text
 from .model.checkpoint import Header, load, read_header, read_masks, save
 from .model.config import EncoderConfig
+from .model.hub import RELEASED as MODEL
 from .model.size import count_parameters, parameters_by_part
-
-MODEL = "model.safetensors"
 
 
 def write_release(
@@ -97,8 +96,8 @@ with torch.no_grad():
     hidden_states = encoder.extract([torch.from_numpy(samples)]).hidden_states
 ```
 
-With s3prl: `run_downstream.py -u pruned_upstream -k {MODEL} -d asr ...`. From a hub, fetch the file first:
-`huggingface_hub.hf_hub_download("<owner>/{name}", "{MODEL}")` returns its path.
+With s3prl: `run_downstream.py -u pruned_upstream -k {MODEL} -d asr ...`. Where the model is on the Hugging Face hub,
+its name there will do in both: `hf://OWNER/{name}`, or `hf://OWNER/{name}@REVISION`.
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import runpy
 import shutil
 from pathlib import Path
@@ -16,7 +15,9 @@ from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequa
 from pruned_upstream import export
 from pruned_upstream.errors import PrunedUpstreamError
 from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
+from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer, dense_config
+from pruned_upstream.model.onnx_file import OnnxEncoder
 from pruned_upstream.model.size import count_parameters
 
 RAGGED = (
@@ -31,22 +32,13 @@ def ragged(config: EncoderConfig):
 
 
 @pytest.fixture(scope="module")
-def onnxruntime():
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    return pytest.importorskip("onnxruntime")
-
-
-def run(onnxruntime, path, wavs):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    lengths = torch.tensor([len(wav) for wav in wavs])
-    waveforms = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-    *states, mask = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
-    return [torch.from_numpy(state) for state in states], torch.from_numpy(mask), session
+def onnx_packages():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
 
 
 @pytest.fixture(scope="module", params=["wavlm", "wav2vec2_prenorm"])
-def exported(onnxruntime, tmp_path_factory, request):
+def exported(onnx_packages, tmp_path_factory, request):
     strides = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
     front_end = dense_config(conv_layers=strides).conv
     encoder = ragged(dataclasses.replace(SHAPES[request.param], conv=front_end))
@@ -55,18 +47,17 @@ def exported(onnxruntime, tmp_path_factory, request):
 
 
 @torch.no_grad()
-def test_any_batch_and_any_length(onnxruntime, exported):
+def test_any_batch_and_any_length(exported):
     encoder, report = exported
     assert report.largest < 1e-5 and report.bytes == report.path.stat().st_size
     for lengths in ((4000, 2777, 1600), (5000,), (700, 9000), (1900,) * 5):
         wavs = [wav + 0.3 for wav in unequal_waveforms(lengths)]  # an offset that normalisation must take away
         expected = encoder(*encoder.prepare(wavs))
-        states, mask, session = run(onnxruntime, report.path, wavs)
+        states, mask = OnnxEncoder(report.path).extract(wavs)
         assert torch.equal(mask, expected.padding_mask)
         assert largest_difference(states, expected.hidden_states, mask) < 1e-5
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert EncoderConfig.from_json(metadata["config"]) == encoder.config
-    assert json.loads(metadata["provenance"]) == {"teacher": "tiny"}
+    header = read_header(report.path)
+    assert (header.config, header.provenance) == (encoder.config, {"teacher": "tiny"})
 
 
 def test_a_difference_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):
@@ -79,14 +70,14 @@ def test_a_difference_is_refused_and_nothing_is_written(exported, tmp_path, monk
 
 
 @torch.no_grad()
-def test_int8_is_smaller_and_close(onnxruntime, tmp_path):
+def test_int8_is_smaller_and_close(onnx_packages, tmp_path):
     config = tiny_config(num_layers=1, embed_dim=96, ffn_dim=768)
     encoder = random_encoder(config)
     report = export_onnx(encoder, tmp_path / "model.int8.onnx", int8=True)
     assert report.bytes < 0.6 * 4 * count_parameters(config)  # the graph itself weighs, too
     assert 1e-4 < max(report.relative) < 0.1
     wavs = unequal_waveforms()
-    states, mask, _ = run(onnxruntime, report.path, wavs)
+    states, mask = OnnxEncoder(report.path).extract(wavs)
     assert largest_difference(states, encoder(*encoder.prepare(wavs)).hidden_states, mask) < 0.1
 
 
@@ -94,6 +85,11 @@ def test_a_missing_package_is_named(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PrunedUpstreamError, match=r"onnxruntime.*pip install pruned_upstream\[onnx\]"):
         export_onnx(tiny, tmp_path / "model.onnx")
+
+
+def test_the_name_says_what_it_is(tmp_path, tiny):
+    with pytest.raises(PrunedUpstreamError, match=r"model\.bin does not end in \.onnx"):
+        export_onnx(tiny, tmp_path / "model.bin")
 
 
 def test_narrow_heads_go():

@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A model file of this package.")],
+    file: Annotated[Path, typer.Argument(help="A model file of this package, or its ONNX file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw what survives in each layer: a .png, .pdf or .svg.")] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Time it against the dense encoder.")] = False,
@@ -46,10 +46,12 @@ def info(
 ) -> None:
     """Size, cost and shape of a model: parameters, official MACs, and what survives in each layer."""
     from ..model.checkpoint import load, read_header, read_masks
+    from ..model.hub import local_file
     from ..superb import anatomy, plots
     from ..superb.latency import compare_with_dense
     from ..superb.profile import NOT_COUNTED, official_macs
 
+    file = local_file(file)
     header = read_header(file)
     macs, dense_macs = (official_macs(config) for config in (header.config, header.config.densified()))
     times = compare_with_dense(load(file), utterance_seconds=seconds or (5.0, 15.0), device=device) if latency else []

@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def superb(
-    file: Annotated[Path | None, typer.Argument(help="Compact model, or what --upstream takes behind -k.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Model or ONNX file, or what --upstream takes behind -k.")] = None,
     data: Annotated[Path, typer.Option(help="Folder with the corpora's folders.")] = Path("data"),
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", "-k", help="The same as FILE.")] = None,
     upstream: Annotated[str | None, typer.Option("--upstream", "-u", help="Any upstream of s3prl, e.g. fbank.")] = None,
@@ -68,6 +68,7 @@ def superb(
 
     A run that was interrupted goes on with the same command. Exit code 1: a task failed, the others are finished.
     """
+    from ..model.hub import local_file
     from ..superb.launching import launch
     from ..superb.layout import Data
     from ..superb.running import Settings, run
@@ -90,6 +91,7 @@ def superb(
         rates |= dict.fromkeys(searched, LEARNING_RATES)
     upstream = upstream or DEFAULT_UPSTREAM
     name = name or (checkpoint.stem if checkpoint is not None else upstream)
+    checkpoint = local_file(checkpoint) if checkpoint is not None else None
     settings = Settings(
         folder=output or Path("runs/superb") / name,
         upstream=upstream,

@@ -48,6 +48,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
+from .hub import local_file
 
 FORMAT = "pruned_upstream"
 VERSION, SPARSE_VERSION = "1", "2"  # a file has the lowest that can hold it
@@ -105,12 +106,25 @@ def save(
 
 
 def read_header(path: str | Path) -> Header:
-    """The description inside a model file.
+    """The description inside a model file, or inside an ONNX file that was exported from one.
+
+    Args:
+        path: also a name on the hub, as `hub.py` spells them; so wherever a model file is read.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind or of an unknown version.
     """
-    return _read(Path(path), with_tensors=False)[0]
+    path = local_file(path)
+    if not is_onnx(path):
+        return _read(path, with_tensors=False)[0]
+    from .onnx_file import read_onnx_header
+
+    return read_onnx_header(path)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether it is what `pruned-upstream export` writes and onnxruntime runs (`onnx_file.py`)."""
+    return path.suffix == ".onnx"
 
 
 def read_masks(path: str | Path) -> dict[str, Tensor]:
@@ -119,7 +133,10 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `read_header`; or a mask is damaged.
     """
-    header, tensors = _read(Path(path), with_tensors=True)
+    path = local_file(path)
+    if not read_header(path).sparse:
+        return {}
+    header, tensors = _read(path, with_tensors=True)
     return {name: _mask(str(path), name, shape, tensors) for name, shape in header.sparse.items()}
 
 
@@ -132,7 +149,7 @@ def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
     Raises:
         CheckpointError: as `read_header`; or a tensor is missing, unexpected or of another shape.
     """
-    path = Path(path)
+    path = local_file(path)
     header, tensors = _read(path, with_tensors=True)
     for name, shape in header.sparse.items():
         mask = _mask(str(path), name, shape, tensors)
@@ -173,6 +190,10 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     from safetensors import SafetensorError, safe_open
 
     check_readable(path)
+    if is_onnx(path):
+        raise CheckpointError(
+            f"{path} is an ONNX file, whose weights onnxruntime alone can use; name the model file it was exported from"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata() or {})
@@ -218,12 +239,22 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     unknown, missing = sorted(metadata.keys() - keys), sorted(keys - metadata.keys())
     if unknown or missing:
         raise CheckpointError(f"{path}: unknown metadata {unknown}, missing metadata {missing}")
+    return Header(*parse_description(path, metadata), version, _sparse_shapes(path, metadata))
+
+
+def parse_description(path: Path, metadata: Mapping[str, str]) -> tuple[EncoderConfig, dict[str, str]]:
+    """What `config` and `provenance` say; raises CheckpointError where they cannot be read."""
     try:
-        provenance = json.loads(metadata["provenance"])
-        sparse = {name: tuple(map(int, shape)) for name, shape in json.loads(metadata.get("sparse", "{}")).items()}
-        return Header(EncoderConfig.from_json(metadata["config"]), provenance, version, sparse)
+        return EncoderConfig.from_json(metadata["config"]), json.loads(metadata["provenance"])
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+
+
+def _sparse_shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    try:
+        return {name: tuple(map(int, shape)) for name, shape in json.loads(metadata.get("sparse", "{}")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its list of sparse tensors cannot be read: {error}") from error
 
 
 def _survivors(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
 EXTRACTOR_MODES = ("default", "layer_norm")
@@ -145,6 +145,14 @@ class EncoderConfig:
         for layer in self.conv:
             samples = (samples - layer.kernel) // layer.stride + 1 if samples >= layer.kernel else 0
         return samples
+
+    def require_frames(self, samples: int) -> None:
+        """Raises DataError where a waveform of `samples` samples is too short to make a frame."""
+        if self.frames(samples) < 1:
+            raise DataError(
+                f"waveforms of {samples} samples are shorter than the front end's receptive field of "
+                f"{self.receptive_field}; pad them or leave them out"
+            )
 
     def dense_layer(self) -> TransformerLayer:
         heads = tuple(Head(i, self.head_dim, self.head_dim) for i in range(self.num_heads))

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DataError
 from .attention import BiasOnly, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
@@ -231,12 +230,7 @@ class Encoder(nn.Module):
             DataError: the batch is shorter than the front end's receptive field.
         """
         samples = waveforms.size(1)
-        frames = self.config.frames(samples)
-        if frames < 1:
-            raise DataError(
-                f"waveforms of {samples} samples are shorter than the front end's receptive field of "
-                f"{self.config.receptive_field}; pad them or leave them out"
-            )
+        self.config.require_frames(samples)
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples)
         return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)

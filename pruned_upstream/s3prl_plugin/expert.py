@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
-from ..model.checkpoint import load
+from ..model.checkpoint import is_onnx, load
+from ..model.encoder import Encoder
+from ..model.hub import local_file
+from ..model.onnx_file import OnnxEncoder
 
 PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be asked of a compact upstream; s3prl's `-g` names a YAML file with these keys.
+    """What may be asked of a compact upstream that torch computes; s3prl's `-g` names a YAML file with these keys.
 
     Attributes:
         precision: "fp32", or "bf16" for autocast. The second is faster on hardware that has it, and another result.
@@ -48,15 +51,16 @@ class UpstreamExpert(nn.Module):
 
     s3prl collects hidden states with forward hooks, which miss sublayers that are gone; the encoder returns
     them itself, so that none are needed. With `-f` the transformer is finetuned and the convolutions stay as they
-    are, as s3prl does by `feature_grad_mult = 0`.
+    are, as s3prl does by `feature_grad_mult = 0`; an ONNX file cannot be finetuned.
 
     Args:
-        ckpt: path of a model file.
+        ckpt: path of a model file, or of an ONNX file exported from one; or a name on the hub (`model/hub.py`).
         name: the upstream's name, for messages.
         family: the family the file must be of; None takes any.
 
     Raises:
         CheckpointError: the file cannot be loaded, or is of another family.
+        ConfigError: there are options for an ONNX file.
     """
 
     def __init__(
@@ -65,12 +69,11 @@ class UpstreamExpert(nn.Module):
         *,
         name: str = "pruned_upstream",
         family: str | None = None,
-        options: Options = Options(),
+        options: Options | None = None,
     ) -> None:
         super().__init__()
-        self.options = options
-        self.model = load(ckpt)
-        self.model.feature_extractor.requires_grad_(False)
+        self.options = options or Options()
+        self.model = _opened(local_file(ckpt), options)
         found = self.model.config.family
         if family is not None and found != family:
             raise CheckpointError(
@@ -88,7 +91,16 @@ class UpstreamExpert(nn.Module):
         Returns:
             `hidden_states`: L + 1 tensors (B, T, d); the same again one by one as `hidden_state_{i}`;
             `last_hidden_state`; `_hidden_states_info`: the name of the module each belongs to.
+
+        Raises:
+            DataError: all waveforms are shorter than the front end's receptive field.
+            ConfigError: an ONNX file is to be finetuned.
         """
+        if isinstance(self.model, OnnxEncoder) and self.training and torch.is_grad_enabled():
+            raise ConfigError(
+                f"{self.model.path} cannot be finetuned; leave out -f (in Python: call it in eval mode or under "
+                "torch.no_grad()), or finetune the model file it was exported from"
+            )
         with self._precision():
             hidden_states = tuple(state.float() for state in self.model.extract(wavs).hidden_states)
         layers = len(hidden_states) - 1
@@ -103,3 +115,13 @@ class UpstreamExpert(nn.Module):
         if self.options.precision == "fp32":
             return nullcontext()  # whatever the caller has set stays
         return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
+
+
+def _opened(path: Path, options: Options | None) -> Encoder | OnnxEncoder:
+    if not is_onnx(path):
+        encoder = load(path)
+        encoder.feature_extractor.requires_grad_(False)
+        return encoder
+    if options is not None:
+        raise ConfigError(f"{path} computes as it was exported and takes no options; leave out -g")
+    return OnnxEncoder(path)

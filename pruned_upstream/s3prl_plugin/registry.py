@@ -68,12 +68,12 @@ def entry(name: str, family: str | None) -> Callable[..., UpstreamExpert]:
                 f"the upstream {name} needs a model file: name it with -k (in Python as the second argument of "
                 f"S3PRLUpstream), or set the environment variable {CHECKPOINT_VARIABLE}"
             )
-        options = Options() if model_config is None else Options.read(model_config)
+        options = None if model_config is None else Options.read(model_config)
         return UpstreamExpert(path, name=name, family=family, options=options)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = (
-        f"A compact {family or 'speech'} encoder; `ckpt` is the path of its model file, `model_config` that of "
-        "`expert.Options`."
+        f"A compact {family or 'speech'} encoder; `ckpt` is the path of its model file or ONNX file, or its name on "
+        "the hub, `model_config` the path of `expert.Options`."
     )
     return build

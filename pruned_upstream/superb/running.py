@@ -37,7 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
@@ -51,6 +51,9 @@ from .protocol import Outcome, Outcomes, Plan, Stage, Steps, begin, saved_checkp
 from .results import FILE_NAME, RunResults, read_results, write_results
 from .tasks import Task, select
 from .worker import STDERR, Worker
+
+if TYPE_CHECKING:
+    from ..model.config import EncoderConfig
 
 log = logging.getLogger(__name__)
 
@@ -208,17 +211,21 @@ def collect(folder: Path) -> RunResults:
     Raises:
         DataError: a task's results were damaged, or the folder is no run folder.
     """
+    from ..model.size import count_parameters
+    from .profile import official_macs
+
     identity = _read_yaml(folder / RUN)
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
     finished = {
         task.name: read_results(folder / task.name) for task in select(None) if _is_finished(folder / task.name)
     }
+    config = _shape(identity["checkpoint"])
     results = RunResults(
         model=identity["model"],
         upstream=identity["upstream"],
         checkpoint=identity["checkpoint"],
-        parameters=facts.get("parameters"),
-        macs=_macs(identity["checkpoint"]),
+        parameters=facts.get("parameters") if config is None else count_parameters(config),
+        macs=None if config is None else tuple(bucket.total for bucket in official_macs(config)),
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )
@@ -227,19 +234,17 @@ def collect(folder: Path) -> RunResults:
     return results
 
 
-def _macs(checkpoint: str | None) -> tuple[int, ...] | None:
-    """The official MACs where the file is one of ours, whose shape it carries."""
+def _shape(checkpoint: str | None) -> EncoderConfig | None:
+    """What is in the file, where it is one of ours; an ONNX file has no parameters that could be counted otherwise."""
     from ..errors import CheckpointError
     from ..model.checkpoint import read_header
-    from .profile import official_macs
 
     if checkpoint is None or not Path(checkpoint).exists():
         return None
     try:
-        config = read_header(checkpoint).config
+        return read_header(checkpoint).config
     except CheckpointError:
         return None  # another toolkit's checkpoint; its MACs are not ours to count
-    return tuple(bucket.total for bucket in official_macs(config))
 
 
 class _TaskRun:

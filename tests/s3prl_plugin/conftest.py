@@ -14,6 +14,7 @@ import soundfile
 import torch
 from tiny import random_encoder, tiny_config, wavlm_checkpoint
 
+from pruned_upstream.export import export_onnx
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.model.encoder import Encoder
@@ -34,6 +35,14 @@ def model_file(narrow: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("model") / "compact.safetensors"
     save(path, narrow)
     return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(narrow: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as it is deployed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    return export_onnx(narrow, tmp_path_factory.mktemp("onnx") / "compact.onnx").path
 
 
 @pytest.fixture(scope="session")

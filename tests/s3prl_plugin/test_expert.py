@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 
 import pytest
 import torch
 from tiny import largest_difference, random_encoder
 
 import pruned_upstream
-from pruned_upstream.errors import CheckpointError, DataError
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError
+from pruned_upstream.export import TOLERANCE
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import TransformerLayer
 from pruned_upstream.s3prl_plugin.expert import UpstreamExpert
@@ -77,6 +79,46 @@ def test_finetuning_leaves_the_convolutions_alone(model_file):
     frozen = {name for name, parameter in expert.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in expert.named_parameters() if name.startswith("model.feature_extractor.")}
     assert touched == {name for name, _ in expert.named_parameters()} - frozen
+
+
+@torch.no_grad()
+def test_a_deployed_file_answers_as_its_model_does(s3prl_hub, model_file, onnx_file):
+    from s3prl.nn import S3PRLUpstream
+
+    deployed = s3prl_hub.pruned_wavlm(ckpt=str(onnx_file))
+    model = s3prl_hub.pruned_wavlm(ckpt=str(model_file))
+    for lengths in ((16000,), (16000, 9000, 400)):
+        wavs = waveforms(*lengths)
+        answer, wanted = deployed(wavs), model(wavs)
+        assert answer.keys() == wanted.keys()
+        padding = model.model.extract(wavs).padding_mask
+        assert largest_difference(answer["hidden_states"], wanted["hidden_states"], padding) <= TOLERANCE
+    upstream = S3PRLUpstream("pruned_upstream", str(onnx_file))
+    assert (upstream.num_layers, upstream.hidden_sizes, upstream.downsample_rates) == (4, [24] * 4, [320] * 4)
+
+
+@torch.no_grad()
+def test_a_deployed_file_is_opened_anew_behind_a_fork(onnx_file, monkeypatch):
+    """A child that waits for the threads that its parent's session had waits forever."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    expert = UpstreamExpert(onnx_file).eval()
+    wavs = waveforms(8000)
+    here = expert(wavs)["last_hidden_state"]
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: sender.send(expert(wavs)["last_hidden_state"].tolist()), daemon=True)
+    child.start()
+    assert receiver.poll(60)
+    assert torch.equal(torch.tensor(receiver.recv()), here)
+    child.join()
+
+
+def test_a_deployed_file_is_frozen(onnx_file):
+    expert = UpstreamExpert(onnx_file).train()
+    with pytest.raises(ConfigError, match="cannot be finetuned; leave out -f"):
+        expert(waveforms(8000))
+    with pytest.raises(DataError, match="receptive field"):
+        expert.eval()(waveforms(399))
 
 
 def test_bad_input_is_told(model_file, tmp_path):

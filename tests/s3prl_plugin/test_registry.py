@@ -39,6 +39,16 @@ def test_another_family_is_refused(hub, name, model_file):
         getattr(hub, name)(ckpt=str(model_file))
 
 
+def test_a_deployed_file_insists_on_its_family_and_takes_no_options(hub, onnx_file, tmp_path):
+    assert hub.pruned_wavlm(ckpt=str(onnx_file)).model.config.family == "wavlm"
+    with pytest.raises(CheckpointError, match="family wavlm, and the upstream pruned_hubert takes"):
+        hub.pruned_hubert(ckpt=str(onnx_file))
+    options = tmp_path / "bf16.yaml"
+    options.write_text("precision: bf16\n")
+    with pytest.raises(ConfigError, match=r"compact\.onnx .* takes no options; leave out -g"):
+        hub.pruned_wavlm(ckpt=str(onnx_file), model_config=str(options))
+
+
 def test_without_a_path_the_environment_names_the_file(hub, model_file, monkeypatch):
     monkeypatch.delenv(registry.CHECKPOINT_VARIABLE, raising=False)
     with pytest.raises(CheckpointError, match="name it with -k"):

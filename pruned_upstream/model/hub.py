@@ -1,0 +1,65 @@
+"""Model files on the Hugging Face hub: fetched when a name asks for one, never otherwise.
+
+    hf://OWNER/NAME                            model.safetensors, as `pruned-upstream release` names it
+    hf://OWNER/NAME@REVISION                   of a branch, a tag or a commit
+    hf://OWNER/NAME@REVISION/model.int8.onnx   another file of the repository
+
+The spelling is that of huggingface_hub's own file system (`HfFileSystem`). Such a name stands wherever the path of a
+model file does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+RELEASED = "model.safetensors"
+SCHEME = re.compile("hf:/{1,2}")  # a Path has lost the second slash
+ON_HUB = re.compile(r"(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?(/(?P<filename>[^@]+))?")
+
+
+def local_file(name: str | Path) -> Path:
+    """The path itself, or that of the hub's file in the local cache, fetched if it is not there.
+
+    Raises:
+        CheckpointError: the name cannot be read; the repository, revision or file does not exist or is not ours to
+            read; the hub cannot be reached and the cache does not have the file; huggingface_hub is not installed.
+    """
+    scheme = SCHEME.match(str(name))
+    if scheme is None:
+        return Path(name)
+    place = ON_HUB.fullmatch(str(name)[scheme.end() :])
+    if place is None:
+        raise CheckpointError(f"{name} is no place on the hub; write hf://OWNER/NAME[@REVISION][/FILE]")
+    return Path(_fetched(**place.groupdict(RELEASED) | {"revision": place["revision"]}))
+
+
+def _fetched(repo_id: str, revision: str | None, filename: str) -> str:
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"hf://{repo_id} needs huggingface_hub; `pip install huggingface_hub`, or download {filename} by hand and "
+            "give its path"
+        ) from error
+    place = repo_id if revision is None else f"{repo_id} at {revision}"
+    try:
+        return hf_hub_download(repo_id, filename, revision=revision)
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub cannot be reached, and {filename} of {place} was not fetched before; check the network, or "
+            "give the path of a copy"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(f"{place} has no file {filename}; add the name of the one it has, after a /") from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo_id} has no revision {revision}; name a branch, a tag or a commit") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub shows no repository {repo_id}; check its name, or log in with `hf auth login` if it is private"
+        ) from error
+    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{filename} of {place} could not be fetched from the hub: {reason}") from error

@@ -1,0 +1,122 @@
+"""The deployed form of a model: an ONNX file that `pruned_upstream.export` has written, run by onnxruntime.
+
+| of the file | what it is |
+|---|---|
+| input `waveforms` | (batch, samples) float32 at 16 kHz, zero-padded; normalised by the graph if need be |
+| input `lengths` | (batch,) int64, samples of each utterance |
+| output `hidden_state_{i}` | (batch, frames, d) float32, i = 0 .. L, as `Encoder` gives them |
+| output `padding_mask` | (batch, frames) bool, true at padded frames |
+| metadata `config`, `provenance` | JSON, as in the model file (`checkpoint.py`) it was exported from |
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, PrunedUpstreamError
+from .checkpoint import Header, check_readable, parse_description
+from .config import EncoderConfig
+from .hub import local_file
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+class OnnxOutput(NamedTuple):
+    """L + 1 `hidden_states` (B, T, d), and the `padding_mask` (B, T), True at padded frames."""
+
+    hidden_states: list[Tensor]
+    padding_mask: Tensor
+
+
+class OnnxEncoder:
+    """An encoder that onnxruntime computes, on the CPU and with as many threads as torch; nothing in it learns.
+
+    >>> encoder = OnnxEncoder("compact.int8.onnx")
+    >>> hidden_states = encoder.extract([torch.randn(16000)]).hidden_states
+
+    Raises:
+        CheckpointError: as `read_onnx_header`.
+        PrunedUpstreamError: onnx or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = local_file(path)
+        self.header = read_onnx_header(self.path)
+        require("onnxruntime")
+        self._sessions: dict[int, InferenceSession] = {}  # by process
+
+    @property
+    def config(self) -> EncoderConfig:
+        return self.header.config
+
+    def extract(self, wavs: Sequence[Tensor]) -> OnnxOutput:
+        """Hidden states of unpadded waveforms, (samples,) each at 16 kHz; they lie where the waveforms lay.
+
+        Raises:
+            DataError: all are shorter than the front end's receptive field.
+        """
+        waveforms = nn.utils.rnn.pad_sequence([wav.detach().float().cpu() for wav in wavs], batch_first=True)
+        self.config.require_frames(waveforms.size(1))
+        lengths = torch.tensor([len(wav) for wav in wavs])
+        outputs = self._session().run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        *states, mask = (torch.from_numpy(output).to(wavs[0].device) for output in outputs)
+        return OnnxOutput(states, mask)
+
+    def _session(self) -> InferenceSession:
+        """Opened by the process that computes, for the threads of a session do not survive a fork.
+
+        A session from before the fork is kept: closing it would wait for its threads.
+        """
+        process = os.getpid()
+        if process not in self._sessions:
+            self._sessions[process] = open_session(self.path, torch.get_num_threads())
+        return self._sessions[process]
+
+
+def open_session(path: str | Path, threads: int) -> InferenceSession:
+    """onnxruntime's session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def read_onnx_header(path: Path) -> Header:
+    """The description inside an ONNX file; nothing is computed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not written by `pruned-upstream export`.
+        PrunedUpstreamError: onnx is not installed.
+    """
+    check_readable(path)
+    require("onnx")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise CheckpointError(f"{path} is not a complete ONNX file ({error}); copy or export it again") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if not metadata.keys() >= {"config", "provenance"}:
+        raise CheckpointError(
+            f"{path} is an ONNX file of another program: it does not say what encoder it holds; make one with "
+            "`pruned-upstream export MODEL.safetensors --onnx OUT.onnx`"
+        )
+    return Header(*parse_description(path, metadata), version="onnx")
+
+
+def require(*packages: str) -> None:
+    """Raises PrunedUpstreamError where one of the packages of the extra `onnx` is missing."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise PrunedUpstreamError(f"ONNX files need {', '.join(missing)}; `pip install pruned_upstream[onnx]`")
