@@ -63,6 +63,7 @@ def test_card_and_model(invoke, file, tmp_path):
     assert f"| parameters (M) | {count_parameters(encoder.config) / 1e6:.2f} |" in card
     assert "| living attention heads | 2 | 12 |" in card
     assert "| 1 | 2 | 9 | 6 | 7 |" in card and "| 3 | 0 | 0 | 0 | 0 |" in card
+    assert "hf://OWNER/small" in card
     assert "- teacher: WavLM-Base" in card and "a: 1\nb: 2\n" in card
     description = json.loads((folder / "config.json").read_text())
     assert EncoderConfig.from_json(json.dumps(description["config"])) == encoder.config
