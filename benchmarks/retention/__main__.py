@@ -6,23 +6,20 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pruned_upstream.files import atomic_write
-from pruned_upstream.minisuperb.building import build
-from pruned_upstream.minisuperb.demo import TEACHER
+from pruned_upstream.files import write_text
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.size import count_parameters
 
-from . import questions, tables
-from .questions import Items, Layers
-from .speech import recordings
-from .students import CONTROLS, METHODS, control, layers_of
+from . import tables, teacher
+from .asking import Interview
+from .speech import taught
+from .students import CONTROLS, METHODS, VARIANTS, control, layers_of
 
-TEACHER_LAYERS = (2, 3, 5, 6)  # whose residual is reported
+TUNING_SEED = 10  # apart from those of the tables
 
 
 def main() -> None:
@@ -30,84 +27,83 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/retention"))
     parser.add_argument("--methods", default=",".join(["teacher", *CONTROLS, *METHODS]))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--tune", action="store_true", help="the settings to choose from, on the dev voices")
     parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
     arguments = parser.parse_args()
+    names, seeds = arguments.methods.split(","), [int(seed) for seed in arguments.seeds.split(",")]
+    benchmark = Benchmark(arguments.root, "dev" if arguments.tune else "test")
+    if arguments.tune:
+        if not arguments.table:
+            benchmark.tune([name for name in names if name in VARIANTS])
+        tables.write_tuning(benchmark.answers)
+        return
     if not arguments.table:
-        Benchmark(arguments.root).run(arguments.methods.split(","), [int(seed) for seed in arguments.seeds.split(",")])
-    tables.write(arguments.root / "answers")
+        benchmark.run(names, seeds)
+    tables.write(benchmark.answers)
 
 
 class Benchmark:
-    """The runs under one folder: `students/NAME-SEED`, `answers/NAME-SEED.json`, the speech, the teacher's heads."""
+    """The runs under one folder: teacher, `students/NAME-SEED`, `SPLIT/NAME-SEED.json` with the answers, the speech."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, split: str) -> None:
         self.root = root
-        self.training_speech = build(root / "corpora", ["pretrain"])["LibriSpeech"] / "train-clean-360"
-        self.speech = recordings(root / "speech")
-        self.teacher_file = root / "teacher.pt"
+        self.split = split
+        self.answers = root / split
+
+    @cached_property
+    def teacher(self) -> Path:
+        return teacher.trained(self.root)
+
+    @cached_property
+    def interview(self) -> Interview:
+        return Interview(self.root, self.split, teacher.predictor(self.root))
 
     def run(self, names: Sequence[str], seeds: Sequence[int]) -> None:
-        if not self.teacher_file.exists():
-            names = ["teacher", *(name for name in names if name != "teacher")]
-        for name in names:
+        for name in ["teacher", *(name for name in names if name != "teacher")]:
             for seed in [0] if name in ("teacher", "layer 0") else seeds:
-                answer = self.root / "answers" / f"{_file_name(name)}-{seed}.json"
-                if answer.exists():
-                    continue
-                print(f"{name}, seed {seed}", flush=True)
-                found = self._answer(name, seed)
-                answer.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(answer) as temporary:
-                    temporary.write_text(json.dumps({"name": name, "seed": seed, **found}, indent=1) + "\n")
+                self._record(name, seed, {})
 
-    def _answer(self, name: str, seed: int) -> dict[str, Any]:
+    def tune(self, names: Sequence[str]) -> None:
+        for name in ("teacher", *CONTROLS):
+            self._record(name, 0, {})
+        for name in names:
+            for variant, changes in VARIANTS[name].items():
+                self._record(name, TUNING_SEED, {variant: changes})
+
+    def _record(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> None:
+        """Ask a model, unless it has answered."""
+        label = "".join(variant)
+        path = self.answers / f"{_file_name(name, label)}-{seed}.json"
+        if path.exists():
+            return
+        print(f"{name}, seed {seed} {label}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = self._answer(name, seed, variant)
+        write_text(path, json.dumps({"name": name, "seed": seed, "variant": label, **found}, indent=1) + "\n")
+
+    def _answer(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         extra: dict[str, Any] = {}
+        encoder = load(self.teacher)
         if name == "teacher":
-            layers, parameters = layers_of(load(TEACHER)), count_parameters(load(TEACHER).config)
+            layers, parameters = layers_of(encoder), count_parameters(encoder.config)
         elif name in CONTROLS:
-            alike = load(self._student("ours", 0))
-            layers, parameters = control(name, seed, alike), count_parameters(alike.config)
+            layers, parameters = control(name, seed, encoder)
         else:
-            path = self._student(name, seed)
+            path = self._student(name, seed, variant)
             student = load(path)
             config = student.config if METHODS[name].predicts else replace(student.config, prediction_heads=0)
             layers, parameters = layers_of(student, predicts=METHODS[name].predicts), count_parameters(config)
             extra = {"report": json.loads((path.parent / "report.json").read_text())}
-        return {"parameters": parameters, **self._ask(name, layers), **extra}
+        return {"parameters": parameters, **self.interview.ask(layers, is_teacher=name == "teacher"), **extra}
 
-    def _student(self, name: str, seed: int) -> Path:
-        folder = self.root / "students" / f"{_file_name(name.removesuffix(' + head'))}-{seed}"
-        return METHODS[name].train(seed, self.training_speech, folder)
-
-    def _ask(self, name: str, layers: Layers) -> dict[str, Any]:
-        heard = questions.represent(layers, self.speech)
-        metrics: dict[str, float] = {}
-        items = {question: len(test.labels) for question, (_, test) in heard.items.items()}
-        items["letters"] = sum(map(len, heard.sentences[1].phones))
-        heads = {}
-        for question in questions.QUESTIONS:
-            train, test = heard.items[question]
-            metrics[f"{question}.sum"], *_ = questions.answer(train, test, weighted=True)
-            metrics[f"{question}.last"], head, names = questions.answer(train, test, weighted=False)
-            heads[question] = {"names": names, "state": head.state_dict()}
-        metrics["letters.last"] = questions.phone_error_rate(*heard.sentences)
-        if name == "teacher":
-            with atomic_write(self.teacher_file) as temporary:
-                phones = [(items.vectors, items.labels) for items in heard.items["phones"]]
-                torch.save({"heads": heads, "phones": phones}, temporary)
-        teacher = torch.load(self.teacher_file, weights_only=True)
-        for question in questions.REUSED:
-            names, test = teacher["heads"][question]["names"], heard.items[question][1]
-            head = questions.Head(heard.items[question][0].vectors, len(names), weighted=False)
-            head.load_state_dict(teacher["heads"][question]["state"])
-            metrics[f"{question}.reused"] = questions.accuracy(head, test, names)
-        taught = tuple(Items(vectors, labels) for vectors, labels in teacher["phones"])
-        metrics["layer residual"] = questions.layer_residual(heard.items["phones"], taught, TEACHER_LAYERS)
-        return {"metrics": metrics, "items": items}
+    def _student(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> Path:
+        folder = self.root / "students" / f"{_file_name(name.removesuffix(' + head'), ''.join(variant))}-{seed}"
+        changes = [change for changes in variant.values() for change in changes]
+        return METHODS[name].train(seed, self.teacher, taught(self.root / "taught"), folder, changes)
 
 
-def _file_name(name: str) -> str:
-    return name.replace(" ", "_")
+def _file_name(name: str, variant: str = "") -> str:
+    return "-".join(part.replace(" ", "_") for part in (name, variant) if part)
 
 
 if __name__ == "__main__":

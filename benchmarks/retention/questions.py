@@ -8,9 +8,10 @@
     letters     the phones of a sentence, by CTC on the last layer, as an error rate
 
 A head is linear: on the last layer alone, or on a learned weighted sum of all, as SUPERB has it. All heads are trained
-alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. `layer residual` is
-the share of the variance of the teacher's layers that a linear map from a student's best layer does not explain, on
-test voices.
+alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. So does masked
+prediction: spans of frames are hidden with the teacher's mask embedding, and its own output layer names their phones.
+`layer residual` is the share of the variance of the teacher's layers that a linear map from a student's best layer does
+not explain, on voices that nobody has heard.
 """
 
 from __future__ import annotations
@@ -18,26 +19,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruned_upstream.minisuperb.phones import SILENCE, is_pause
+from pruned_upstream.minisuperb.phones import SILENCE
+from pruned_upstream.training.masking import masked_spans
 
-from .speech import SAMPLE_RATE, Utterance
+from .speech import HOP, SAMPLE_RATE, Utterance
 
-Layers = Callable[[Sequence[Tensor]], list[Tensor]]  # waveforms (S_i,) -> hidden states of each, (layers, T_i, d)
+# waveforms (S_i,) -> hidden states of each, (layers, T_i, d); `hide` changes the projected features (B, T, d) first
+Layers = Callable[..., list[Tensor]]
 
-FRAME = 320 / SAMPLE_RATE  # seconds
+FRAME = HOP / SAMPLE_RATE  # seconds
 FRAMES_APART = 4  # neighbouring frames say nearly the same
 WORD_COUNT = 12  # of a word in the training sentences, for it to be asked
 PIECE = 1.0  # seconds
 TOGETHER = 16  # utterances heard at once
-STEPS, BATCH, RATE, DECAY = 800, 1024, 0.01, 1e-4  # of every head,
-CTC_STEPS, CTC_BATCH = 400, 16  # and what differs for letters
+STEPS, BATCH, RATE, DECAY = 500, 1024, 0.01, 1e-4  # of every head,
+CTC_STEPS, CTC_BATCH = 300, 16  # and what differs for letters
 QUESTIONS = ("phones", "words", "speakers", "intents", "keywords")
-REUSED = ("phones", "words", "intents", "keywords")
+HIDDEN_START, HIDDEN_SPAN = 0.065, 10  # of masked prediction, as in training
 
 
 @dataclass
@@ -67,44 +71,88 @@ class Representations:
 def represent(layers: Layers, speech: Mapping[str, list[Utterance]]) -> Representations:
     """Hear everything once."""
     heard = {name: list(_states(layers, utterances)) for name, utterances in speech.items()}
-    sentences = {split: speech[f"sentences/{split}"] for split in ("train", "known", "test")}
-    states = {split: heard[f"sentences/{split}"] for split in sentences}
-    frequent = _frequent_words(sentences["train"])
+    frequent = _frequent_words(speech["sentences/train"])
+
+    def of_sentences(items: Callable[..., Items], asked: str, *options: object) -> tuple[Items, Items]:
+        train, test = (items(speech[s], heard[s], *options) for s in ("sentences/train", asked))
+        return train, test
+
     items = {
-        "phones": tuple(_phones(sentences[s], states[s]) for s in ("train", "test")),
-        "words": tuple(_words(sentences[s], states[s], frequent) for s in ("train", "test")),
-        "speakers": tuple(_pieces(sentences[s], states[s]) for s in ("train", "known")),
+        "phones": of_sentences(_phones, "sentences/asked"),
+        "words": of_sentences(_words, "sentences/asked", frequent),
+        "speakers": of_sentences(_pieces, "sentences/known"),
     }
     for kind in ("intents", "keywords"):
-        items[kind] = tuple(_means(speech[f"{kind}/{s}"], heard[f"{kind}/{s}"]) for s in ("train", "test"))
+        items[kind] = tuple(_means(speech[f"{kind}/{s}"], heard[f"{kind}/{s}"]) for s in ("train", "asked"))
     whole = tuple(
-        Sentences([s.transpose(0, 1) for s in states[split]], [_spoken_phones(u) for u in sentences[split]])
-        for split in ("train", "test")
+        Sentences([s.transpose(0, 1) for s in heard[split]], [_spoken_phones(u) for u in speech[split]])
+        for split in ("sentences/train", "sentences/asked")
     )
     return Representations(items, whole)
 
 
 @torch.no_grad()
 def _states(layers: Layers, utterances: Sequence[Utterance]) -> Iterator[Tensor]:
-    """Hidden states (layers, T, d) of each utterance, computed in batches of similar length."""
+    """Hidden states (layers, T, d) of each utterance."""
+    found: dict[int, Tensor] = {}
+    for members, waveforms in _together(utterances):
+        found |= zip(members, (states.half() for states in layers(waveforms)), strict=True)  # half the memory
+    return (found[i] for i in range(len(utterances)))
+
+
+def _together(utterances: Sequence[Utterance]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Batches of similar length: numbers of utterances, and their waveforms."""
     waveforms = [utterance.waveform() for utterance in utterances]
     order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
-    found: dict[int, Tensor] = {}
     for start in range(0, len(order), TOGETHER):
         members = order[start : start + TOGETHER]
-        heard = layers([waveforms[i] for i in members])
-        found |= zip(members, (states.half() for states in heard), strict=True)  # half the memory
-    return (found[i] for i in range(len(waveforms)))
+        yield members, [waveforms[i] for i in members]
+
+
+class Predictor(NamedTuple):
+    """What the teacher predicted hidden phones with: its mask embedding (d,) and its output layer."""
+
+    mask_emb: Tensor
+    weight: Tensor
+    bias: Tensor
+    phones: list[str]
+
+
+@torch.no_grad()
+def masked_prediction(layers: Layers, utterances: Sequence[Utterance], predictor: Predictor) -> tuple[float, float]:
+    """Of hidden frames: the mean cross-entropy in nats, and the share in per cent whose phone is named."""
+    generator = torch.Generator().manual_seed(0)
+    number = {phone: i for i, phone in enumerate(predictor.phones)}
+    loss, correct, count = 0.0, 0, 0
+    for members, waveforms in _together(utterances):
+        hidden: list[Tensor] = []
+
+        def hide(projected: Tensor, hidden: list[Tensor] = hidden) -> Tensor:  # (B, T, d) -> (B, T, d)
+            everywhere = torch.ones(projected.shape[:2], dtype=torch.bool)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(1 << 40, (), generator=generator)))
+                hidden.append(masked_spans(everywhere, HIDDEN_START, HIDDEN_SPAN))
+            return torch.where(hidden[0].unsqueeze(-1), predictor.mask_emb, projected)
+
+        for i, states, spans in zip(members, layers(waveforms, hide=hide), hidden[0], strict=True):
+            spoken = utterances[i].frame_phones(states.size(1))
+            units = torch.tensor([number.get(phone, -1) for phone in spoken])
+            asked = spans[: len(units)] & (units >= 0)
+            logits = F.linear(states[-1, asked].float(), predictor.weight, predictor.bias)
+            loss += F.cross_entropy(logits, units[asked], reduction="sum").item()
+            correct += int((logits.argmax(-1) == units[asked]).sum())
+            count += int(asked.sum())
+    return loss / count, 100 * correct / count
 
 
 def _phones(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
     vectors, labels = [], []
     for utterance, state in zip(utterances, states, strict=True):
+        spoken = utterance.frame_phones(state.size(1))
         for t in range(0, state.size(1), FRAMES_APART):
-            phone = _phone_at(utterance, (t + 0.5) * FRAME)
-            if phone is not None:
+            if spoken[t] != SILENCE:
                 vectors.append(state[:, t])
-                labels.append(phone)
+                labels.append(spoken[t])
     return Items(torch.stack(vectors), labels)
 
 
@@ -131,13 +179,6 @@ def _pieces(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
 
 def _means(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:
     return Items(torch.stack([state.float().mean(1) for state in states]), [u.label for u in utterances])
-
-
-def _phone_at(utterance: Utterance, second: float) -> str | None:
-    for phone in utterance.spoken.phones:
-        if phone.start <= second < phone.end:
-            return None if is_pause(phone.label) else phone.label.rstrip("012")
-    return None
 
 
 def _spoken_phones(utterance: Utterance) -> list[str]:
@@ -181,10 +222,8 @@ def answer(train: Items, test: Items, *, weighted: bool) -> tuple[float, Head, l
     return accuracy(head, test, names), head, names
 
 
-def phone_error_rate(train: Sentences, test: Sentences) -> float:
-    """Of a linear CTC head on the last layer and greedy decoding, in per cent."""
-    import editdistance
-
+def learn_letters(train: Sentences) -> tuple[Head, list[str]]:
+    """A linear CTC head on the last layer, and the names of its outputs but the first, the blank."""
     torch.manual_seed(0)
     names = sorted({phone for phones in train.phones for phone in phones})
     head = Head(torch.cat([frames[::FRAMES_APART] for frames in train.frames]), len(names) + 1, weighted=False)
@@ -199,12 +238,19 @@ def phone_error_rate(train: Sentences, test: Sentences) -> float:
             torch.tensor([len(targets[i]) for i in chosen]),
             zero_infinity=True,
         ).backward()
+    return head, names
+
+
+@torch.no_grad()
+def phone_error_rate(head: Head, test: Sentences, names: Sequence[str]) -> float:
+    """Of greedy decoding, in per cent."""
+    import editdistance
+
     errors = total = 0
-    with torch.no_grad():
-        for frames, phones in zip(test.frames, test.phones, strict=True):
-            best = torch.unique_consecutive(head(frames).argmax(-1))
-            errors += editdistance.eval([names[i - 1] for i in best.tolist() if i], phones)
-            total += len(phones)
+    for frames, phones in zip(test.frames, test.phones, strict=True):
+        best = torch.unique_consecutive(head(frames).argmax(-1))
+        errors += editdistance.eval([names[i - 1] for i in best.tolist() if i], phones)
+        total += len(phones)
     return 100 * errors / total
 
 

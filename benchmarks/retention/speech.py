@@ -1,7 +1,8 @@
-"""The speech of the benchmark: sentences, commands and keywords, in voices that learn the heads and in others.
+"""The speech of the benchmark: what teacher and students learn from, and what they are asked about.
 
-Recorded by `minisuperb`, on a seed of its own: no sentence was made for training teacher or students. The training
-voices are the teacher's; the test voices are nobody's, but for the question who speaks.
+Recorded by `minisuperb`. The training voices say everything that is learned from, by the teacher, its students and the
+heads on them. Two further groups of voices are heard by nobody before they are asked: settings are chosen on those of
+`dev`, and those of `test` give the tables. Who speaks is asked of the training voices, in sentences of their own.
 """
 
 from __future__ import annotations
@@ -16,23 +17,33 @@ import soundfile
 import torch
 from torch import Tensor
 
-from pruned_upstream.files import atomic_write
+from pruned_upstream.files import write_text
 from pruned_upstream.minisuperb import speakers
 from pruned_upstream.minisuperb.clip import Clip, Spoken, Take
 from pruned_upstream.minisuperb.corpora.fluent_speech_commands import INTENTS
 from pruned_upstream.minisuperb.corpora.speech_commands import KEYWORDS
+from pruned_upstream.minisuperb.phones import SILENCE, is_pause
 from pruned_upstream.minisuperb.plan import line_clip
 from pruned_upstream.minisuperb.sentences import sentence
 from pruned_upstream.minisuperb.studio import record
 
 SEED = 20_26
 SAMPLE_RATE = 16_000
+HOP, FIELD = 320, 400  # samples from frame to frame, and under a frame
 TAKES = "takes.json"
 
-# set -> (voices, sentences a voice); "known" are other sentences of the training voices
-SENTENCES = {"train": (speakers.TRAIN, 12), "known": (speakers.TRAIN, 6), "test": (speakers.DEV + speakers.TEST, 20)}
-# set -> (voices, times each of them says every intent, and every keyword)
-COMMANDS = {"train": (speakers.TRAIN, 1, 2), "test": (speakers.DEV + speakers.TEST, 4, 8)}
+TAUGHT = 100  # sentences a training voice, for teacher and students
+SPLITS = ("dev", "test")
+# split -> (voices, sentences a voice); "known" are other sentences of the training voices
+SENTENCES = {
+    "train": (speakers.TRAIN, 6),
+    "known dev": (speakers.TRAIN, 2),
+    "known test": (speakers.TRAIN, 8),
+    "dev": (speakers.DEV, 10),
+    "test": (speakers.TEST, 24),
+}
+# split -> (voices, times each of them says every intent, and every keyword)
+COMMANDS = {"train": (speakers.TRAIN[::2], 1, 2), "dev": (speakers.DEV, 2, 4), "test": (speakers.TEST, 5, 8)}
 
 
 @dataclass(frozen=True)
@@ -48,21 +59,59 @@ class Utterance:
         samples, _ = soundfile.read(self.path, dtype="float32")
         return torch.from_numpy(samples)
 
+    def frame_phones(self, frames: int) -> list[str]:
+        """The phone, without stress, at the middle of each frame; SIL where nobody speaks."""
+        names, phones = [], iter(self.spoken.phones)
+        phone = next(phones, None)
+        for t in range(frames):
+            second = (t * HOP + FIELD / 2) / SAMPLE_RATE
+            while phone is not None and phone.end <= second:
+                phone = next(phones, None)
+            silent = phone is None or second < phone.start or is_pause(phone.label)
+            names.append(SILENCE if silent else phone.label.rstrip("012"))
+        return names
 
-def recordings(root: Path) -> dict[str, list[Utterance]]:
-    """All sets by name (`sentences/train`, `intents/test`, ...), recorded under `root` unless they are there."""
-    sets: dict[str, list[Utterance]] = {}
-    for name, (clips, labels) in _plans().items():
-        folder = root / name
-        if not (folder / TAKES).exists():
-            takes = record(clips, folder)
-            with atomic_write(folder / TAKES) as temporary:
-                temporary.write_text(json.dumps([take.to_dict() for take in takes]))
-        takes = [Take.from_dict(tree) for tree in json.loads((folder / TAKES).read_text())]
-        sets[name] = [
-            Utterance(folder / take.path, label, take.spoken[0]) for take, label in zip(takes, labels, strict=True)
-        ]
-    return sets
+
+def taught(root: Path) -> Path:
+    """A manifest of the speech that teacher and students learn from, recorded under `root` unless it is there.
+
+    Beside it lie the phone of each frame as a number (train.km), and the phones in the order of their numbers.
+    """
+    manifest = root / "train.tsv"
+    if not manifest.exists():
+        spoken = _recorded(root, *_sentences("taught", speakers.TRAIN, TAUGHT))
+        lengths = [len(utterance.waveform()) for utterance in spoken]
+        phones = [u.frame_phones((n - FIELD) // HOP + 1) for u, n in zip(spoken, lengths, strict=True)]
+        names = sorted({name for of_utterance in phones for name in of_utterance})
+        number = {name: str(i) for i, name in enumerate(names)}
+        lines = [" ".join(number[name] for name in of_utterance) for of_utterance in phones]
+        write_text(root / "phones.txt", "\n".join(names) + "\n")
+        write_text(manifest.with_suffix(".km"), "\n".join(lines) + "\n")
+        paths = [f"{u.path.relative_to(root)}\t{n}" for u, n in zip(spoken, lengths, strict=True)]
+        write_text(manifest, "\n".join([".", *paths]) + "\n")
+    return manifest
+
+
+def recordings(root: Path, split: str = "test") -> dict[str, list[Utterance]]:
+    """What heads learn from and what they are asked in a split, recorded under `root` unless it is there.
+
+    Returns:
+        Utterances by kind and role: `sentences`, `intents` and `keywords`, each `/train` and `/asked`, and
+        `sentences/known` for the question who speaks.
+    """
+    sets = {"sentences/train": "sentences/train", "sentences/known": f"sentences/known {split}"}
+    sets |= {f"{kind}/train": f"{kind}/train" for kind in ("intents", "keywords")}
+    sets |= {f"{kind}/asked": f"{kind}/{split}" for kind in ("sentences", "intents", "keywords")}
+    plans = _plans()
+    return {role: _recorded(root / name, *plans[name]) for role, name in sets.items()}
+
+
+def _recorded(folder: Path, clips: list[Clip], labels: list[str]) -> list[Utterance]:
+    if not (folder / TAKES).exists():
+        takes = record(clips, folder)
+        write_text(folder / TAKES, json.dumps([take.to_dict() for take in takes]))
+    takes = [Take.from_dict(tree) for tree in json.loads((folder / TAKES).read_text())]
+    return [Utterance(folder / take.path, label, take.spoken[0]) for take, label in zip(takes, labels, strict=True)]
 
 
 def _plans() -> dict[str, tuple[list[Clip], list[str]]]:

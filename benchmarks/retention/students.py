@@ -10,15 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruned_upstream.minisuperb.demo import TEACHER
-from pruned_upstream.model.checkpoint import load, read_header
+from pruned_upstream.distillation.student import shallow_config
+from pruned_upstream.minisuperb.demo import TEACHER as START
+from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.gating import EncoderGates, LayerGates
 from pruned_upstream.model.size import count_parameters, prunable_parameters
 from pruned_upstream.pruning.compaction import compact
 
+from .questions import Layers
+
 STEPS = 400
 CONTROLS = ("layer 0", "random weights", "random mask")
+SHALLOW_LAYERS = 2  # of the distilled student, as published
 KEPT = 0.33  # of every kind of dimension in every layer, for the random mask
 
 
@@ -32,22 +36,27 @@ class Method:
     text: str
     predicts: bool = False  # the last prediction head's output, which imitates the teacher's last layer, comes last
 
-    def train(self, seed: int, speech: Path, folder: Path) -> Path:
-        """The model file; an interrupted training goes on."""
+    def train(self, seed: int, teacher: Path, speech: Path, folder: Path, changes: Sequence[str] = ()) -> Path:
+        """The model file in `folder`; an interrupted training goes on.
+
+        Args:
+            speech: the manifest that the teacher learned from, too.
+            changes: overrides beyond the method's own.
+        """
         from pruned_upstream.training.distill import DistillRecipe, run_distill
         from pruned_upstream.training.prune import run_prune
         from pruned_upstream.training.recipe import PruneRecipe, load_recipe
 
         run, schema = {"prune": (run_prune, PruneRecipe), "distill": (run_distill, DistillRecipe)}[self.command]
-        common = (f"teacher={TEACHER}", f"data.train=[{speech}]", f"run.folder={folder}", f"run.seed={seed}")
+        common = (f"teacher={teacher}", f"data.train=[{speech}]", f"run.folder={folder}", f"run.seed={seed}")
         common += ("run.device=cpu", "data.workers=0")
-        return run(load_recipe(self.recipe, [*self.overrides, *common], schema))
+        return run(load_recipe(self.recipe, [*self.overrides, *changes, *common], schema))
 
 
 def _parameters() -> tuple[int, float, float]:
     """Size of the distilled student, which all others get; and the sparsity that is, of the transformer and of all."""
-    config = read_header(TEACHER).config
-    size = count_parameters(dataclasses.replace(config, layers=config.layers[:2]))
+    config = read_header(START).config  # the shape is the benchmark teacher's, too
+    size = count_parameters(dataclasses.replace(config, layers=config.layers[:SHALLOW_LAYERS]))
     removed = count_parameters(config) - size
     return size, removed / prunable_parameters(config), removed / count_parameters(config)
 
@@ -74,6 +83,7 @@ METHODS = {
     "ours": Method("prune", "demo", PAPER, "the paper's method: fine-grained heads, estimator, learned pairs"),
     "no FAHP": Method("prune", "demo", (*PAPER, *WHOLE_HEADS), "whole heads instead of their dimensions"),
     "no STE": Method("prune", "demo", (*PAPER, "gates.straight_through=false"), "the true gradient of the gates"),
+    "no pairing": Method("prune", "demo", (*PAPER, "distillation.pairing=fixed"), "fixed pairs of layers"),
     "DPHuBERT": Method(
         "prune",
         "demo",
@@ -88,6 +98,7 @@ METHODS = {
             "distillation.groups=[[0],[2,4,6]]",
             "distillation.pairing=fixed",
             "distillation.loss=l1_minus_cosine",
+            "optimisation.gate_schedule=linear",
         ),
         "whole heads, feed-forward dimensions and channels; fixed pairs; L1 and cosine; two stages",
     ),
@@ -108,12 +119,39 @@ METHODS = {
 }
 
 
-def layers_of(encoder: Encoder, *, predicts: bool = False) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """waveforms -> hidden states of each, (L + 1, T_i, d), and what the last prediction head makes of the last."""
+def _rate(value: float) -> tuple[str, ...]:
+    return (f"optimisation.learning_rate={value}",)
+
+
+def _rates(value: float) -> tuple[str, ...]:
+    return (*_rate(value), f"second_stage.learning_rate={value / 2}")
+
+
+FALLING = ("optimisation.gate_schedule=linear",)
+VARIANTS = {  # what the settings of each method are chosen from, on the dev voices: four each
+    "ours": {
+        "rate 1e-3": _rate(1e-3),
+        "rate 1e-3, falling gate rate": (*_rate(1e-3), *FALLING),
+        "rate 2e-3, falling gate rate": (*_rate(2e-3), *FALLING),
+        "rate 1e-3, falling gate rate, second stage": (*TWO_STAGES, *_rates(1e-3), *FALLING),
+    },
+    "DPHuBERT": {f"rate {rate:g}": _rates(rate) for rate in (5e-4, 1e-3, 2e-3, 4e-3)},
+    "DistilHuBERT": {f"rate {rate:g}": _rate(rate) for rate in (5e-4, 1e-3, 2e-3, 4e-3)},
+}
+
+
+def layers_of(encoder: Encoder, *, predicts: bool = False) -> Layers:
+    """waveforms -> hidden states of each, (L + 1, T_i, d), and what the last prediction head makes of the last.
+
+    `hide` changes the projected features, (B, T, d) -> (B, T, d), before the transformer reads them.
+    """
     encoder.eval()
 
-    def represent(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        found = encoder.extract(list(waveforms)).hidden_states
+    def represent(waveforms: Sequence[Tensor], hide: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        padded, lengths = encoder.prepare(list(waveforms))
+        projected = encoder.project(encoder.features(padded))
+        mask = encoder.padding_mask(lengths, padded.size(1))
+        found = encoder.contextualize(projected if hide is None else hide(projected), mask)
         if predicts:
             found = [*found, encoder.prediction_heads[-1](found[-1])]
         states = torch.stack(found)  # (L + 1, B, T, d)
@@ -122,17 +160,19 @@ def layers_of(encoder: Encoder, *, predicts: bool = False) -> Callable[[Sequence
     return represent
 
 
-def control(name: str, seed: int, alike: Encoder) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """What is worth nothing: the teacher's front end alone, a student of the same shape that never learned anything,
+def control(name: str, seed: int, teacher: Encoder) -> tuple[Layers, int]:
+    """What is worth nothing, and its parameters: the teacher's front end alone, a student that never learned anything,
     and a teacher cut at random."""
-    teacher = load(TEACHER)
     if name == "layer 0":
         represent = layers_of(teacher)
-        return lambda waveforms: [states[:1] for states in represent(waveforms)]
+        bare = count_parameters(dataclasses.replace(teacher.config, layers=()))
+        return lambda waveforms, **options: [states[:1] for states in represent(waveforms, **options)], bare
     torch.manual_seed(seed)
     if name == "random weights":
-        return layers_of(Encoder(alike.config))
-    return layers_of(compact(teacher, random_gates(teacher, seed)))
+        encoder = Encoder(shallow_config(teacher.config, SHALLOW_LAYERS))
+    else:
+        encoder = compact(teacher, random_gates(teacher, seed))
+    return layers_of(encoder), count_parameters(encoder.config)
 
 
 def random_gates(teacher: Encoder, seed: int) -> EncoderGates:

@@ -9,29 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from ..measure import RESULTS, machine
-from .questions import QUESTIONS, REUSED
+from .questions import QUESTIONS
 from .students import CONTROLS, METHODS, STEPS
 
 REFERENCE = "ours"  # whose differences to the others are shown
 COLUMNS = (
-    "layer residual",
-    *(f"{question}.last" for question in (*QUESTIONS, "letters")),
     *(f"{question}.sum" for question in QUESTIONS),
-    *(f"{question}.reused" for question in REUSED),
+    *(f"{question}.last" for question in (*QUESTIONS, "letters")),
+    *(f"{question}.reused" for question in (*QUESTIONS, "letters")),
+    "masked phones",
+    "masked loss",
+    "layer residual",
 )
-LOWER_IS_BETTER = ("layer residual", "letters.last")
+LOWER_IS_BETTER = ("layer residual", "masked loss", "letters.last", "letters.reused")
 PARTS = {
-    "the teacher's heads, unchanged": ["layer residual", *(column for column in COLUMNS if column.endswith(".reused"))],
-    "new heads on the last layer": [column for column in COLUMNS if column.endswith(".last")],
     "new heads on a weighted sum": [column for column in COLUMNS if column.endswith(".sum")],
+    "new heads on the last layer": [column for column in COLUMNS if column.endswith(".last")],
+    "the teacher's heads, unchanged": [column for column in COLUMNS if column.endswith(".reused")],
+    "what the teacher was trained for": ["masked phones", "masked loss", "layer residual"],
 }
+CHOSEN_BY = [column for part in list(PARTS)[:2] for column in PARTS[part]]  # settings, by the mean over new heads
 
 
 def write(answers: Path) -> None:
     """results/retention.json, .md and .png."""
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for path in sorted(answers.glob("*.json")):
-        answer = json.loads(path.read_text())
+    for answer in _read(answers):
         found[answer["name"]][answer["seed"]] = answer
     names = [name for name in ("teacher", *CONTROLS, *METHODS) if name in found]
     if "teacher" not in names:
@@ -39,8 +42,9 @@ def write(answers: Path) -> None:
     items = found["teacher"][0]["items"]
     here = machine(steps=STEPS)
     lines = [
-        f"Students of {STEPS} steps; accuracies in per cent, `letters` phone error rates, `layer residual` in per cent "
-        "of the variance. Mean over seeds, plus or minus the standard deviation over them. Test items: "
+        f"Students of {STEPS} steps; accuracies in per cent, `letters` phone error rates, `masked loss` in nats, "
+        "`layer residual` in per cent of the variance. Mean over seeds, plus or minus the standard deviation over "
+        "them. Test items: "
         + ", ".join(f"{question} {count:,}" for question, count in items.items())
         + "."
     ]
@@ -56,20 +60,51 @@ def write(answers: Path) -> None:
     print("\n".join(lines))
 
 
+def write_tuning(answers: Path) -> None:
+    """results/retention_tuning.md: the settings that were tried, one seed each, and which of a method's is best."""
+    found = _read(answers)
+    columns = ["chosen by", *COLUMNS]
+    rows = [" | ".join(["model", *columns]), " | ".join("---" for _ in ["model", *columns])]
+    for answer in sorted(found, key=lambda answer: (bool(answer["variant"]), answer["name"])):
+        metrics = answer["metrics"]
+        name = ", ".join(part for part in (answer["name"], answer["variant"]) if part)
+        cells = [f"{_choice(metrics):.2f}", *(f"{metrics[column]:.1f}" for column in COLUMNS)]
+        rows.append(" | ".join([name, *cells]))
+    lines = [
+        f"Students of {STEPS} steps and one seed, asked in voices that give no other table. Of each method the setting "
+        "is taken whose mean over the new heads' questions (`letters` as what is left of 100) is highest.",
+        "",
+        *(f"| {row} |" for row in rows),
+        "",
+        "Measured on: " + "; ".join(f"{key} {value}" for key, value in machine(steps=STEPS).items()) + ".",
+    ]
+    (RESULTS / "retention_tuning.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _choice(metrics: dict[str, float]) -> float:
+    return statistics.mean(100 - metrics[c] if c in LOWER_IS_BETTER else metrics[c] for c in CHOSEN_BY)
+
+
+def _read(answers: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(answers.glob("*.json"))]
+
+
 def _table(names: list[str], found: dict[str, dict[int, dict[str, Any]]], columns: list[str]) -> list[str]:
     head = ["model", "seeds", "parameters (M)", *(column.partition(".")[0] for column in columns)]
     rows = [" | ".join(head), " | ".join("---" for _ in head)]
     for name in names:
         answers = list(found[name].values())
         size = statistics.mean(answer["parameters"] for answer in answers) / 1e6
-        cells = [_mean([answer["metrics"][column] for answer in answers]) for column in columns]
+        cells = [_mean([answer["metrics"][column] for answer in answers], column) for column in columns]
         rows.append(" | ".join([name, str(len(answers)), f"{size:.2f}", *cells]))
     return [f"| {row} |" for row in rows]
 
 
-def _mean(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def _mean(values: list[float], column: str) -> str:
+    digits = 2 if column == "masked loss" else 1
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def _differences(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
@@ -94,13 +129,10 @@ def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None
     """A dot a seed, controls in grey, the teacher as a line."""
     from matplotlib.figure import Figure
 
-    shown = [column for part in list(PARTS)[:2] for column in PARTS[part]]
-    figure = Figure(figsize=(15, 9), layout="constrained")
+    figure = Figure(figsize=(18, 13), layout="constrained")
     rows = [name for name in names if name != "teacher"]
-    grid = figure.subplots(3, 4, sharey=True)
-    for axes in grid.flat[len(shown) :]:
-        axes.remove()
-    for axes, column in zip(grid.flat[: len(shown)], shown, strict=True):
+    grid = figure.subplots(-(-len(COLUMNS) // 5), 5, sharey=True)
+    for axes, column in zip(grid.flat, COLUMNS, strict=True):
         for y, name in enumerate(rows):
             values = [answer["metrics"][column] for answer in found[name].values()]
             axes.plot(values, [y] * len(values), "o", color="grey" if name in CONTROLS else "#4477aa", alpha=0.8)

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DataError
-from ..model.checkpoint import save
+from ..errors import ConfigError, DataError
+from ..model.checkpoint import load, save
 from ..model.config import EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
 from .corpus import HEADERS_FILE, Corpus, find_corpus
@@ -75,6 +75,7 @@ class Masking:
     start: float = 0.065  # probability that a span starts at a frame
     span: int = 10  # frames
     units: int = 64
+    unmasked: float = 0.0  # weight of frames that are not hidden, against 1 of those that are (HuBERT's (1 - a) / a)
     labels: str | None = None  # ending of files of frame labels beside the manifests ("km"): units that are given
     smoothing: int = 5  # frames that a cepstrum is averaged over
     fit_batches: int = 60  # batches whose frames the units are fitted on
@@ -84,6 +85,7 @@ class Masking:
         require(0 < self.start < 1, "masking.start", self.start, "lie between 0 and 1, both excluded")
         for name in ("span", "fit_batches"):
             require(getattr(self, name) >= 1, f"masking.{name}", getattr(self, name), "be at least 1")
+        require(0 <= self.unmasked <= 1, "masking.unmasked", self.unmasked, "be from 0 to 1")
         require(self.units >= 2, "masking.units", self.units, "be at least 2")
         require(self.smoothing % 2 == 1, "masking.smoothing", self.smoothing, "be an odd number of frames")
         require(self.front_end_steps >= 0, "masking.front_end_steps", self.front_end_steps, "be at least 0")
@@ -91,8 +93,9 @@ class Masking:
 
 @dataclass
 class PretrainRecipe:
-    """An encoder from scratch."""
+    """An encoder from scratch, or from where another training has brought it."""
 
+    start: str | None = None  # a model file of this package, in place of random weights
     data: Data = field(default_factory=Data)
     shape: Shape = field(default_factory=Shape)
     masking: Masking = field(default_factory=Masking)
@@ -151,26 +154,33 @@ class MaskedPrediction:
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.predicts_units = step >= self._front_end_steps
-        counted = sum(int(self._predicted(part).sum()) for part in parts if part.wavs)
-        self.frames = self.processes.sum_(torch.tensor(float(counted), device=self.processes.device))
+        hidden = valid = 0
+        for part in parts:
+            if part.wavs:
+                hidden += int(self._hidden(part).sum())
+                valid += int(self._valid(part).sum())
+        shown = self.recipe.masking.unmasked if self.predicts_units else 1.0  # weight of frames that are not hidden
+        counted = torch.tensor([hidden + shown * (valid - hidden), hidden], device=self.processes.device)
+        self.frames, self.hidden = self.processes.sum_(counted)
         self.total = torch.zeros((), device=self.processes.device)
         self.correct = torch.zeros((), device=self.processes.device)
 
     def loss(self, part: Batch) -> Tensor:
-        predicted = self._predicted(part).to(self.processes.device)  # seeds torch's RNG, then dropout goes on from it
+        hidden = self._hidden(part).to(self.processes.device)  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
         target = self._target(part, waveforms).to(self.processes.device)
         waveforms, lengths = waveforms.to(self.processes.device), lengths.to(self.processes.device)
         projected = self.encoder.project(self.encoder.features(waveforms))
+        padding = self.encoder.padding_mask(lengths, waveforms.size(1))
         if self.predicts_units:
-            padding = self.encoder.padding_mask(lengths, waveforms.size(1))
-            hidden = torch.where(predicted.unsqueeze(-1), self.mask_emb.to(projected.dtype), projected)
-            logits = self.heads["units"](self.encoder.contextualize(hidden, padding)[-1][predicted])  # (N, units)
-            summed = F.cross_entropy(logits.float(), target[predicted], reduction="sum")
-            self.correct += (logits.argmax(-1) == target[predicted]).sum()
+            projected = torch.where(hidden.unsqueeze(-1), self.mask_emb.to(projected.dtype), projected)
+            logits = self.heads["units"](self.encoder.contextualize(projected, padding)[-1])  # (B, T, units)
+            losses = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")  # (B, T)
+            summed = (losses * torch.where(hidden, 1.0, self.recipe.masking.unmasked) * ~padding).sum()
+            self.correct += ((logits.argmax(-1) == target) & hidden).sum()
         else:
-            mel = self.heads["mel"](projected)[predicted].float()  # (N, 40)
-            summed = F.mse_loss(mel, target[predicted], reduction="sum") / MELS
+            mel = self.heads["mel"](projected)[~padding].float()  # (N, 40)
+            summed = F.mse_loss(mel, target[~padding], reduction="sum") / MELS
         loss = summed / self.frames.clamp(min=1.0)
         self.total += loss.detach()
         return loss
@@ -185,7 +195,7 @@ class MaskedPrediction:
     def metrics(self) -> dict[str, Tensor]:
         return {
             "loss": self.total.clone(),
-            "accuracy": self.correct / self.frames.clamp(min=1.0),  # of hidden frames; 0 while the front end learns
+            "accuracy": self.correct / self.hidden.clamp(min=1.0),  # of hidden frames; 0 while the front end learns
             "frames": self.frames,
         }
 
@@ -213,13 +223,16 @@ class MaskedPrediction:
         mel = log_mel(waveforms, config)
         return self.targets.clusters(mel) if self.predicts_units else self.targets.mel(mel)
 
-    def _predicted(self, part: Batch) -> Tensor:
-        """(B, T) frames that count in the loss: all valid ones for the front end, the hidden ones after."""
+    def _valid(self, part: Batch) -> Tensor:
+        """(B, T), True at frames that are not padding."""
         lengths = torch.tensor([len(wav) for wav in part.wavs])
-        valid = ~self.encoder.padding_mask(lengths, part.pad_to)
+        return ~self.encoder.padding_mask(lengths, part.pad_to)
+
+    def _hidden(self, part: Batch) -> Tensor:
+        """(B, T), True at frames that are hidden from the transformer: none while the front end learns alone."""
         torch.manual_seed(part.seed)
-        masking = self.recipe.masking
-        return masked_spans(valid, masking.start, masking.span) if self.predicts_units else valid
+        masking, valid = self.recipe.masking, self._valid(part)
+        return masked_spans(valid, masking.start, masking.span) if self.predicts_units else torch.zeros_like(valid)
 
 
 def _two_phases(step: int, *, first: Any, second: Any, turn: int) -> float:
@@ -245,13 +258,23 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
             targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
             labels = _labels(config, corpus, recipe)
         torch.manual_seed(recipe.run.seed)
-        encoder = Encoder(config, Dropout(**asdict(recipe.dropout))).to(processes.device)
+        encoder = _encoder(config, recipe).to(processes.device)
         Trainer(MaskedPrediction(encoder, targets, labels, recipe, processes), batches, recipe, processes).fit()
         if processes.is_main:
             model = encoder.half() if recipe.half_precision else encoder
             save(folder / MODEL_FILE, model, provenance=provenance(recipe, method="masked prediction"))
         processes.wait()
     return folder / MODEL_FILE
+
+
+def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
+    dropout = Dropout(**asdict(recipe.dropout))
+    if recipe.start is None:
+        return Encoder(config, dropout)
+    encoder = load(recipe.start, dropout=dropout)
+    if encoder.config != config:
+        raise ConfigError(f"{recipe.start} holds a model of another shape than the recipe's section shape describes")
+    return encoder
 
 
 def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: PretrainRecipe) -> Targets:

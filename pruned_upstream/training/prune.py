@@ -35,7 +35,7 @@ from .objectives import PairedDistillation
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
 from .recipe import PruneOptimisation, PruneRecipe
-from .schedules import warmup_constant
+from .schedules import warmup_constant, warmup_linear_decay
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +78,18 @@ class PruningObjective(PairedDistillation):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         options: PruneOptimisation = self.recipe.optimisation
-        steady = warmup_constant(options.steps, options.warmup)
+        shape = warmup_constant if options.gate_schedule == "constant" else warmup_linear_decay
+        schedule = shape(options.steps, options.warmup)
         return [
             *super().parameter_groups(),
-            ParameterGroup("gates", list(self.gates.parameters()), options.gate_learning_rate, steady, replicated=True),
+            ParameterGroup(
+                "gates", list(self.gates.parameters()), options.gate_learning_rate, schedule, replicated=True
+            ),
             ParameterGroup(
                 "multipliers",
                 list(self.lagrangian.parameters()),
                 options.multiplier_learning_rate,
-                steady,
+                schedule,
                 maximise=True,
                 replicated=True,
             ),

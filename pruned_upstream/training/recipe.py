@@ -22,6 +22,7 @@ from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
 
 PRECISIONS = ("fp32", "bf16")
+GATE_SCHEDULES = ("constant", "linear")
 LISTS = ("train", "test")  # of data: one entry may stand without brackets
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
@@ -153,11 +154,16 @@ class Sparsity:
 class PruneOptimisation(Optimisation):
     """Gates and multipliers have learning rates of their own."""
 
-    gate_learning_rate: float = 0.02  # constant after the warm-up
+    gate_learning_rate: float = 0.02
     multiplier_learning_rate: float = 0.02
+    gate_schedule: str = "constant"  # of both, after the warm-up; or "linear", to 0 at the last step
 
     def check(self) -> None:
         super().check()
+        known = ", ".join(GATE_SCHEDULES)
+        require(
+            self.gate_schedule in GATE_SCHEDULES, "optimisation.gate_schedule", self.gate_schedule, f"be one of {known}"
+        )
         for name in ("gate_learning_rate", "multiplier_learning_rate"):
             require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
 

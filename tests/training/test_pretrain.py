@@ -164,6 +164,44 @@ def test_given_labels_are_learned(tmp_path, recordings, pretraining):
     assert rows[-1]["accuracy"] == 1.0 and rows[-1]["loss"] < 0.1
 
 
+def test_frames_that_are_seen_count_by_their_weight(pretraining, monkeypatch):
+    """The loss is the weighted mean of the frames' cross-entropies, of those that are padded none."""
+    import pruned_upstream.training.pretrain as pretrain
+
+    seen = {}
+
+    class Once(pretrain.MaskedPrediction):
+        def loss(self, part):
+            found = super().loss(part)
+            seen.setdefault(self.recipe.masking.unmasked, (found.item(), self.frames.item(), self.hidden.item()))
+            return found
+
+    monkeypatch.setattr(pretrain, "MaskedPrediction", Once)
+    for weight in (0.0, 0.5, 1.0):
+        recipe = pretraining(f"weight{weight}")
+        recipe.optimisation.steps, recipe.masking.front_end_steps = 1, 0
+        recipe.masking.unmasked, recipe.dropout.hidden = weight, 0.0
+        run_pretrain(recipe)
+    (alone, hidden, _), (half, _, _), (both, valid, _) = seen[0.0], seen[0.5], seen[1.0]
+    assert 0 < hidden < valid and seen[1.0][2] == hidden
+    others = (both * valid - alone * hidden) / (valid - hidden)
+    total = hidden + 0.5 * (valid - hidden)
+    assert half == pytest.approx((alone * hidden + 0.5 * others * (valid - hidden)) / total, rel=1e-5)
+
+
+def test_a_training_goes_on_from_another_model(pretraining):
+    first = run_pretrain(pretraining("first"))
+    recipe = pretraining("second", learning_rate=1e-12)
+    recipe.optimisation.steps, recipe.masking.front_end_steps = 1, 0
+    recipe.start = str(first)
+    after, before = weights(run_pretrain(recipe)), weights(first)
+    assert all(torch.allclose(after[name], tensor, rtol=0, atol=1e-6) for name, tensor in before.items())
+    recipe = pretraining("third")
+    recipe.start, recipe.shape.ffn = str(first), 24
+    with pytest.raises(ConfigError, match="another shape"):
+        run_pretrain(recipe)
+
+
 def test_impossible_recipes(pretraining):
     with pytest.raises(ConfigError, match="masking.smoothing is 4"):
         load_recipe("demo_teacher", ["data.train=x", "masking.smoothing=4"], PretrainRecipe)

@@ -72,6 +72,20 @@ def test_teacher_is_left_alone_and_everything_else_learns(recipe) -> None:
     assert [name for name, group in by_name.items() if group.weight_decay] == ["weights"]
 
 
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 1 / 9)])
+def test_rate_of_gates_and_multipliers(recipe, schedule, last) -> None:
+    given = recipe(**{"optimisation.steps": 10, "optimisation.warmup": 0.1, "optimisation.gate_schedule": schedule})
+    objective = build_objective(given)
+    factors = {group.name: group.schedule(9) for group in objective.parameter_groups()}
+    assert factors["gates"] == factors["multipliers"] == pytest.approx(last)
+    assert factors["weights"] == pytest.approx(1 / 9)
+
+
+def test_an_unknown_gate_schedule_is_refused(recipe) -> None:
+    with pytest.raises(ConfigError, match="gate_schedule is 'cosine'; it must be one of constant, linear"):
+        recipe(**{"optimisation.gate_schedule": "cosine"})
+
+
 def test_a_run_leaves_everything_needed_to_repeat_it(recipe, tmp_path: Path) -> None:
     given = recipe(**{"optimisation.steps": 30})
     model = run_prune(given)
