@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from tiny import SHAPES, random_encoder, tiny_config
+from typer.testing import CliRunner
 
+from pruned_upstream import cli
 from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.encoder import Encoder
 
@@ -25,6 +29,32 @@ def shape(request: pytest.FixtureRequest) -> EncoderConfig:
 @pytest.fixture
 def tiny() -> Encoder:
     return random_encoder(tiny_config())
+
+
+@pytest.fixture
+def invoke() -> Callable[..., str]:
+    """invoke("info", path) -> what `pruned-upstream info path` prints in a wide terminal; its errors are raised."""
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(cli.build_app(), [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def exit_code(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """exit_code("info", path) -> with what the process `pruned-upstream info path` ends."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pruned-upstream", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,9 @@ import json
 
 import pytest
 import torch
-import typer
 from tiny import random_encoder, tiny_config
-from typer.testing import CliRunner
 
 from pruned_upstream import export as export_module
-from pruned_upstream.commands import export
 from pruned_upstream.errors import CheckpointError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load, read_masks, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer
@@ -33,20 +30,6 @@ def file(tmp_path):
     encoder = random_encoder(EncoderConfig(**{**vars(dense), "layers": LAYERS}))
     save(tmp_path / "small.safetensors", encoder, provenance={"teacher": "WavLM-Base", "recipe": "a: 1\nb: 2\n"})
     return tmp_path / "small.safetensors"
-
-
-@pytest.fixture
-def invoke():
-    app = typer.Typer()
-    export.add_to(app)
-
-    def run(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -205,18 +204,11 @@ def test_seeds_are_merged_into_mean_and_spread():
     ]
 
 
-def invoke(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["pruned-upstream", "sweep", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code or 0
-
-
-def test_the_command_in_processes_of_its_own(source, tmp_path, monkeypatch, capsys):
+def test_the_command_in_processes_of_its_own(source, tmp_path, monkeypatch, exit_code, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
     folder = f"run.folder={tmp_path / 'here'}"
-    assert invoke(monkeypatch, source, folder, "--sparsity", "0.4", "--vary", "optimisation.learning_rate=1e30") == 1
+    assert exit_code("sweep", source, folder, "--sparsity", "0.4", "--vary", "optimisation.learning_rate=1e30") == 1
     said = capsys.readouterr().out.replace("\n", "")
     assert "learning_rate-1e+30_target-0.4 failed: training diverged" in said
     assert list((tmp_path / "here" / "jobs").iterdir())
@@ -234,6 +226,6 @@ def test_the_command_in_processes_of_its_own(source, tmp_path, monkeypatch, caps
         (["--vary", "run.seed"], "varies nothing"),
     ],
 )
-def test_mistakes_end_with_a_sentence_and_code_2(source, monkeypatch, capsys, arguments, complaint):
-    assert invoke(monkeypatch, source, *arguments) == 2
+def test_mistakes_end_with_a_sentence_and_code_2(source, exit_code, capsys, arguments, complaint):
+    assert exit_code("sweep", source, *arguments) == 2
     assert complaint in capsys.readouterr().err.replace("\n", "")

@@ -5,30 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
 from tiny import random_encoder, tiny_config
-from typer.testing import CliRunner
 
-from pruned_upstream.commands import info, score
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.superb.profile import official_macs
-
-
-@pytest.fixture
-def invoke():
-    app = typer.Typer()
-    info.add_to(app)
-    score.add_to(app)  # Typer gives a lone command no name
-
-    def run(*arguments: object):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
 
 
 @pytest.fixture

@@ -7,12 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from tiny import random_encoder, tiny_config
 from training.conftest import write_noise
-from typer.testing import CliRunner
 
-from pruned_upstream.commands import info, parp, sweep
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
@@ -37,22 +34,6 @@ run: {{folder: {tmp_path / "runs"}, device: cpu}}
 """
     )
     return path
-
-
-@pytest.fixture
-def invoke():
-    app = typer.Typer()
-    parp.add_to(app)
-    info.add_to(app)
-    sweep.add_to(app)
-
-    def run(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
 
 
 def test_one_run_and_what_info_says_of_it(invoke, recipe: Path, tmp_path: Path) -> None:

@@ -6,30 +6,13 @@ import csv
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from pruned_upstream.commands import score
 from pruned_upstream.errors import DataError
 from pruned_upstream.superb.metrics import TASK_METRICS
 from pruned_upstream.superb.published import PAPER, published
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture
-def invoke():
-    app = typer.Typer()
-    score.add_to(app)
-
-    def run(*arguments: object):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
 
 
 def run_folder(folder: Path, model: str, *tasks: str) -> Path:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 
 import pytest
 
-from pruned_upstream import cli
 from pruned_upstream.model.size import count_parameters
 from pruned_upstream.report.page import numbers, recipe_differences, write_page
 from pruned_upstream.report.runs import read_run, read_runs
@@ -146,28 +144,21 @@ def test_scores_of_a_runs_own_model_stand_in_its_column(pruned, write_run, make_
     assert "superb_s against parameters" in [heading.text_content() for heading in document.iter("h2")]
 
 
-def invoke(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["pruned-upstream", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code or 0
-
-
-def test_the_command(pruned, make_results, tmp_path, monkeypatch, capsys):
+def test_the_command(pruned, make_results, tmp_path, exit_code, capsys):
     write_results(tmp_path / "scores", make_results())
     out = tmp_path / "out" / "page.html"
-    assert invoke(monkeypatch, "report", pruned, "--superb", tmp_path / "scores", "--out", out, "--title", "Six") == 0
+    assert exit_code("report", pruned, "--superb", tmp_path / "scores", "--out", out, "--title", "Six") == 0
     assert "run: finished" in capsys.readouterr().out
     assert "<title>Six</title>" in out.read_text()
 
 
-def test_mistakes_end_with_a_sentence_and_code_2(write_run, tmp_path, monkeypatch, capsys):
+def test_mistakes_end_with_a_sentence_and_code_2(write_run, tmp_path, exit_code, capsys):
     out = tmp_path / "page.html"
-    assert invoke(monkeypatch, "report", tmp_path / "absent", "--out", out) == 2
+    assert exit_code("report", tmp_path / "absent", "--out", out) == 2
     assert "there is no run folder" in capsys.readouterr().err
     damaged = write_run([{"step": 2}], end="{\n")
-    assert invoke(monkeypatch, "report", damaged, "--out", out) == 2
+    assert exit_code("report", damaged, "--out", out) == 2
     assert "line 2 is damaged" in capsys.readouterr().err
-    assert invoke(monkeypatch, "report", write_run([], name="a"), "--superb", tmp_path, "--out", out) == 2
+    assert exit_code("report", write_run([], name="a"), "--superb", tmp_path, "--out", out) == 2
     assert "holds no results.yaml" in capsys.readouterr().err
     assert not out.exists()
