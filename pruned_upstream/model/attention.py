@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,19 +39,38 @@ def position_buckets(distances: Tensor, relative: RelativePosition) -> Tensor:
     return (distances > 0).long() * half + torch.where(size < exact, size, large)
 
 
-def relative_position_bias(table: Tensor, frames: int, relative: RelativePosition) -> Tensor:
-    """Position bias (heads, T, T), laid out from its 2T - 1 distinct distances.
+class PositionBias(NamedTuple):
+    """What is added to the scores for the distance from query to key, by dense head.
+
+    Its rows for the queries, from the LAST frame to the first, are windows on 2T - 1 values, each one further on than
+    the row before. So they need not be laid out: what multiplies them reads a few kilobytes instead of T * T numbers.
+
+    values: (dense heads, 2T - 1), from the key that is furthest to the left to that furthest to the right.
+    rows: (dense heads, T, T), query from last to first, key.
+    """
+
+    values: Tensor
+    rows: Tensor
+
+    def of(self, heads: Tensor) -> Tensor:
+        """Rows (h, T, T) of these dense heads."""
+        if captured():
+            return self.rows.index_select(0, heads)
+        return self.values.index_select(0, heads).unfold(1, self.rows.size(1), 1)
+
+
+def relative_position_bias(table: Tensor, frames: int, relative: RelativePosition) -> PositionBias:
+    """The bias of all distances between `frames` frames.
 
     Args:
-        table: (buckets, heads), shared by all layers.
+        table: (buckets, dense heads), shared by all layers.
     """
     distances = torch.arange(1 - frames, frames, device=table.device)
     values = F.embedding(position_buckets(distances, relative), table).t()  # (heads, 2T - 1)
     if captured():  # windows would tie a graph to one length
         frame = torch.arange(frames, device=table.device)
-        return values[:, frame - frame.unsqueeze(1) + frames - 1]  # (heads, T, T)
-    # window s of length T starts at distance s - (T - 1): query T - 1 - s
-    return values.unfold(1, frames, 1).flip(1)  # (heads, T, T)
+        return PositionBias(values, values[:, frame + frame.unsqueeze(1)])
+    return PositionBias(values, values.unfold(1, frames, 1))
 
 
 class SelfAttention(DerivesWeights):
@@ -106,13 +126,13 @@ class SelfAttention(DerivesWeights):
     def forward(
         self,
         x: Tensor,
-        position_bias: Tensor | None = None,
+        position_bias: PositionBias | None = None,
         key_bias: Tensor | None = None,
         gates: LayerGates | None = None,
     ) -> Tensor:
         """Args:
             x: (B, T, d), the sublayer's input: after the norm in pre-norm models.
-            position_bias: (dense heads, T, T).
+            position_bias: of all dense heads.
             key_bias: (B, 1, 1, T), minus infinity at padded frames.
             gates: `qk` and `vo` multiply the projected queries and values.
 
@@ -126,6 +146,8 @@ class SelfAttention(DerivesWeights):
         if not self.uniform:
             qkv = qkv.index_select(-1, self.padded_rows)  # (B, T, 3hw)
         query, key, value = qkv.view(batch, frames, 3, -1, self.width).permute(2, 0, 3, 1, 4)  # (B, h, T, w) each
+        if position_bias is not None:
+            query = query.flip(2)  # last frame first, as the bias has them
         out = F.scaled_dot_product_attention(
             query,
             key,
@@ -134,6 +156,8 @@ class SelfAttention(DerivesWeights):
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
         )
+        if position_bias is not None:
+            out = out.flip(2)
         out = out.transpose(1, 2).reshape(batch, frames, -1)  # (B, T, hw)
         if not self.uniform:
             out = out.index_select(-1, self.living_columns)  # (B, T, vo)
@@ -152,16 +176,18 @@ class SelfAttention(DerivesWeights):
         return weight * scale.unsqueeze(1), bias * scale
 
     def _score_bias(
-        self, x: Tensor, position_bias: Tensor | None, key_bias: Tensor | None, dtype: torch.dtype
+        self, x: Tensor, position_bias: PositionBias | None, key_bias: Tensor | None, dtype: torch.dtype
     ) -> Tensor | None:
-        """What is added to the scores before the softmax: gate * position bias, and the padding."""
+        """What is added to the scores before the softmax: gate * position bias, and the padding.
+
+        Where there is a position bias, queries run from last to first.
+        """
         if position_bias is None:
             return None if key_bias is None else key_bias.to(dtype)
-        bias = position_bias if self.all_heads else position_bias[self.head_ids]  # (h, T, T)
-        if self.gated_position and key_bias is not None:
-            return torch.addcmul(key_bias, self._position_gate(x), bias).to(dtype)  # (B, h, T, T) in one pass
+        bias = position_bias.rows if self.all_heads else position_bias.of(self.head_ids)  # (h, T, T)
         if self.gated_position:
-            return (self._position_gate(x) * bias).to(dtype)  # (B, h, T, T)
+            gate = self._position_gate(x).flip(2)  # (B, h, T, 1)
+            return (gate * bias if key_bias is None else torch.addcmul(key_bias, gate, bias)).to(dtype)  # (B, h, T, T)
         return (bias.unsqueeze(0) if key_bias is None else bias + key_bias).to(dtype)
 
     def _position_gate(self, x: Tensor) -> Tensor:

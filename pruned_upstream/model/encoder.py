@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import BiasOnly, SelfAttention, relative_position_bias
+from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates
@@ -65,7 +65,7 @@ class TransformerEncoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        position_bias: Tensor | None,
+        position_bias: PositionBias | None,
         key_bias: Tensor | None,
         gates: LayerGates | None,
     ) -> Tensor:  # (B, T, d) -> (B, T, d)
@@ -79,7 +79,7 @@ class TransformerEncoderLayer(nn.Module):
         self,
         residual: Tensor,
         x: Tensor,
-        position_bias: Tensor | None,
+        position_bias: PositionBias | None,
         key_bias: Tensor | None,
         gates: LayerGates | None,
     ) -> Tensor:
@@ -154,7 +154,7 @@ class TransformerEncoder(nn.Module):
             x = block(x)
         return x.transpose(1, 2)
 
-    def _position_bias(self, frames: int) -> Tensor | None:
+    def _position_bias(self, frames: int) -> PositionBias | None:
         if self.config.relative_position is None:
             return None
         return relative_position_bias(self.relative_attention_bias.weight, frames, self.config.relative_position)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 from torch import nn
 
-from pruned_upstream.model.attention import SelfAttention
+from pruned_upstream.model.attention import SelfAttention, position_buckets, relative_position_bias
 from pruned_upstream.model.config import Head, TransformerLayer
 from pruned_upstream.model.encoder import Dropout
 from pruned_upstream.model.frontend import ChannelNorm, WeightNormConv, normalised_convolution
@@ -66,10 +66,14 @@ def test_padded_heads_equal_a_loop_over_heads(widths):
     module = encoder.encoder.layers[0].self_attn
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, 9, 24, generator=generator)
-    position_bias = torch.randn(4, 9, 9, generator=generator)
+    relative = encoder.config.relative_position
+    table = torch.randn(relative.buckets, 4, generator=generator)
+    distances = torch.arange(9) - torch.arange(9).unsqueeze(1)  # key minus query
+    laid_out = table[position_buckets(distances, relative)].permute(2, 0, 1)  # (4, 9, 9)
+    position_bias = relative_position_bias(table, 9, relative)
     key_bias = torch.zeros(2, 1, 1, 9)
     key_bias[1, ..., 6:] = -torch.inf
-    expected = looped_attention(module, x, position_bias, key_bias)
+    expected = looped_attention(module, x, laid_out, key_bias)
     torch.testing.assert_close(module(x, position_bias, key_bias), expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(module(x, position_bias, key_bias), expected, rtol=1e-5, atol=1e-5)
