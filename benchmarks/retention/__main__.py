@@ -34,7 +34,7 @@ def main() -> None:
     benchmark = Benchmark(arguments.root, "dev" if arguments.tune else "test")
     if arguments.tune:
         if not arguments.table:
-            benchmark.tune([name for name in names if name in VARIANTS])
+            benchmark.tune(names)
         tables.write_tuning(benchmark.answers)
         return
     if not arguments.table:
@@ -64,10 +64,11 @@ class Benchmark:
                 self._record(name, seed, {})
 
     def tune(self, names: Sequence[str]) -> None:
-        for name in ("teacher", *CONTROLS):
-            self._record(name, 0, {})
+        self._record("teacher", 0, {})
         for name in names:
-            for variant, changes in VARIANTS[name].items():
+            if name in CONTROLS:
+                self._record(name, 0, {})
+            for variant, changes in VARIANTS.get(name, {}).items():
                 self._record(name, TUNING_SEED, {variant: changes})
 
     def _record(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> None:
@@ -94,7 +95,8 @@ class Benchmark:
             config = student.config if METHODS[name].predicts else replace(student.config, prediction_heads=0)
             layers, parameters = layers_of(student, predicts=METHODS[name].predicts), count_parameters(config)
             extra = {"report": json.loads((path.parent / "report.json").read_text())}
-        return {"parameters": parameters, **self.interview.ask(layers, is_teacher=name == "teacher"), **extra}
+        answers = self.interview.ask(layers, is_teacher=name == "teacher", new_heads=not variant)
+        return {"parameters": parameters, **answers, **extra}
 
     def _student(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> Path:
         folder = self.root / "students" / f"{_file_name(name.removesuffix(' + head'), ''.join(variant))}-{seed}"

@@ -8,10 +8,11 @@
     letters     the phones of a sentence, by CTC on the last layer, as an error rate
 
 A head is linear: on the last layer alone, or on a learned weighted sum of all, as SUPERB has it. All heads are trained
-alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. So does masked
-prediction: spans of frames are hidden with the teacher's mask embedding, and its own output layer names their phones.
-`layer residual` is the share of the variance of the teacher's layers that a linear map from a student's best layer does
-not explain, on voices that nobody has heard.
+alike. `reused` puts heads that were trained on the teacher's last layer on a student's, unchanged. So does `hidden`,
+which asks for the phone of frames that the transformer does not see but only what is around them: in their place stands
+the teacher's mask embedding, and the output layer that the teacher was trained with names the phone. `layer residual`
+is the share of the variance of the teacher's layers that a linear map from a student's best layer does not explain, on
+voices that nobody has heard.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ FRAMES_APART = 4  # neighbouring frames say nearly the same
 WORD_COUNT = 12  # of a word in the training sentences, for it to be asked
 PIECE = 1.0  # seconds
 TOGETHER = 16  # utterances heard at once
-STEPS, BATCH, RATE, DECAY = 500, 1024, 0.01, 1e-4  # of every head,
-CTC_STEPS, CTC_BATCH = 300, 16  # and what differs for letters
+STEPS, BATCH, RATE, DECAY = 300, 1024, 0.01, 1e-4  # of every head,
+CTC_STEPS, CTC_BATCH = 200, 16  # and what differs for letters
 QUESTIONS = ("phones", "words", "speakers", "intents", "keywords")
 HIDDEN_START, HIDDEN_SPAN = 0.065, 10  # of masked prediction, as in training
 
@@ -119,30 +120,37 @@ class Predictor(NamedTuple):
 
 
 @torch.no_grad()
-def masked_prediction(layers: Layers, utterances: Sequence[Utterance], predictor: Predictor) -> tuple[float, float]:
-    """Of hidden frames: the mean cross-entropy in nats, and the share in per cent whose phone is named."""
-    generator = torch.Generator().manual_seed(0)
-    number = {phone: i for i, phone in enumerate(predictor.phones)}
-    loss, correct, count = 0.0, 0, 0
-    for members, waveforms in _together(utterances):
-        hidden: list[Tensor] = []
+def hidden_phones(layers: Layers, utterances: Sequence[Utterance], predictor: Predictor) -> tuple[float, float, int]:
+    """Of hidden frames: mean cross-entropy in nats, share that is named in per cent, and their number. Phones that the
+    predictor does not know are left out."""
+    hidden = _hidden(layers, utterances, predictor.mask_emb)
+    units = _numbers(hidden.labels, predictor.phones)
+    known = units >= 0
+    logits = F.linear(hidden.vectors[known, -1].float(), predictor.weight, predictor.bias)  # (N, phones)
+    named = (logits.argmax(1) == units[known]).float().mean().item()
+    return F.cross_entropy(logits, units[known]).item(), 100 * named, int(known.sum())
 
-        def hide(projected: Tensor, hidden: list[Tensor] = hidden) -> Tensor:  # (B, T, d) -> (B, T, d)
+
+def _hidden(layers: Layers, utterances: Sequence[Utterance], mask_emb: Tensor) -> Items:
+    """Every other frame of spans that are the same for every model."""
+    generator = torch.Generator().manual_seed(0)
+    vectors, labels = [], []
+    for members, waveforms in _together(utterances):
+        spans: list[Tensor] = []
+
+        def hide(projected: Tensor, spans: list[Tensor] = spans) -> Tensor:  # (B, T, d) -> (B, T, d)
             everywhere = torch.ones(projected.shape[:2], dtype=torch.bool)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(1 << 40, (), generator=generator)))
-                hidden.append(masked_spans(everywhere, HIDDEN_START, HIDDEN_SPAN))
-            return torch.where(hidden[0].unsqueeze(-1), predictor.mask_emb, projected)
+                spans.append(masked_spans(everywhere, HIDDEN_START, HIDDEN_SPAN))
+            return torch.where(spans[0].unsqueeze(-1), mask_emb, projected)
 
-        for i, states, spans in zip(members, layers(waveforms, hide=hide), hidden[0], strict=True):
+        for i, states, is_hidden in zip(members, layers(waveforms, hide=hide), spans[0], strict=True):
             spoken = utterances[i].frame_phones(states.size(1))
-            units = torch.tensor([number.get(phone, -1) for phone in spoken])
-            asked = spans[: len(units)] & (units >= 0)
-            logits = F.linear(states[-1, asked].float(), predictor.weight, predictor.bias)
-            loss += F.cross_entropy(logits, units[asked], reduction="sum").item()
-            correct += int((logits.argmax(-1) == units[asked]).sum())
-            count += int(asked.sum())
-    return loss / count, 100 * correct / count
+            chosen = [t for t in range(0, states.size(1), 2) if is_hidden[t]]
+            vectors.append(states[:, chosen].transpose(0, 1).half())
+            labels += [spoken[t] for t in chosen]
+    return Items(torch.cat(vectors), labels)
 
 
 def _phones(utterances: Sequence[Utterance], states: Sequence[Tensor]) -> Items:

@@ -36,14 +36,14 @@ TAUGHT = 100  # sentences a training voice, for teacher and students
 SPLITS = ("dev", "test")
 # split -> (voices, sentences a voice); "known" are other sentences of the training voices
 SENTENCES = {
-    "train": (speakers.TRAIN, 6),
-    "known dev": (speakers.TRAIN, 2),
-    "known test": (speakers.TRAIN, 8),
-    "dev": (speakers.DEV, 10),
-    "test": (speakers.TEST, 24),
+    "train": (speakers.TRAIN, 5),
+    "known dev": (speakers.TRAIN, 1),
+    "known test": (speakers.TRAIN, 6),
+    "dev": (speakers.DEV, 8),
+    "test": (speakers.TEST, 18),
 }
 # split -> (voices, times each of them says every intent, and every keyword)
-COMMANDS = {"train": (speakers.TRAIN[::2], 1, 2), "dev": (speakers.DEV, 2, 4), "test": (speakers.TEST, 5, 8)}
+COMMANDS = {"train": (speakers.TRAIN[::3], 1, 2), "dev": (speakers.DEV, 1, 2), "test": (speakers.TEST, 3, 6)}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ REFERENCE = "ours"  # whose differences to the others are shown
 COLUMNS = (
     *(f"{question}.sum" for question in QUESTIONS),
     *(f"{question}.last" for question in (*QUESTIONS, "letters")),
-    *(f"{question}.reused" for question in (*QUESTIONS, "letters")),
-    "masked phones",
+    *(f"{question}.reused" for question in (*QUESTIONS, "letters", "hidden")),
     "masked loss",
     "layer residual",
 )
@@ -26,9 +25,9 @@ PARTS = {
     "new heads on a weighted sum": [column for column in COLUMNS if column.endswith(".sum")],
     "new heads on the last layer": [column for column in COLUMNS if column.endswith(".last")],
     "the teacher's heads, unchanged": [column for column in COLUMNS if column.endswith(".reused")],
-    "what the teacher was trained for": ["masked phones", "masked loss", "layer residual"],
+    "what the teacher was trained for": ["masked loss", "layer residual"],
 }
-CHOSEN_BY = [column for part in list(PARTS)[:2] for column in PARTS[part]]  # settings, by the mean over new heads
+CHOSEN_BY = PARTS["the teacher's heads, unchanged"]  # settings
 
 
 def write(answers: Path) -> None:
@@ -44,9 +43,7 @@ def write(answers: Path) -> None:
     lines = [
         f"Students of {STEPS} steps; accuracies in per cent, `letters` phone error rates, `masked loss` in nats, "
         "`layer residual` in per cent of the variance. Mean over seeds, plus or minus the standard deviation over "
-        "them. Test items: "
-        + ", ".join(f"{question} {count:,}" for question, count in items.items())
-        + "."
+        "them. Test items: " + ", ".join(f"{question} {count:,}" for question, count in items.items()) + "."
     ]
     for part, columns in PARTS.items():
         lines += ["", f"### {part[0].upper()}{part[1:]}", "", *_table(names, found, columns)]
@@ -62,17 +59,15 @@ def write(answers: Path) -> None:
 
 def write_tuning(answers: Path) -> None:
     """results/retention_tuning.md: the settings that were tried, one seed each, and which of a method's is best."""
-    found = _read(answers)
-    columns = ["chosen by", *COLUMNS]
-    rows = [" | ".join(["model", *columns]), " | ".join("---" for _ in ["model", *columns])]
-    for answer in sorted(found, key=lambda answer: (bool(answer["variant"]), answer["name"])):
-        metrics = answer["metrics"]
+    columns = [*CHOSEN_BY, *PARTS["what the teacher was trained for"]]
+    rows = [" | ".join(["model", "mean", *columns]), " | ".join("---" for _ in ["model", "mean", *columns])]
+    for answer in sorted(_read(answers), key=lambda answer: (bool(answer["variant"]), answer["name"])):
         name = ", ".join(part for part in (answer["name"], answer["variant"]) if part)
-        cells = [f"{_choice(metrics):.2f}", *(f"{metrics[column]:.1f}" for column in COLUMNS)]
-        rows.append(" | ".join([name, *cells]))
+        cells = [_mean([answer["metrics"][column]], column) for column in columns]
+        rows.append(" | ".join([name, f"{_choice(answer['metrics']):.1f}", *cells]))
     lines = [
-        f"Students of {STEPS} steps and one seed, asked in voices that give no other table. Of each method the setting "
-        "is taken whose mean over the new heads' questions (`letters` as what is left of 100) is highest.",
+        f"Students of {STEPS} steps and one seed, asked in voices that give no other table, with the teacher's heads. "
+        "Of each method the setting with the highest mean is taken (`letters` as what is left of 100).",
         "",
         *(f"| {row} |" for row in rows),
         "",
@@ -83,7 +78,7 @@ def write_tuning(answers: Path) -> None:
 
 
 def _choice(metrics: dict[str, float]) -> float:
-    return statistics.mean(100 - metrics[c] if c in LOWER_IS_BETTER else metrics[c] for c in CHOSEN_BY)
+    return statistics.mean(max(0.0, 100 - metrics[c]) if c in LOWER_IS_BETTER else metrics[c] for c in CHOSEN_BY)
 
 
 def _read(answers: Path) -> list[dict[str, Any]]:
@@ -131,8 +126,10 @@ def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None
 
     figure = Figure(figsize=(18, 13), layout="constrained")
     rows = [name for name in names if name != "teacher"]
-    grid = figure.subplots(-(-len(COLUMNS) // 5), 5, sharey=True)
-    for axes, column in zip(grid.flat, COLUMNS, strict=True):
+    grid = figure.subplots(-(-len(COLUMNS) // 6), 6, sharey=True)
+    for axes in grid.flat[len(COLUMNS) :]:
+        axes.remove()
+    for axes, column in zip(grid.flat[: len(COLUMNS)], COLUMNS, strict=True):
         for y, name in enumerate(rows):
             values = [answer["metrics"][column] for answer in found[name].values()]
             axes.plot(values, [y] * len(values), "o", color="grey" if name in CONTROLS else "#4477aa", alpha=0.8)
