@@ -1,0 +1,89 @@
+"""What 8-bit weights cost on the ten tasks in miniature: `python -m benchmarks.int8_tasks`, after the demo has run.
+
+Every row is an upstream for which each task's head was trained and tested anew, with one protocol. Besides the question
+there are two yardsticks: onnxruntime in single precision differs from torch by rounding alone, and another seed is what
+training is left to chance. The first row is the demo's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pruned_upstream.superb.layout import Data
+from pruned_upstream.superb.metrics import METRICS
+from pruned_upstream.superb.results import RunResults
+from pruned_upstream.superb.running import Settings, run
+from pruned_upstream.superb.worker import apart
+
+from .measure import machine, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--root", type=Path, default=Path("runs/int8_tasks"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs of s3prl side by side")
+    arguments = parser.parse_args()
+    model = arguments.demo / "prune" / "compact.safetensors"
+    single, int8 = (arguments.root / name for name in ("compact.onnx", "compact.int8.onnx"))
+    for path in (single, int8):  # apart, for nothing may have been computed where tasks are forked
+        apart(partial(_export, model, path, int8=path == int8))
+    torch_run = Settings(
+        folder=arguments.demo / "superb" / "compact",
+        upstream="pruned_upstream",
+        checkpoint=model,
+        model="compact",
+        data=Data(arguments.demo / "corpora"),
+        short=True,
+        device="cpu",
+        jobs=arguments.jobs,
+    )
+    runs = {
+        "torch": torch_run,
+        "onnxruntime, int8": dataclasses.replace(torch_run, folder=arguments.root / "int8", checkpoint=int8),
+        "onnxruntime": dataclasses.replace(torch_run, folder=arguments.root / "single", checkpoint=single),
+        "torch, another seed": dataclasses.replace(torch_run, folder=arguments.root / "seed", seed=torch_run.seed + 1),
+    }
+    rows: list[dict[str, object]] = []
+    for name, settings in runs.items():
+        report = run(settings)
+        if report.failures:
+            raise SystemExit("\n".join(f"{task}: {failure.reason}" for task, failure in report.failures.items()))
+        rows.append(
+            {"upstream": name, "MB": round(settings.checkpoint.stat().st_size / 1e6, 1)} | _scores(report.results)
+        )
+        write("int8_tasks", rows, machine(steps="short"), note=_note(rows))
+
+
+def _export(model: Path, onnx: Path, *, int8: bool) -> None:
+    from pruned_upstream.export import export_onnx
+    from pruned_upstream.model.checkpoint import load, read_header
+
+    if not onnx.exists():
+        export_onnx(load(model), onnx, int8=int8, provenance=read_header(model).provenance)
+
+
+def _scores(results: RunResults) -> dict[str, object]:
+    return {key: round(value, 2) for key, value in results.metrics.items()}
+
+
+def _note(rows: Sequence[dict[str, object]]) -> str:
+    """How many points each row loses against the first, over all metrics."""
+    lines = ["s3prl's metrics in per cent, short trainings on self-made corpora."]
+    for row in rows[1:]:
+        lost = [
+            (row[key] - rows[0][key]) * (-1 if METRICS[key].higher_is_better else 1) for key in METRICS if key in row
+        ]
+        lines.append(
+            f"{row['upstream']}: {sum(lost) / len(lost):+.2f} points lost on average over {len(lost)} metrics, "
+            f"from {min(lost):+.2f} to {max(lost):+.2f}."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
