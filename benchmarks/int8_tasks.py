@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--root", type=Path, default=Path("runs/int8_tasks"))
     parser.add_argument("--jobs", type=int, default=1, help="runs of s3prl side by side")
+    parser.add_argument("--tasks", help="only these, such as ks,pr")
+    parser.add_argument("--rows", type=int, default=4, help="only the first so many rows")
     arguments = parser.parse_args()
     model = arguments.demo / "prune" / "compact.safetensors"
     single, int8 = (arguments.root / name for name in ("compact.onnx", "compact.int8.onnx"))
@@ -38,6 +40,7 @@ def main() -> None:
         checkpoint=model,
         model="compact",
         data=Data(arguments.demo / "corpora"),
+        tasks=tuple(arguments.tasks.split(",")) if arguments.tasks else None,
         short=True,
         device="cpu",
         jobs=arguments.jobs,
@@ -49,7 +52,7 @@ def main() -> None:
         "torch, another seed": dataclasses.replace(torch_run, folder=arguments.root / "seed", seed=torch_run.seed + 1),
     }
     rows: list[dict[str, object]] = []
-    for name, settings in runs.items():
+    for name, settings in list(runs.items())[: arguments.rows]:
         report = run(settings)
         if report.failures:
             raise SystemExit("\n".join(f"{task}: {failure.reason}" for task, failure in report.failures.items()))

@@ -137,7 +137,7 @@ VARIANTS = {  # what the settings of each method are chosen from, on the dev voi
         "rate 1e-3, patient multipliers": (*_rate(1e-3), *PATIENT),
     },
     "DPHuBERT": {f"rate {rate:g}": _rates(rate) for rate in (5e-4, 1e-3, 2e-3)}
-    | {"rate 1e-3, patient multipliers": (*_rates(1e-3), *PATIENT)},
+    | {"rate 1e-3, constant gate rate": (*_rates(1e-3), "optimisation.gate_schedule=constant")},
     "DistilHuBERT + head": {f"rate {rate:g}": _rate(rate) for rate in (5e-4, 1e-3, 2e-3, 4e-3)},
 }
 

@@ -45,6 +45,9 @@ SECOND_STAGE_FOLDER = "second_stage"
 VERIFIED_STEPS = 2  # batches on which gated and compact model are compared,
 VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
 FAR_FROM_TARGET = 0.02  # difference of sparsities that is worth a warning
+TOO_DENSE = "more steps, or a higher optimisation.gate_learning_rate, bring them there"
+# the multipliers grow for as long as the gates are on their way, and take as long to shrink again
+TOO_SPARSE = "more steps bring them back; a lower optimisation.multiplier_learning_rate would not have overshot"
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
 SECOND_STAGE = 2  # and the batches of the second stage from those of the first
 
@@ -246,12 +249,13 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
     )
     _write_report(path.parent, asdict(report))
     save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
-    if abs(report.expected_sparsity - sparsity.target) > FAR_FROM_TARGET:
+    excess = report.expected_sparsity - sparsity.target
+    if abs(excess) > FAR_FROM_TARGET:
         log.warning(
-            "the gates ended at %.1f %% sparsity, where %.1f %% is the target; more steps, or a higher "
-            "optimisation.gate_learning_rate or multiplier_learning_rate, bring them there",
+            "the gates ended at %.1f %% sparsity, where %.1f %% is the target; %s",
             100 * report.expected_sparsity,
             100 * sparsity.target,
+            TOO_SPARSE if excess > 0 else TOO_DENSE,
         )
 
 

@@ -185,9 +185,24 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_state(recipe, tmp_p
     assert not (tmp_path / "run" / "compact.safetensors").exists()
 
 
-def test_a_run_that_misses_its_target_says_so(recipe, caplog: pytest.LogCaptureFixture) -> None:
-    run_prune(recipe())  # a few steps, in which gates hardly move
-    assert "more steps, or a higher optimisation.gate_learning_rate" in caplog.text
+WOUND_UP = {
+    "optimisation.multiplier_learning_rate": 10.0,
+    "optimisation.gate_learning_rate": 0.5,
+    "optimisation.steps": 20,
+    "sparsity.target": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [  # in a few steps gates hardly move; in some more, multipliers that grow fast drive them past the target
+        ({}, "more steps, or a higher optimisation.gate_learning_rate"),
+        (WOUND_UP, "a lower optimisation.multiplier_learning_rate would not have overshot"),
+    ],
+)
+def test_a_run_that_misses_its_target_says_so(recipe, caplog: pytest.LogCaptureFixture, changes, advice) -> None:
+    run_prune(recipe(**changes))
+    assert advice in caplog.text
 
 
 def test_a_pruned_teacher_is_refused(recipe) -> None:
