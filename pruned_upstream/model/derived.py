@@ -18,6 +18,14 @@ def eager_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not captured()
 
 
+def in_bf16(tensor: Tensor) -> bool:
+    """Whether matrix products with `tensor` are computed in bfloat16, by its own type or by autocast."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.bfloat16
+    return tensor.dtype == torch.bfloat16
+
+
 class DerivesWeights(nn.Module):
     """A module whose forward uses tensors derived from its parameters.
 

@@ -17,7 +17,7 @@ from torch import nn
 from pruned_upstream.model.attention import SelfAttention, position_buckets, relative_position_bias
 from pruned_upstream.model.config import Head, TransformerLayer
 from pruned_upstream.model.encoder import Dropout
-from pruned_upstream.model.frontend import ChannelNorm, WeightNormConv, normalised_convolution
+from pruned_upstream.model.frontend import ChannelNorm, WeightNormConv, normalised_convolution, strided_products
 
 RAGGED = (
     TransformerLayer(True, (Head(0, 3, 5), Head(2, 6, 1), Head(3, 0, 4)), True, 7),  # head 3 attends by position alone
@@ -226,6 +226,26 @@ def test_group_norm_folded_into_the_filters(bias, offset):
     for parameter, reference in zip(ours, exact, strict=True):
         error = (parameter.grad - reference.grad).abs().max() / reference.grad.abs().max()
         assert error < 1e-4
+
+
+@given(kernel=st.integers(1, 7), stride=st.integers(1, 4), spare=st.integers(0, 9), bias=st.booleans())
+def test_a_convolution_as_matrix_products(kernel, stride, spare, bias):
+    torch.manual_seed(0)
+    convolution = nn.Conv1d(3, 5, kernel, stride, bias=bias).double()
+    x = torch.randn(2, 3, kernel + spare, dtype=torch.double)
+    torch.testing.assert_close(strided_products(x.transpose(1, 2), convolution), convolution(x).transpose(1, 2))
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@torch.no_grad()
+def test_the_front_end_in_matrix_products(name, monkeypatch):
+    """As bfloat16 on a CPU takes it, but in single precision, gates of channels included."""
+    encoder = random_encoder(SHAPES[name])
+    waveforms, _ = encoder.prepare(unequal_waveforms())
+    gates = [torch.rand(layer.channels) for layer in encoder.config.conv]
+    plain = encoder.feature_extractor(waveforms, gates)
+    monkeypatch.setattr("pruned_upstream.model.frontend.in_bf16", lambda x: True)
+    assert largest_difference([encoder.feature_extractor(waveforms, gates)], [plain]) < 1e-5
 
 
 def test_norm_over_living_channels_counts_the_others_as_zeros():
