@@ -95,8 +95,8 @@ def strided_products(x: Tensor, convolution: nn.Conv1d) -> Tensor:
     """`convolution` as matrix products on the time-major (B, T_in, C_in) -> (B, T_out, C_out).
 
     What lies under a filter is one stretch of memory, and from filter to filter it is a stride further: taps within a
-    stride are one product whose rows need not be copied, those beyond it (the third of a kernel of 3) are another.
-    Processors with matrix units for bfloat16 compute products several times faster than convolutions.
+    stride are one product, whose rows one recording need not copy, and those beyond it (the third of a kernel of 3) are
+    another. For processors whose matrix units serve products better than convolutions; not measured (see benchmarks).
     """
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     frames = (x.size(1) - kernel) // stride + 1
@@ -107,11 +107,11 @@ def strided_products(x: Tensor, convolution: nn.Conv1d) -> Tensor:
         for start in range(0, whole, stride)
     ]
     parts += [(x[:, tap::stride][:, :frames, None], weight[:, tap : tap + 1]) for tap in range(whole, kernel)]
-    out = convolution.bias
-    for rows, taps in parts:  # (B, T_out, n, C_in), (C_out, n, C_in)
-        product = F.linear(rows.flatten(2), taps.flatten(1))  # (B, T_out, C_out)
-        out = product if out is None else out + product
-    return out
+    biases = [convolution.bias, *[None] * (len(parts) - 1)]
+    products = [  # (B, T_out, n C_in) and (C_out, n C_in) -> (B, T_out, C_out)
+        F.linear(rows.flatten(2), taps.flatten(1), bias) for (rows, taps), bias in zip(parts, biases, strict=True)
+    ]
+    return sum(products[1:], start=products[0])
 
 
 def normalised_convolution(x: Tensor, convolution: nn.Conv1d, norm: nn.GroupNorm) -> Tensor:

@@ -27,7 +27,7 @@ from .data import Batch, Batches
 from .metrics import MetricsLog
 from .processes import Processes
 from .provenance import record_launch
-from .recipe import Optimisation, Run, flat_keys
+from .recipe import Optimisation, Run, default_keys, flat_keys
 from .schedules import Schedule, constant
 from .state import check_same_run, load_state, save_state
 
@@ -233,7 +233,7 @@ class Trainer:
         state = load_state(path, device=self.processes.device)
         if state is None:
             return
-        check_same_run(path, state["recipe"], flat_keys(self.recipe))
+        check_same_run(path, state["recipe"], flat_keys(self.recipe), default_keys(self.recipe))
         if state["corpus"] != self.batches.corpus.fingerprint:
             raise DataError(
                 f"{self.folder} holds a run on other recordings than data.train names now; "

@@ -1,7 +1,8 @@
-"""Masked prediction from scratch: how the demo's teacher, and any small teacher of one's own, comes to be.
+"""Masked prediction: how the demo's teacher, and any small teacher of one's own, comes to be.
 
-Hsu et al., "HuBERT" (2021), equation 2, in its first iteration: spans of frames are hidden from the transformer,
-which has to name the unit of each hidden frame. Small models do not get off the ground that way, because random
+Hsu et al., "HuBERT" (2021), equation 2: spans of frames are hidden from the transformer, which has to name the unit of
+each hidden frame. In the first iteration units are clusters of cepstra; a later one goes on from the model before it,
+with labels of its own. Small models do not get off the ground that way, because random
 convolutions give the transformer nothing to read; so the front end first learns, alone, to predict the log mel
 energies of its frames.
 """
@@ -86,6 +87,8 @@ class Masking:
         for name in ("span", "fit_batches"):
             require(getattr(self, name) >= 1, f"masking.{name}", getattr(self, name), "be at least 1")
         require(0 <= self.unmasked <= 1, "masking.unmasked", self.unmasked, "be from 0 to 1")
+        ending = self.labels is None or (self.labels != "" and not self.labels.startswith("."))
+        require(ending, "masking.labels", self.labels, "be null or an ending without its dot, such as km")
         require(self.units >= 2, "masking.units", self.units, "be at least 2")
         require(self.smoothing % 2 == 1, "masking.smoothing", self.smoothing, "be an odd number of frames")
         require(self.front_end_steps >= 0, "masking.front_end_steps", self.front_end_steps, "be at least 0")
@@ -240,7 +243,8 @@ def _two_phases(step: int, *, first: Any, second: Any, turn: int) -> float:
 
 
 def run_pretrain(recipe: PretrainRecipe) -> Path:
-    """Train an encoder from scratch as the recipe says, going on where an earlier launch stopped.
+    """Train an encoder as the recipe says, from scratch or from a model that is there already; where an earlier launch
+    stopped, this one goes on.
 
     Returns:
         The model file; beside it lie the resolved recipe, the targets, metrics and the training state.
@@ -255,10 +259,10 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
         with processes.main_first():
             corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
             batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
-            targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
+            torch.manual_seed(recipe.run.seed)
+            encoder = _encoder(config, recipe).to(processes.device)
             labels = _labels(config, corpus, recipe)
-        torch.manual_seed(recipe.run.seed)
-        encoder = _encoder(config, recipe).to(processes.device)
+            targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
         Trainer(MaskedPrediction(encoder, targets, labels, recipe, processes), batches, recipe, processes).fit()
         if processes.is_main:
             model = encoder.half() if recipe.half_precision else encoder
@@ -273,21 +277,35 @@ def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
         return Encoder(config, dropout)
     encoder = load(recipe.start, dropout=dropout)
     if encoder.config != config:
-        raise ConfigError(f"{recipe.start} holds a model of another shape than the recipe's section shape describes")
+        here, there = asdict(config), asdict(encoder.config)
+        differing = [f"{key} ({there[key]!r} there, {here[key]!r} here)" for key in here if there[key] != here[key]]
+        raise ConfigError(
+            f"{recipe.start} holds a model of another shape than the recipe's section shape: {', '.join(differing)}; "
+            "describe that shape, or leave start out"
+        )
     return encoder
 
 
 def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: PretrainRecipe) -> Targets:
     """Fitted once a run: units of another fit would be other labels."""
-    if path.exists():
-        return Targets.load(path)
-    log.info("fitting targets on %d batches", recipe.masking.fit_batches)
+    masking = recipe.masking
+    settings = {
+        "units": masking.units if masking.labels is None else None,
+        "smoothing": masking.smoothing,
+        "fit_batches": masking.fit_batches,
+        "seed": recipe.run.seed,
+        "corpus": batches.corpus.fingerprint,
+    }
+    if path.exists() and (kept := Targets.load(path)).settings == settings:
+        return kept  # else of a launch that was given up before its first state
+    log.info("fitting targets on %d batches", masking.fit_batches)
     targets = Targets.fit(
-        _whole_waveforms(batches, recipe.masking.fit_batches),
+        _whole_waveforms(batches, masking.fit_batches),
         config,
-        units=recipe.masking.units if recipe.masking.labels is None else None,
-        smoothing=recipe.masking.smoothing,
+        units=settings["units"],
+        smoothing=masking.smoothing,
         seed=recipe.run.seed,
+        settings=settings,
     )
     targets.save(path)
     return targets

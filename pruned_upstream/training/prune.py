@@ -35,7 +35,7 @@ from .objectives import PairedDistillation
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
 from .recipe import PruneOptimisation, PruneRecipe
-from .schedules import warmup_constant, warmup_linear_decay
+from .schedules import AFTER_WARMUP
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ class PruningObjective(PairedDistillation):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         options: PruneOptimisation = self.recipe.optimisation
-        shape = warmup_constant if options.gate_schedule == "constant" else warmup_linear_decay
-        schedule = shape(options.steps, options.warmup)
+        schedule = AFTER_WARMUP[options.gate_schedule](options.steps, options.warmup)
         return [
             *super().parameter_groups(),
             ParameterGroup(

@@ -20,9 +20,9 @@ from ..files import write_text
 from ..pruning.gates import GateSettings
 from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
+from .schedules import AFTER_WARMUP
 
 PRECISIONS = ("fp32", "bf16")
-GATE_SCHEDULES = ("constant", "linear")
 LISTS = ("train", "test")  # of data: one entry may stand without brackets
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
@@ -160,10 +160,8 @@ class PruneOptimisation(Optimisation):
 
     def check(self) -> None:
         super().check()
-        known = ", ".join(GATE_SCHEDULES)
-        require(
-            self.gate_schedule in GATE_SCHEDULES, "optimisation.gate_schedule", self.gate_schedule, f"be one of {known}"
-        )
+        schedule, known = self.gate_schedule, ", ".join(AFTER_WARMUP)
+        require(schedule in AFTER_WARMUP, "optimisation.gate_schedule", schedule, f"be one of {known}")
         for name in ("gate_learning_rate", "multiplier_learning_rate"):
             require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
 
@@ -281,6 +279,20 @@ def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:
             keys |= flat_keys(value, f"{prefix}{key.name}.")
         else:
             keys[prefix + key.name] = value
+    return keys
+
+
+def default_keys(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """What a recipe's keys are where nobody says otherwise, as {"section.key": value}."""
+    keys: dict[str, Any] = {}
+    for key in dataclasses.fields(recipe):
+        value = getattr(recipe, key.name)
+        if dataclasses.is_dataclass(value):
+            keys |= default_keys(value, f"{prefix}{key.name}.")
+        elif key.default_factory is not dataclasses.MISSING:
+            keys[prefix + key.name] = key.default_factory()
+        else:
+            keys[prefix + key.name] = key.default
     return keys
 
 

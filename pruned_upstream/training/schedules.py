@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 Schedule = Callable[[int], float]
@@ -24,6 +24,13 @@ def warmup_linear_decay(steps: int, warmup: float) -> Schedule:
     is spent on a rate of 0.
     """
     return partial(_warmup_linear_decay, steps=steps, warmup=round(warmup * steps))
+
+
+# names in recipes
+AFTER_WARMUP: Mapping[str, Callable[[int, float], Schedule]] = {
+    "constant": warmup_constant,
+    "linear": warmup_linear_decay,
+}
 
 
 def tri_stage(steps: int, warmup: float, hold: float, final: float) -> Schedule:

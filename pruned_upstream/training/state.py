@@ -57,16 +57,20 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def check_same_run(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_same_run(
+    path: Path, saved: Mapping[str, Any], current: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
     """Refuse to go on with another recipe than the one that was begun.
 
     Args:
         path: of the state.
         saved, current: recipes as {"section.key": value}.
+        defaults: of keys that the saved recipe lacks, since it is older than they are.
 
     Raises:
         ConfigError: they differ in a key that changes what is computed; the first such keys are named.
     """
+    saved = {**(defaults or {}), **saved}
     keys = (saved.keys() | current.keys()) - FREE_KEYS
     differing = [
         f"{key} ({saved.get(key)!r} there, {current.get(key)!r} here)"

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from .corpus import SAMPLE_RATE, Corpus, lines_beside
 from .data import Batch
 
 MELS = 40
+SPARE_LABELS = 5  # 0.1 seconds; fairseq allows as much (fairseq/data/audio/hubert_dataset.py, verify_label_lengths)
 COEFFICIENTS = 13
 
 
@@ -106,8 +107,8 @@ class FrameLabels:
         """Read `NAME.ending` beside each `NAME.tsv`: numbers from 0 to below `units`, a line a recording.
 
         Raises:
-            DataError: a source is no manifest or has no labels, a line is malformed or has fewer labels than the
-                encoder makes frames of its recording.
+            DataError: a source is no manifest or has no labels, a line is malformed, or has another number of labels
+                than the encoder makes frames of its recording; a few more may be there.
         """
         lines: dict[Path, str] = {}
         for source in map(Path, manifests):
@@ -122,33 +123,53 @@ class FrameLabels:
         )
 
     def __call__(self, part: Batch, config: EncoderConfig) -> Tensor:
-        """(B, T) of a micro-batch, 0 where it is padded. A crop that starts within a frame takes that frame's label."""
+        """(B, T) of a micro-batch.
+
+        A crop that starts within a frame takes that frame's label. Where a recording has no more, its last label goes
+        on: models that deal padding out in shares count a frame more at times (`Encoder.padding_mask`).
+        """
         found = torch.zeros(len(part.wavs), config.frames(part.pad_to), dtype=torch.long)
         for row, utterance, start in zip(found, part.utterances, part.starts, strict=True):
             labels = self.of_recording[utterance][start // config.downsample_rate :][: len(row)]
             row[: len(labels)] = labels
+            row[len(labels) :] = labels[-1]
         return found
 
 
 def _frame_labels(name: str, line: str, frames: int, units: int) -> Tensor:
     numbers = line.split()
-    if not all(number.isdigit() and int(number) < units for number in numbers):
+    if not all(number.isdecimal() and int(number) < units for number in numbers):
         raise DataError(f"the frame labels of {name} must be numbers from 0 to {units - 1}; see masking.units")
-    if len(numbers) < frames:
-        raise DataError(f"{name} has {len(numbers)} frame labels and {frames} frames; each frame needs one")
-    return torch.tensor([int(number) for number in numbers])
+    if not frames <= len(numbers) <= frames + SPARE_LABELS:
+        raise DataError(
+            f"{name} has {len(numbers)} frame labels and {frames} frames; each frame needs one, whatever the rate of "
+            "the features that were clustered"
+        )
+    return torch.tensor([int(number) for number in numbers], dtype=torch.int32)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The two targets of a frame: its normalised log mel energies, and its unit, unless units are given as labels."""
+    """The two targets of a frame: its normalised log mel energies, and its unit, unless units are given as labels.
+
+    Attributes:
+        settings: what they were fitted by; those of other settings would be other targets.
+    """
 
     mel: Normaliser
     clusters: Clusters | None
+    settings: dict[str, Any]
 
     @classmethod
     def fit(
-        cls, waveforms: Iterable[Tensor], config: EncoderConfig, *, units: int | None, smoothing: int, seed: int
+        cls,
+        waveforms: Iterable[Tensor],
+        config: EncoderConfig,
+        *,
+        units: int | None,
+        smoothing: int,
+        seed: int,
+        settings: dict[str, Any] | None = None,
     ) -> Targets:
         """Measure the frames of some speech, and cluster them.
 
@@ -161,13 +182,14 @@ class Targets:
         """
         mels = [log_mel(batch, config) for batch in waveforms]
         clusters = None if units is None else Clusters.fit(mels, units=units, smoothing=smoothing, seed=seed)
-        return cls(Normaliser.fit(torch.cat([mel.flatten(0, 1) for mel in mels])), clusters)
+        return cls(Normaliser.fit(torch.cat([mel.flatten(0, 1) for mel in mels])), clusters, settings or {})
 
     def save(self, path: Path) -> None:
         clusters = self.clusters
         state = {
             "mel": tuple(self.mel),
             "clusters": clusters and [tuple(clusters.cepstra), clusters.centroids, clusters.smoothing],
+            "settings": self.settings,
         }
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
@@ -179,6 +201,6 @@ class Targets:
             state = torch.load(path, weights_only=True)
             found = state["clusters"]
             clusters = None if found is None else Clusters(Normaliser(*found[0]), *found[1:])
-            return cls(Normaliser(*state["mel"]), clusters)
+            return cls(Normaliser(*state["mel"]), clusters, state["settings"])
         except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} does not hold the targets of this run ({error}); remove the file") from error

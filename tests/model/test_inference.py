@@ -16,6 +16,7 @@ from torch import nn
 
 from pruned_upstream.model.attention import SelfAttention, position_buckets, relative_position_bias
 from pruned_upstream.model.config import Head, TransformerLayer
+from pruned_upstream.model.derived import in_bf16
 from pruned_upstream.model.encoder import Dropout
 from pruned_upstream.model.frontend import ChannelNorm, WeightNormConv, normalised_convolution, strided_products
 
@@ -246,6 +247,17 @@ def test_the_front_end_in_matrix_products(name, monkeypatch):
     plain = encoder.feature_extractor(waveforms, gates)
     monkeypatch.setattr("pruned_upstream.model.frontend.in_bf16", lambda x: True)
     assert largest_difference([encoder.feature_extractor(waveforms, gates)], [plain]) < 1e-5
+
+
+@torch.no_grad()
+def test_matrix_products_in_bfloat16():
+    convolution, x = nn.Conv1d(8, 6, 3, 2), torch.randn(2, 8, 41)
+    exact = convolution(x).transpose(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert in_bf16(x)
+        products = strided_products(x.transpose(1, 2), convolution)
+    assert products.dtype == torch.bfloat16 and in_bf16(products) and not in_bf16(x)
+    assert largest_difference([products.float()], [exact]) < 0.02
 
 
 def test_norm_over_living_channels_counts_the_others_as_zeros():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
@@ -118,34 +120,44 @@ def test_accumulation_changes_nothing_while_nothing_is_random(pretraining):
         assert torch.allclose(runs[1][name], tensor, rtol=0, atol=1e-6), name
 
 
-def labelled(tmp_path, recordings: Path, labels: str) -> Path:
-    """A manifest of the recordings and, beside it, the same line of labels for each."""
+def labelled(tmp_path, recordings: Path, line: Callable[[int], str]) -> Path:
+    """A manifest of the recordings and, beside it, a line of labels for each, made from its number of frames."""
     files = sorted(recordings.rglob("*.wav"))
     manifest = tmp_path / "train.tsv"
     manifest.write_text("\n".join([str(recordings), *(f"{file.relative_to(recordings)}\t1" for file in files)]) + "\n")
-    manifest.with_suffix(".km").write_text(f"{labels}\n" * len(files))
+    lines = [line(SHAPE.config().frames(soundfile.info(file).frames)) for file in files]
+    manifest.with_suffix(".km").write_text("\n".join(lines) + "\n")
     return manifest
 
 
+def counted(frames: int) -> str:
+    return " ".join(map(str, range(frames)))
+
+
+def read_labels(manifest: Path, units: int) -> FrameLabels:
+    return FrameLabels.read([manifest], "km", find_corpus([manifest], min_samples=400), SHAPE.config(), units=units)
+
+
 def test_given_labels_reach_the_frames_they_belong_to(tmp_path, recordings):
-    config = SHAPE.config()
-    manifest = labelled(tmp_path, recordings, " ".join(map(str, range(1000))))
-    corpus = find_corpus([manifest], min_samples=400)
-    labels = FrameLabels.read([manifest], "km", corpus, config, units=1000)
-    wavs = [torch.zeros(1040), torch.zeros(720)]  # 3 frames and 2
-    part = Batch(wavs, pad_to=1040, utterances=[1, 0], starts=[640, 319], seed=0, skipped={})
-    assert labels(part, config).tolist() == [[2, 3, 4], [0, 1, 2]]
+    labels = read_labels(labelled(tmp_path, recordings, counted), units=1000)
+    wavs = [torch.zeros(1040), torch.zeros(720)]  # 3 frames, and the last 2 of 7
+    part = Batch(wavs, pad_to=1040, utterances=[6, 0], starts=[640, 1680], seed=0, skipped={})
+    assert labels(part, SHAPE.config()).tolist() == [[2, 3, 4], [5, 6, 6]]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("0 1 x", "numbers from 0 to 2"), ("0 1 3", "numbers from 0 to 2"), ("0 1", "2 frame labels and")],
+    [
+        (lambda frames: "0 1 x", "numbers from 0 to 2"),
+        (lambda frames: "0 1 \u00b2", "numbers from 0 to 2"),
+        (lambda frames: "0 1 3", "numbers from 0 to 2"),
+        (lambda frames: "0 " * (frames - 1), "each frame needs one"),
+        (lambda frames: "0 " * (frames + 6), "each frame needs one"),
+    ],
 )
 def test_labels_that_cannot_be(tmp_path, recordings, line, message):
-    manifest = labelled(tmp_path, recordings, line)
-    corpus = find_corpus([manifest], min_samples=400)
     with pytest.raises(DataError, match=message):
-        FrameLabels.read([manifest], "km", corpus, SHAPE.config(), units=3)
+        read_labels(labelled(tmp_path, recordings, line), units=3)
 
 
 def test_labels_lie_beside_manifests(tmp_path, recordings):
@@ -154,10 +166,23 @@ def test_labels_lie_beside_manifests(tmp_path, recordings):
         FrameLabels.read([recordings], "km", corpus, SHAPE.config(), units=3)
 
 
+def test_targets_of_another_fit_are_not_taken(pretraining):
+    """Of a launch that was given up before its first state, say."""
+    recipe = pretraining("run")
+    run_pretrain(recipe)
+    folder = Path(recipe.run.folder)
+    before = Targets.load(folder / "targets.pt")
+    (folder / "state.pt").unlink()
+    recipe.masking.units = 2
+    run_pretrain(recipe)
+    assert len(before.clusters.centroids) == 3
+    assert len(Targets.load(folder / "targets.pt").clusters.centroids) == 2
+
+
 def test_given_labels_are_learned(tmp_path, recordings, pretraining):
     """All frames have one label: soon there is nothing left to learn, which no clusters would allow."""
     recipe = pretraining("given", steps=30, learning_rate=1e-2)
-    recipe.data.train = [str(labelled(tmp_path, recordings, "2 " * 1000))]
+    recipe.data.train = [str(labelled(tmp_path, recordings, lambda frames: "2 " * frames))]
     recipe.masking.labels = "km"
     run_pretrain(recipe)
     rows = [json.loads(line) for line in (Path(recipe.run.folder) / "metrics.jsonl").read_text().splitlines()]

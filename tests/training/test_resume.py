@@ -21,6 +21,7 @@ from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.training import loop, state
 from pruned_upstream.training.processes import Processes
 from pruned_upstream.training.prune import run_prune
+from pruned_upstream.training.recipe import default_keys, flat_keys
 
 LONG = {"optimisation.steps": 40, "run.checkpoint_every": 3, "dropout.hidden": 0.1, "data.workers": 1}
 
@@ -115,6 +116,16 @@ def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"section\.e \(0 there, 1 here\) and 3 more; name another") as caught:
         state.check_same_run(tmp_path / "state.pt", saved, current)
     assert "section.f" not in str(caught.value)
+
+
+def test_a_key_that_is_newer_than_the_state_counts_as_its_default(recipe, tmp_path: Path) -> None:
+    given = recipe(**{"optimisation.gate_schedule": "constant"})
+    saved = flat_keys(given)
+    del saved["optimisation.gate_schedule"]
+    state.check_same_run(tmp_path / "state.pt", saved, flat_keys(given), default_keys(given))
+    other = flat_keys(recipe(**{"optimisation.gate_schedule": "linear"}))
+    with pytest.raises(ConfigError, match=r"gate_schedule \('constant' there, 'linear' here\)"):
+        state.check_same_run(tmp_path / "state.pt", saved, other, default_keys(given))
 
 
 def test_other_recordings_are_refused(recipe, recordings: Path) -> None:
