@@ -81,7 +81,7 @@ FRONT_END_TOO = (
     "sparsity.exact=true",
     "distillation.teacher_layers=null",
 )
-SHALLOW = (f"optimisation.steps={STEPS}", "distillation.keep_heads=true")
+SHALLOW = (f"optimisation.steps={STEPS}", "optimisation.learning_rate=4e-3", "distillation.keep_heads=true")
 WHOLE_HEADS = ("gates.fine_grained=false", "gates.drop_head=0.076")
 
 METHODS = {
@@ -104,6 +104,8 @@ METHODS = {
             "distillation.pairing=fixed",
             "distillation.loss=l1_minus_cosine",
             "optimisation.gate_schedule=linear",
+            "optimisation.learning_rate=1e-3",
+            "second_stage.learning_rate=5e-4",
             *IMPATIENT,
         ),
         "whole heads, feed-forward dimensions and channels; fixed pairs; L1 and cosine; two stages",
