@@ -66,7 +66,7 @@ def _export(model: Path, onnx: Path, *, int8: bool) -> None:
     from pruned_upstream.export import export_onnx
     from pruned_upstream.model.checkpoint import load, read_header
 
-    if not onnx.exists():
+    if not onnx.exists() or onnx.stat().st_mtime < model.stat().st_mtime:
         export_onnx(load(model), onnx, int8=int8, provenance=read_header(model).provenance)
 
 

@@ -11,6 +11,7 @@ from .files import write_text
 from .model.checkpoint import Header, load, read_header, read_masks, save
 from .model.config import EncoderConfig
 from .model.hub import RELEASED as MODEL
+from .model.hub import local_file
 from .model.size import count_parameters, parameters_by_part
 
 
@@ -40,6 +41,7 @@ def write_release(
     folder = Path(folder)
     if (folder / MODEL).exists():
         raise PrunedUpstreamError(f"{folder} holds a released model already; name another folder or remove it")
+    file = local_file(file)
     header, encoder = read_header(file), load(file)
     scores = "" if results is None else _scores(Path(results))
     save(folder / MODEL, encoder, provenance=header.provenance, masks=read_masks(file))

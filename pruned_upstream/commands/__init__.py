@@ -26,8 +26,13 @@ def log_to_terminal(console: Console | None = None) -> None:
     from rich.logging import RichHandler
 
     logger = logging.getLogger("pruned_upstream")
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     logger.addHandler(RichHandler(console=console, show_path=False))
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def train(
@@ -47,6 +52,8 @@ def train(
     console = Console()
     log_to_terminal()
     model = way.run_recipe(load_recipe(recipe, overrides or [], way.recipe_class))
+    if not is_first_process():
+        return
     if report_table is not None:
         console.print(report_table(json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))))
     console.print(f"wrote {model}")

@@ -30,7 +30,9 @@ def export(
     """Write a model as ONNX, after comparing it with torch."""
     from ..export import drop_narrow_heads, export_onnx
     from ..model.checkpoint import load, read_header
+    from ..model.hub import local_file
 
+    file = local_file(file)
     header, encoder = read_header(file), load(file)
     if drop_heads:
         smaller = drop_narrow_heads(encoder, drop_heads)
@@ -57,9 +59,10 @@ def release(
     ] = False,
 ) -> None:
     """Make a folder to publish: the model, a model card and, if wanted, ONNX files."""
+    from ..model.hub import plain_name
     from ..release import write_release
 
-    written = write_release(file, out, name=name or file.stem, license=license, results=results, onnx=onnx)
+    written = write_release(file, out, name=name or plain_name(file), license=license, results=results, onnx=onnx)
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

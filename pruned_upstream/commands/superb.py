@@ -68,7 +68,7 @@ def superb(
 
     A run that was interrupted goes on with the same command. Exit code 1: a task failed, the others are finished.
     """
-    from ..model.hub import local_file
+    from ..model.hub import local_file, plain_name
     from ..superb.launching import launch
     from ..superb.layout import Data
     from ..superb.running import Settings, run
@@ -90,7 +90,7 @@ def superb(
         searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
         rates |= dict.fromkeys(searched, LEARNING_RATES)
     upstream = upstream or DEFAULT_UPSTREAM
-    name = name or (checkpoint.stem if checkpoint is not None else upstream)
+    name = name or (plain_name(checkpoint) if checkpoint is not None else upstream)
     checkpoint = local_file(checkpoint) if checkpoint is not None else None
     settings = Settings(
         folder=output or Path("runs/superb") / name,

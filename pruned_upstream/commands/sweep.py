@@ -48,7 +48,7 @@ def sweep(
     The same command goes on after an interruption. Exit code 1: a point failed, the others are finished.
     """
     from ..jobs import Failure
-    from ..sweep import plan, run_sweep
+    from ..sweep import CSV_FILE, plan, run_sweep
 
     console = Console()
     axes = _axes(method, sparsity, seeds, vary)
@@ -66,7 +66,7 @@ def sweep(
     outcome = run_sweep(planned, launcher, parameters, at_once=at_once, ended=say)
     if outcome.means:
         console.print(_table(planned, outcome))
-    for path in (planned.folder / "results.csv", *outcome.pictures):
+    for path in (planned.folder / CSV_FILE, *outcome.pictures):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     raise typer.Exit(FAILED if outcome.failures else 0)
 

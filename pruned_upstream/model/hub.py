@@ -4,8 +4,9 @@
     hf://OWNER/NAME@REVISION                   of a branch, a tag or a commit
     hf://OWNER/NAME@REVISION/model.int8.onnx   another file of the repository
 
-The spelling is that of huggingface_hub's own file system (`HfFileSystem`). Such a name stands wherever the path of a
-model file does.
+The spelling is that of huggingface_hub's own file system (`HfFileSystem`). Such a name stands in `load`, behind `-k`
+and in the commands that read a finished model. Training fetches nothing: recipes want paths, whose files stay what they
+are from launch to launch.
 """
 
 from __future__ import annotations
@@ -27,13 +28,46 @@ def local_file(name: str | Path) -> Path:
         CheckpointError: the name cannot be read; the repository, revision or file does not exist or is not ours to
             read; the hub cannot be reached and the cache does not have the file; huggingface_hub is not installed.
     """
+    place = _place(name)
+    if place is None:
+        return Path(name)
+    return Path(_fetched(**place.groupdict(RELEASED) | {"revision": place["revision"]}))
+
+
+def require_local(name: str | Path) -> Path:
+    """The path itself. Raises CheckpointError for a name on the hub, where nothing may be fetched."""
+    place = _place(name)
+    if place is not None:
+        raise CheckpointError(
+            f"{name} is on the hub, and training fetches nothing; `hf download {place['repo_id']}`, and give the path "
+            "of the file"
+        )
+    return Path(name)
+
+
+def plain_name(name: str | Path) -> str:
+    """What a model is called where nobody says: after its file, an ONNX file with its ending, or its repository.
+
+    >>> plain_name("runs/compact.safetensors"), plain_name("compact.int8.onnx"), plain_name("hf://owner/small.model@v1.0")
+    ('compact', 'compact.int8.onnx', 'small.model@v1.0')
+    """
+    place = _place(name)
+    if place is None:
+        return Path(name).name if Path(name).suffix == ".onnx" else Path(name).stem
+    revision = "" if place["revision"] is None else f"@{place['revision']}"
+    file = "" if place["filename"] is None else f"-{place['filename'].replace('/', '-')}"
+    return place["repo_id"].partition("/")[2] + revision + file
+
+
+def _place(name: str | Path) -> re.Match[str] | None:
+    """Repository, revision and file of a name on the hub; None for a path."""
     scheme = SCHEME.match(str(name))
     if scheme is None:
-        return Path(name)
+        return None
     place = ON_HUB.fullmatch(str(name)[scheme.end() :])
     if place is None:
         raise CheckpointError(f"{name} is no place on the hub; write hf://OWNER/NAME[@REVISION][/FILE]")
-    return Path(_fetched(**place.groupdict(RELEASED) | {"revision": place["revision"]}))
+    return place
 
 
 def _fetched(repo_id: str, revision: str | None, filename: str) -> str:
@@ -56,6 +90,8 @@ def _fetched(repo_id: str, revision: str | None, filename: str) -> str:
         raise CheckpointError(f"{place} has no file {filename}; add the name of the one it has, after a /") from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repo_id} has no revision {revision}; name a branch, a tag or a commit") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(f"{repo_id} is gated; ask for access on its page, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             f"the hub shows no repository {repo_id}; check its name, or log in with `hf auth login` if it is private"

@@ -82,12 +82,17 @@ class OnnxEncoder:
 
 
 def open_session(path: str | Path, threads: int) -> InferenceSession:
-    """onnxruntime's session on the CPU."""
+    """onnxruntime's session on the CPU. Raises CheckpointError: it cannot run what the file describes."""
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"onnxruntime cannot run {path} ({reason}); export it again") from error
 
 
 def read_onnx_header(path: Path) -> Header:

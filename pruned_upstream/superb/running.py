@@ -44,6 +44,7 @@ import yaml
 from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
 from ..jobs import LOG_LINES, Failure
+from ..model.hub import plain_name
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -117,13 +118,13 @@ class Settings:
 
     @property
     def model_name(self) -> str:
-        return self.model or (self.checkpoint.stem if self.checkpoint is not None else self.upstream)
+        return self.model or (plain_name(self.checkpoint) if self.checkpoint is not None else self.upstream)
 
     @property
     def upstream_arguments(self) -> tuple[str, ...]:
         arguments = ["-u", self.upstream]
         if self.checkpoint is not None:
-            arguments += ["-k", str(self.checkpoint.resolve())]
+            arguments += ["-k", str(self.checkpoint.absolute())]  # a link into the hub's cache has no ending behind it
         if self.model_config is not None:
             arguments += ["-g", str(self.model_config.resolve())]
         return tuple(arguments)
@@ -420,7 +421,7 @@ def _upstream_facts(settings: Settings) -> dict[str, int]:
     """
     folder = settings.folder / "upstream"
     if not (folder / FACTS).exists():
-        checkpoint = str(settings.checkpoint.resolve()) if settings.checkpoint is not None else None
+        checkpoint = str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None
         model_config = str(settings.model_config.resolve()) if settings.model_config is not None else None
         probe = partial(worker.probe_upstream, settings.upstream, checkpoint, model_config, folder / FACTS)
         child = worker.start(probe, folder=folder)

@@ -22,6 +22,7 @@ from ..files import atomic_write, write_text
 from ..model.checkpoint import read_masks, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
+from ..model.hub import require_local
 from ..model.size import count_parameters
 from ..parp.alphabet import KINDS, Alphabet
 from ..parp.decoding import Decoder, DecodingSettings, error_rates, make_decoder
@@ -371,7 +372,7 @@ def _pruner(recipe: ParpRecipe, stage: Stage, encoder: Encoder) -> Pruner:
 
 def _first_masks(recipe: ParpRecipe, pruner: Pruner) -> Masks:
     if recipe.parp.mask is not None:
-        return pruner.check(read_masks(recipe.parp.mask), recipe.parp.mask)
+        return pruner.check(read_masks(require_local(recipe.parp.mask)), recipe.parp.mask)
     return pruner.first_masks(seed=recipe.run.seed)
 
 

@@ -24,6 +24,7 @@ from ..errors import ConfigError, DataError
 from ..model.checkpoint import load, save
 from ..model.config import EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
+from ..model.hub import require_local
 from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
@@ -275,7 +276,7 @@ def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
     dropout = Dropout(**asdict(recipe.dropout))
     if recipe.start is None:
         return Encoder(config, dropout)
-    encoder = load(recipe.start, dropout=dropout)
+    encoder = load(require_local(recipe.start), dropout=dropout)
     if encoder.config != config:
         here, there = asdict(config), asdict(encoder.config)
         differing = [f"{key} ({there[key]!r} there, {here[key]!r} here)" for key in here if there[key] != here[key]]

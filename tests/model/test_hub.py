@@ -11,7 +11,10 @@ from tiny import largest_difference, unequal_waveforms
 
 from pruned_upstream.errors import CheckpointError
 from pruned_upstream.model.checkpoint import load, read_header, save
-from pruned_upstream.model.hub import RELEASED, local_file
+from pruned_upstream.model.convert import load_teacher
+from pruned_upstream.model.hub import RELEASED, local_file, plain_name
+from pruned_upstream.superb.layout import Data
+from pruned_upstream.superb.running import Settings
 
 hub = pytest.importorskip("huggingface_hub")
 constants, errors = (pytest.importorskip(f"huggingface_hub.{part}") for part in ("constants", "errors"))
@@ -27,9 +30,44 @@ def repository(tiny, tmp_path, monkeypatch):
     (folder / "refs").mkdir(parents=True)
     for revision, commit in {"main": COMMIT, "v1": OLDER}.items():
         (folder / "refs" / revision).write_text(commit)
-        save(folder / "snapshots" / commit / RELEASED, tiny, provenance={"revision": revision})
-    (folder / "snapshots" / COMMIT / "model.int8.onnx").write_bytes(b"")
+        save(folder / "blobs" / revision, tiny, provenance={"revision": revision})
+        link(folder / "snapshots" / commit / RELEASED, folder / "blobs" / revision)
+    (folder / "blobs" / "onnx").write_bytes(b"")
+    link(folder / "snapshots" / COMMIT / "model.int8.onnx", folder / "blobs" / "onnx")
     return folder / "snapshots"
+
+
+def link(name: Path, file: Path) -> None:
+    """As the cache keeps files: under their hash, with links that bear their names."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(file)
+
+
+def test_a_fetched_file_keeps_its_ending_on_the_way_to_s3prl(repository, tmp_path):
+    name = "hf://owner/small.model/model.int8.onnx"
+    settings = Settings(
+        folder=tmp_path, upstream="pruned_upstream", data=Data(tmp_path), checkpoint=local_file(name), tasks=("ks",)
+    )
+    assert settings.upstream_arguments[-1] == str(repository / COMMIT / "model.int8.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("runs/compact.safetensors", "compact"),
+        ("runs/compact.int8.onnx", "compact.int8.onnx"),
+        ("hf://owner/small.model", "small.model"),
+        ("hf://owner/small.model@v1.0", "small.model@v1.0"),
+        ("hf://owner/small.model@v1.0/onnx/model.onnx", "small.model@v1.0-onnx-model.onnx"),
+    ],
+)
+def test_what_a_model_is_called(name, plain):
+    assert plain_name(name) == plain
+
+
+def test_training_fetches_nothing():
+    with pytest.raises(CheckpointError, match="training fetches nothing; `hf download owner/name`"):
+        load_teacher("hf://owner/name")
 
 
 @torch.no_grad()
@@ -70,6 +108,7 @@ def failing(error: type[Exception]):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        ("GatedRepoError", "owner/name is gated; ask for access"),
         ("RepositoryNotFoundError", "no repository owner/name; check its name, or log in"),
         ("RevisionNotFoundError", "owner/name has no revision v9"),
         ("RemoteEntryNotFoundError", "owner/name at v9 has no file model.safetensors"),

@@ -13,8 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
-from ..checkpoint import assemble, check_readable, load
+from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
+from ..hub import require_local
 from . import fairseq, peers, wavlm
 from .pickles import read_pickle
 from .source import Found, Source
@@ -47,12 +48,12 @@ def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
         CheckpointError: missing, truncated or foreign file, a pickle that could run code, keys or shapes that do not
             fit.
     """
-    path = Path(path)
+    path = require_local(path)
     if path.is_dir():
         found = read_folder(path)
     else:
         check_readable(path)
-        if _is_safetensors(path):
+        if is_onnx(path) or _is_safetensors(path):  # `load` says what is wrong with the first
             return load(path, dropout=dropout)
         found = _read_file(path)
     return assemble(found.config, found.tensors, source=str(path), dropout=dropout)
