@@ -57,11 +57,12 @@ def main() -> None:
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of ours; s3prl's is float32"
     )
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--name", help="of the files under results, for another processor than inference.md's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     models = candidates(arguments)
-    name = "peers" if arguments.peers else "inference"
+    name = arguments.name or ("peers" if arguments.peers else "inference")
     name += "" if arguments.dtype == "float32" else f"_{arguments.dtype}"
     rows = []
     for batch in arguments.batch:

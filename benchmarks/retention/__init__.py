@@ -7,7 +7,7 @@
 
 Students of equal size, trained for an equal number of steps on the same batches, are asked the same questions as their
 teacher. What makes the answers worth something: controls that must fall clearly below the teacher, thousands of test
-items, questions that the front end cannot answer alone, several seeds, and no choice made by looking at the answers.
+items, questions that the front end cannot answer alone, several seeds, and settings chosen on other voices and seeds.
 
     teacher.py, teacher.yaml   who teaches: the demo's teacher, brought further
     students.py                who is compared: recipes, controls, and the settings that recipes were chosen from
