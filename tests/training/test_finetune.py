@@ -184,8 +184,8 @@ def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pyte
 
 
 def test_parts_and_processes_compute_what_one_process_does(finetuning, tmp_path: Path) -> None:
-    # dropped layers and hidden frames belong to a part; where there are none, parts agree with the whole. Gradients of 10
-    # round by 1e-6, and where they are small AdamW steps by that times rate / eps
+    # dropped layers and hidden frames belong to a part; where there are none, parts agree with the whole. Gradients of
+    # 10 round by 1e-6, and where they are small AdamW steps by that times rate / eps
     calm = {"dropout.layerdrop": 0.0, "masking.frames": 0.0, "masking.channels": 0.0, "optimisation.eps": 1e-2}
 
     def make(name: str, **changes: Any) -> ParpRecipe:
