@@ -47,7 +47,7 @@ VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
 FAR_FROM_TARGET = 0.02  # difference of sparsities that is worth a warning
 TOO_DENSE = "more steps, or a higher optimisation.gate_learning_rate, bring them there"
 # the multipliers grow for as long as the gates are on their way, and take as long to shrink again
-TOO_SPARSE = "more steps bring them back; a lower optimisation.multiplier_learning_rate would not have overshot"
+TOO_SPARSE = "more steps bring them back, or try another optimisation.multiplier_learning_rate"
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
 SECOND_STAGE = 2  # and the batches of the second stage from those of the first
 

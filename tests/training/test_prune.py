@@ -197,7 +197,7 @@ WOUND_UP = {
     ("changes", "advice"),
     [  # in a few steps gates hardly move; in some more, multipliers that grow fast drive them past the target
         ({}, "more steps, or a higher optimisation.gate_learning_rate"),
-        (WOUND_UP, "a lower optimisation.multiplier_learning_rate would not have overshot"),
+        (WOUND_UP, "more steps bring them back, or try another optimisation.multiplier_learning_rate"),
     ],
 )
 def test_a_run_that_misses_its_target_says_so(recipe, caplog: pytest.LogCaptureFixture, changes, advice) -> None:
