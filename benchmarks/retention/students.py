@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,26 +52,34 @@ class Method:
         return run(load_recipe(self.recipe, [*self.overrides, *changes, *common], schema))
 
 
-def _parameters() -> tuple[int, float, float]:
-    """Size of the distilled student, which all others get; and the sparsity that is, of the transformer and of all."""
+def _sparsities() -> tuple[float, float]:
+    """What is left out of the transformer, and of everything, for a student to be as large as the distilled one."""
     config = read_header(START).config  # the shape is the benchmark teacher's, too
-    size = count_parameters(dataclasses.replace(config, layers=config.layers[:SHALLOW_LAYERS]))
-    removed = count_parameters(config) - size
-    return size, removed / prunable_parameters(config), removed / count_parameters(config)
+    removed = count_parameters(config) - count_parameters(shallow_config(config, SHALLOW_LAYERS))
+    return removed / prunable_parameters(config), removed / count_parameters(config)
 
 
-SIZE, OF_TRANSFORMER, OF_EVERYTHING = _parameters()
+def _rate(value: float) -> tuple[str, ...]:
+    return (f"optimisation.learning_rate={value}",)
+
+
+def _rates(value: float) -> tuple[str, ...]:
+    return (*_rate(value), f"second_stage.learning_rate={value / 2}")
+
+
+OF_TRANSFORMER, OF_EVERYTHING = _sparsities()
 TWO_STAGES = (  # 2 : 1, as DPHuBERT's 50k and 25k
     f"optimisation.steps={STEPS * 2 // 3}",
     f"second_stage.steps={STEPS - STEPS * 2 // 3}",
-    "second_stage.learning_rate=2.5e-4",
     "second_stage.warmup=0.2",
+    *_rates(1e-3),
 )
 # Rates were chosen on the dev voices, see VARIANTS. At 0.03 the multipliers wind up while the gates are on their way,
 # and drive them ten points past the target before they have shrunk again.
 PATIENT = ("optimisation.multiplier_learning_rate=0.01",)
 IMPATIENT = ("optimisation.multiplier_learning_rate=0.03",)
-OURS = ("optimisation.learning_rate=1e-3", *PATIENT)
+FALLING = ("optimisation.gate_schedule=linear",)
+OURS = (*_rate(1e-3), *PATIENT)
 PAPER = (f"optimisation.steps={STEPS}", f"sparsity.target={OF_TRANSFORMER}", "sparsity.exact=true", *OURS)
 FRONT_END_TOO = (
     "gates.conv=true",
@@ -81,7 +88,7 @@ FRONT_END_TOO = (
     "sparsity.exact=true",
     "distillation.teacher_layers=null",
 )
-SHALLOW = (f"optimisation.steps={STEPS}", "optimisation.learning_rate=4e-3", "distillation.keep_heads=true")
+SHALLOW = (f"optimisation.steps={STEPS}", *_rate(4e-3), "distillation.keep_heads=true")
 WHOLE_HEADS = ("gates.fine_grained=false", "gates.drop_head=0.076")
 
 METHODS = {
@@ -103,9 +110,7 @@ METHODS = {
             "distillation.groups=[[0],[2,4,6]]",
             "distillation.pairing=fixed",
             "distillation.loss=l1_minus_cosine",
-            "optimisation.gate_schedule=linear",
-            "optimisation.learning_rate=1e-3",
-            "second_stage.learning_rate=5e-4",
+            *FALLING,
             *IMPATIENT,
         ),
         "whole heads, feed-forward dimensions and channels; fixed pairs; L1 and cosine; two stages",
@@ -124,8 +129,7 @@ METHODS = {
         (
             *FRONT_END_TOO,
             *TWO_STAGES,
-            *OURS,
-            "second_stage.learning_rate=5e-4",
+            *PATIENT,
             "gates.drop_conv=0.076",
             "distillation.groups=[[0],[2,3,5,6]]",
         ),
@@ -134,15 +138,6 @@ METHODS = {
 }
 
 
-def _rate(value: float) -> tuple[str, ...]:
-    return (f"optimisation.learning_rate={value}",)
-
-
-def _rates(value: float) -> tuple[str, ...]:
-    return (*_rate(value), f"second_stage.learning_rate={value / 2}")
-
-
-FALLING = ("optimisation.gate_schedule=linear",)
 VARIANTS = {  # what the settings of each method are chosen from, on the dev voices: four each
     "ours": {
         "rate 1e-3": (*_rate(1e-3), *IMPATIENT),
