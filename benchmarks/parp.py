@@ -26,15 +26,15 @@ from typing import Any
 import torch
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.minisuperb import speakers
-from pruned_upstream.minisuperb.demo import TEACHER
-from pruned_upstream.minisuperb.phones import is_pause
-from pruned_upstream.minisuperb.plan import line_clip
-from pruned_upstream.minisuperb.studio import record
+from pruned_upstream.miniature import speakers
+from pruned_upstream.miniature.demo import TEACHER
+from pruned_upstream.miniature.phones import is_pause
+from pruned_upstream.miniature.plan import line_clip
+from pruned_upstream.miniature.studio import record
 from pruned_upstream.model.checkpoint import assemble, load, save
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.report.masks import compare_masks
-from pruned_upstream.training.finetune import MODEL_FILE, REPORT_FILE, ParpRecipe, run_parp
+from pruned_upstream.training.parp import MODEL_FILE, REPORT_FILE, ParpRecipe, run_parp
 from pruned_upstream.training.recipe import load_recipe
 
 from .measure import RESULTS, machine
@@ -68,7 +68,7 @@ class Planned:
     @property
     def recipe(self) -> ParpRecipe:
         common = (f"teacher={FOLDER / 'teacher.safetensors'}", f"run.folder={self.folder}", "run.device=cpu")
-        return load_recipe("parp_demo", [*common, *self.changes], ParpRecipe)
+        return load_recipe("parp_demo", ParpRecipe, [*common, *self.changes])
 
     def outcome(self) -> dict[str, Any] | None:
         report = self.folder / REPORT_FILE
@@ -291,7 +291,7 @@ def _row(run: Planned, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_main(row: dict[str, Any]) -> bool:
-    recipe_every = load_recipe("parp_demo", ["teacher=x", "data.train=x"], ParpRecipe).parp.every
+    recipe_every = load_recipe("parp_demo", ParpRecipe, ["teacher=x", "data.train=x"]).parp.every
     return row["part"] == "sweep" and row["method"] != "imp" and row["steps"] == STEPS and row["every"] == recipe_every
 
 

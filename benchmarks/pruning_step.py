@@ -24,8 +24,8 @@ from pruned_upstream.training.corpus import SAMPLE_RATE, Corpus
 from pruned_upstream.training.data import Batch, Batches
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.processes import Processes
-from pruned_upstream.training.prune import build_objective
-from pruned_upstream.training.recipe import PruneRecipe, resolve_recipe
+from pruned_upstream.training.prune import PruneRecipe, build_objective
+from pruned_upstream.training.recipe import resolve_recipe
 
 from .measure import CLOCKS, machine, race, timing_row, write
 
@@ -33,15 +33,14 @@ LIMIT = 1.10  # of the plain step's time
 
 
 def recipe(folder: Path, arguments: argparse.Namespace) -> PruneRecipe:
-    return resolve_recipe(
-        {
-            "teacher": str(folder / "teacher.safetensors"),
-            "data": {"train": str(folder)},
-            "sparsity": {"target": 0.8},
-            "optimisation": {"steps": 1000, "precision": arguments.precision},
-            "run": {"folder": str(folder / "run"), "device": arguments.device},
-        }
-    )
+    tree = {
+        "teacher": str(folder / "teacher.safetensors"),
+        "data": {"train": str(folder)},
+        "sparsity": {"target": 0.8},
+        "optimisation": {"steps": 1000, "precision": arguments.precision},
+        "run": {"folder": str(folder / "run"), "device": arguments.device},
+    }
+    return resolve_recipe(tree, PruneRecipe)
 
 
 def plain_step(

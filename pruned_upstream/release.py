@@ -67,7 +67,7 @@ def _front_matter(license: str) -> str:
 
 
 def _summary(config: EncoderConfig) -> str:
-    from .superb.profile import official_macs
+    from .description.macs import official_macs
 
     dense = config.densified()
     rows = {

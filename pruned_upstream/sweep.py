@@ -118,7 +118,7 @@ class Sweep:
         """Raises ConfigError where the point's folder holds a run of another recipe."""
         saved = point.folder / RECIPE_FILE
         if saved.is_file():
-            before = load_recipe(saved, schema=self.method.recipe_class)
+            before = load_recipe(saved, self.method.recipe_class)
             check_same_run(saved, flat_keys(before), flat_keys(point.recipe))
         return self.model(point).is_file()
 
@@ -185,7 +185,7 @@ def plan(
     for values in itertools.product(*(axis.values for axis in axes)):
         point = dict(zip(keys, values, strict=True))
         settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
-        recipe = load_recipe(source, [*overrides, *settings], known.recipe_class)
+        recipe = load_recipe(source, known.recipe_class, [*overrides, *settings])
         folder = Path(recipe.run.folder)
         name = _name(point)
         placed = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, folder=str(folder / name)))
@@ -228,11 +228,11 @@ def run_sweep(
     if work:
         jobs = sweep.folder / JOBS_FOLDER
         run_jobs(work, jobs, launcher, parameters or {}, name="sweep", at_once=at_once, ended=note)
-    rows, means = collect(sweep)
+    rows, means = collect_points(sweep)
     return Outcome(rows, means, failures, _draw(sweep, means))
 
 
-def collect(sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def collect_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write results.csv and results.yaml about the finished points, and return the table and its means over seeds.
 
     Raises:
@@ -335,8 +335,8 @@ def _scores_of(point: Point) -> RunResults:
 
 def _draw(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Each quality against the size, a curve for each combination of the keys beside seed and sparsity."""
+    from .description.figures import save_figure
     from .report.figures import trade_off
-    from .superb.plots import save_figure
 
     keys = [axis.key for axis in sweep.axes if axis.key not in (SEED, sweep.method.sparsity)]
     size, *qualities = measures(sweep, means)

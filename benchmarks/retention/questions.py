@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruned_upstream.minisuperb.phones import SILENCE
+from pruned_upstream.miniature.phones import SILENCE
 from pruned_upstream.training.masking import masked_spans
 
 from .speech import HOP, SAMPLE_RATE, Utterance

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from pruned_upstream.files import write_text
-from pruned_upstream.minisuperb import speakers
-from pruned_upstream.minisuperb.clip import Clip, Spoken, Take
-from pruned_upstream.minisuperb.corpora.fluent_speech_commands import INTENTS
-from pruned_upstream.minisuperb.corpora.speech_commands import KEYWORDS
-from pruned_upstream.minisuperb.phones import SILENCE, is_pause
-from pruned_upstream.minisuperb.plan import line_clip
-from pruned_upstream.minisuperb.sentences import sentence
-from pruned_upstream.minisuperb.studio import record
+from pruned_upstream.miniature import speakers
+from pruned_upstream.miniature.clip import Clip, Spoken, Take
+from pruned_upstream.miniature.corpora.fluent_speech_commands import INTENTS
+from pruned_upstream.miniature.corpora.speech_commands import KEYWORDS
+from pruned_upstream.miniature.phones import SILENCE, is_pause
+from pruned_upstream.miniature.plan import line_clip
+from pruned_upstream.miniature.sentences import sentence
+from pruned_upstream.miniature.studio import record
 
 SEED = 20_26
 SAMPLE_RATE = 16_000

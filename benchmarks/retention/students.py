@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruned_upstream.distillation.student import shallow_config
-from pruned_upstream.minisuperb.demo import TEACHER as START
+from pruned_upstream.miniature.demo import TEACHER as START
 from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.gating import EncoderGates, LayerGates
@@ -43,13 +43,13 @@ class Method:
             changes: overrides beyond the method's own.
         """
         from pruned_upstream.training.distill import DistillRecipe, run_distill
-        from pruned_upstream.training.prune import run_prune
-        from pruned_upstream.training.recipe import PruneRecipe, load_recipe
+        from pruned_upstream.training.prune import PruneRecipe, run_prune
+        from pruned_upstream.training.recipe import load_recipe
 
         run, schema = {"prune": (run_prune, PruneRecipe), "distill": (run_distill, DistillRecipe)}[self.command]
         common = (f"teacher={teacher}", f"data.train=[{speech}]", f"run.folder={folder}", f"run.seed={seed}")
         common += ("run.device=cpu", "data.workers=0")
-        return run(load_recipe(self.recipe, [*self.overrides, *changes, *common], schema))
+        return run(load_recipe(self.recipe, schema, [*self.overrides, *changes, *common]))
 
 
 def _sparsities() -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pruned_upstream.minisuperb.demo import TEACHER as START
+from pruned_upstream.miniature.demo import TEACHER as START
 from pruned_upstream.training.loop import STATE_FILE
 from pruned_upstream.training.pretrain import MODEL_FILE, PretrainRecipe, run_pretrain
 from pruned_upstream.training.recipe import load_recipe
@@ -22,7 +22,7 @@ def trained(root: Path) -> Path:
     if not (folder / MODEL_FILE).exists():
         speech = taught(root / "taught")
         overrides = [f"start={START}", f"data.train={speech}", f"run.folder={folder}", "run.device=cpu"]
-        run_pretrain(load_recipe(Path(__file__).with_name("teacher.yaml"), overrides, PretrainRecipe))
+        run_pretrain(load_recipe(Path(__file__).with_name("teacher.yaml"), PretrainRecipe, overrides))
     return folder / MODEL_FILE
 
 

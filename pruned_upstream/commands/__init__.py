@@ -51,7 +51,7 @@ def train(
     way = method_named(method)
     console = Console()
     log_to_terminal()
-    model = way.run_recipe(load_recipe(recipe, overrides or [], way.recipe_class))
+    model = way.run_recipe(load_recipe(recipe, way.recipe_class, overrides or []))
     if not is_first_process():
         return
     if report_table is not None:

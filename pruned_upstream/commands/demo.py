@@ -26,7 +26,7 @@ def demo(
     """Teacher, pruning, compact upstream, s3prl's tasks, table and pictures: on two cores in minutes."""
     from rich.console import Console
 
-    from ..minisuperb.demo import DemoSettings, run_demo, table
+    from ..miniature.demo import DemoSettings, run_demo, table
     from ..training.provenance import REPORT_FILE
     from . import log_to_terminal
     from .prune import report_table
@@ -67,7 +67,7 @@ def corpora(
     """Make the self-made miniature corpora, in the layouts of the official ones."""
     from rich.console import Console
 
-    from ..minisuperb.building import build
+    from ..miniature.building import build
 
     folders = build(root, tasks.split(",") if tasks else None, scale="tiny" if tiny else "demo")
     for name, folder in folders.items():

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
+    from ..description.latency import Latency
+    from ..description.macs import Macs
     from ..model.checkpoint import Header
     from ..model.config import EncoderConfig
-    from ..superb.latency import Latency
-    from ..superb.profile import Macs
 
 # WavLM Base has 94.38M parameters where the papers' tables say 94.70M, the count of HuBERT Base
 COUNT_REMARK = (
@@ -45,18 +45,19 @@ def info(
     device: Annotated[str, typer.Option(help="Where to time it.")] = "cpu",
 ) -> None:
     """Size, cost and shape of a model: parameters, official MACs, and what survives in each layer."""
+    from ..description import anatomy
+    from ..description.figures import save_figure
+    from ..description.latency import compare_with_dense
+    from ..description.macs import NOT_COUNTED, official_macs
     from ..model.checkpoint import load, read_header, read_masks
     from ..model.hub import local_file
-    from ..superb import anatomy, plots
-    from ..superb.latency import compare_with_dense
-    from ..superb.profile import NOT_COUNTED, official_macs
 
     file = local_file(file)
     header = read_header(file)
     macs, dense_macs = (official_macs(config) for config in (header.config, header.config.densified()))
     times = compare_with_dense(load(file), utterance_seconds=seconds or (5.0, 15.0), device=device) if latency else []
     if plot is not None:
-        plots.save_figure(anatomy.figure(header.config), plot)
+        save_figure(anatomy.figure(header.config), plot)
     if as_json:
         typer.echo(json.dumps(_as_json(header, macs, times) | _sparsity_as_json(file, read_masks(file)), indent=2))
         return
@@ -145,7 +146,7 @@ def _sparsity_as_json(file: Path, masks: Mapping[str, Tensor]) -> dict[str, Any]
 def _macs(buckets: Sequence[Macs], dense: Sequence[Macs]) -> Table:
     from rich.table import Table
 
-    from ..superb.profile import BUCKETS
+    from ..description.macs import BUCKETS
 
     table = Table(title="MACs (G), official 32 utterances", title_justify="left")
     table.add_column("bucket")
@@ -176,9 +177,9 @@ def _times(times: Sequence[Latency], device: str) -> Table:
 
 
 def _as_json(header: Header, macs: Sequence[Macs], times: Sequence[Latency]) -> dict[str, Any]:
+    from ..description.anatomy import layer_anatomy
+    from ..description.macs import BUCKETS
     from ..model.size import count_parameters, parameters_by_part
-    from ..superb.anatomy import layer_anatomy
-    from ..superb.profile import BUCKETS
 
     config = header.config
     return {

@@ -80,10 +80,10 @@ def submission(
 
     from ..superb.layout import Data
     from ..superb.results import read_results
-    from ..superb.submission import collect, write_submission
+    from ..superb.submission import gather_predictions, write_submission
 
     results = read_results(run)
-    collected = collect(run, results, data=None if data is None else Data(data, clone=clone))
+    collected = gather_predictions(run, results, data=None if data is None else Data(data, clone=clone))
     paths = write_submission(
         run if out is None else out,
         collected,
@@ -123,8 +123,9 @@ def _print(tables: Sequence[Table]) -> None:
 
 
 def _write(folder: Path, tables: Sequence[Table], shown: Sequence[Entry], drawn: Sequence[Entry]) -> None:
+    from ..description.figures import save_figure
     from ..files import write_text
-    from ..superb.plots import save_figure, score_against_size, task_profile
+    from ..superb.plots import score_against_size, task_profile
     from ..superb.report import to_csv
 
     texts = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..superb.anatomy import COLOURS
+from ..description.figures import COLOURS
 from ..superb.plots import GREY
 from .runs import Curve, Run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..model.checkpoint import read_masks
 from ..parp.masks import Overlap, overlap
-from ..training.finetune import MODEL_FILE
+from ..training.parp import MODEL_FILE
 
 
 def compare_masks(models: Sequence[Path]) -> dict[tuple[str, str], Overlap]:

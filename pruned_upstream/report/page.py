@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..description import anatomy
+from ..description.macs import BUCKETS, official_macs
 from ..files import write_text
 from ..model.size import count_parameters
-from ..superb import anatomy
 from ..superb.plots import score_against_size, task_profile
-from ..superb.profile import BUCKETS, official_macs
 from ..superb.published import published_rows
 from ..superb.report import ABSENT, Entry, overview
 from ..superb.results import RunResults

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..model.checkpoint import Header, read_header
 from ..training.methods import METHODS, Method, method_of
-from ..training.metrics import METRICS_FILE
+from ..training.metrics_log import METRICS_FILE
 from ..training.provenance import LAUNCHES_FILE, RECIPE_FILE, REPORT_FILE
 from ..training.recipe import flat_keys
 

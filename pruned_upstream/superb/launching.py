@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ..jobs import Failure, run_jobs
-from .running import Report, Settings, collect, run
+from .running import Report, Settings, collect_results, run
 from .tasks import select
 
 
@@ -31,7 +31,7 @@ def launch(settings: Settings, launcher: str, parameters: Mapping[str, str | int
     failures: dict[str, Failure] = {}
     for task, result in run_jobs(work, settings.folder / "submitit", launcher, parameters, name="superb").items():
         failures |= {task: result} if isinstance(result, Failure) else result
-    return Report(collect(settings.folder), failures)
+    return Report(collect_results(settings.folder), failures)
 
 
 def _run_task(settings: Settings) -> Mapping[str, Failure]:

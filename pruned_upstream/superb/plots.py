@@ -7,11 +7,9 @@ crossed. Figures are made without pyplot, so nothing global is touched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import atomic_write
-from .anatomy import COLOURS
+from ..description.figures import COLOURS
 from .metrics import TASK_METRICS
 from .report import Entry
 from .scores import SUPERB_S
@@ -94,17 +92,6 @@ def task_profile(entries: Sequence[Entry]) -> Figure:
     axes.grid(axis="x", alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8, frameon=False)
     return figure
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the suffix names the format.
-
-    Raises:
-        PrunedUpstreamError: the file cannot be written.
-    """
-    path = Path(path)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=160)
 
 
 def _kind(entry: Entry) -> str:

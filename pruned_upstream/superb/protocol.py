@@ -38,7 +38,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutput:
     """A stage that ended well."""
 
     folder: Path
@@ -48,8 +48,8 @@ class Outcome:
         return (self.folder / STDOUT).read_text(encoding="utf-8", errors="replace")
 
 
-Outcomes: TypeAlias = Mapping[str, Outcome]
-Steps: TypeAlias = Generator[Sequence[Stage], Outcomes, TaskResult]
+StageOutputs: TypeAlias = Mapping[str, StageOutput]
+Steps: TypeAlias = Generator[Sequence[Stage], StageOutputs, TaskResult]
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class _Training:
     details: dict[str, str | int | float]
 
 
-def _train(plan: Plan, variants: Mapping[str, tuple[str, ...]]) -> Generator[Sequence[Stage], Outcomes, _Training]:
+def _train(plan: Plan, variants: Mapping[str, tuple[str, ...]]) -> Generator[Sequence[Stage], StageOutputs, _Training]:
     """Train every variant (ER's folds; one nameless variant elsewhere), with the best of the learning rates on dev."""
     if not plan.learning_rates:
         names = {variant: _join(variant, "train") for variant in variants}
@@ -274,7 +274,7 @@ def _train(plan: Plan, variants: Mapping[str, tuple[str, ...]]) -> Generator[Seq
     return _Training({variant: outcomes[trials[chosen, variant].name].folder for variant in variants}, details)
 
 
-def _best_on(reading: Reading, outcome: Outcome) -> float:
+def _best_on(reading: Reading, outcome: StageOutput) -> float:
     values = reading.all(outcome.stdout)
     if not values:
         raise PrunedUpstreamError(f"{outcome.folder}: s3prl never printed '{reading.label}'; train for more steps")
@@ -305,11 +305,11 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.stem.rpartition("-")[2])
 
 
-def _read(plan: Plan, outcome: Outcome) -> dict[str, float]:
+def _read(plan: Plan, outcome: StageOutput) -> dict[str, float]:
     return {reading.metric: reading.last(outcome.stdout) for reading in plan.task.test}
 
 
-def _term_weighted_value(plan: Plan, outcome: Outcome, split: str) -> tuple[float, str]:
+def _term_weighted_value(plan: Plan, outcome: StageOutput, split: str) -> tuple[float, str]:
     """MTWV of one search and who scored it: the data set's own scorer where it runs, else ours."""
     if plan.scoring is None:
         raise DataError("QbE has no scoring folder to score with")

@@ -48,7 +48,7 @@ from ..model.hub import plain_name
 from . import configuration, worker
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
-from .protocol import Outcome, Outcomes, Plan, Stage, Steps, begin, saved_checkpoints
+from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
 from .results import FILE_NAME, RunResults, read_results, write_results
 from .tasks import Task, select
 from .worker import STDERR, Worker
@@ -196,17 +196,17 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
                     observer.task_ended(task, failures[task.name])
             _Scheduler(settings, runs, observer).work()
             failures |= {run.task.name: run.failure for run in runs if run.failure is not None}
-    return Report(collect(settings.folder), failures)
+    return Report(collect_results(settings.folder), failures)
 
 
-def collect(folder: Path) -> RunResults:
+def collect_results(folder: Path) -> RunResults:
     """Write the run folder's results.yaml from the results of its tasks, and return them.
 
     Raises:
         DataError: a task's results were damaged, or the folder is no run folder.
     """
+    from ..description.macs import official_macs
     from ..model.size import count_parameters
-    from .profile import official_macs
 
     identity = _read_yaml(folder / RUN)
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
@@ -250,7 +250,7 @@ class _TaskRun:
         self.failure: Failure | None = None
         self.done = False
         self.awaited: dict[str, Stage] = {}
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, StageOutput] = {}
         self.plan = self._plan(inventory, layers)
 
     def _plan(self, inventory: Inventory, layers: int) -> Plan:
@@ -300,19 +300,21 @@ class _TaskRun:
 
     def stage_finished(self, stage: Stage) -> list[Stage]:
         """Note a finished stage; returns what is to be run next."""
-        self.outcomes[stage.name] = Outcome(self.folder / stage.name)
+        self.outcomes[stage.name] = StageOutput(self.folder / stage.name)
         return self._advance(self.outcomes) if self.outcomes.keys() >= self.awaited.keys() else []
 
     def fail(self, failure: Failure) -> None:
         self.failure, self.done = failure, True
 
-    def _advance(self, outcomes: Outcomes | None) -> list[Stage]:
+    def _advance(self, outcomes: StageOutputs | None) -> list[Stage]:
         try:
             while True:
                 stages = next(self.protocol) if outcomes is None else self.protocol.send(outcomes)
                 self.awaited = {stage.name: stage for stage in stages}
                 self.outcomes = {
-                    name: Outcome(self.folder / name) for name in self.awaited if _is_stage_finished(self.folder / name)
+                    name: StageOutput(self.folder / name)
+                    for name in self.awaited
+                    if _is_stage_finished(self.folder / name)
                 }
                 waiting = [stage for name, stage in self.awaited.items() if name not in self.outcomes]
                 if waiting:
@@ -335,7 +337,7 @@ class _TaskRun:
         )
         write_results(self.folder, part)
         self.done = True
-        collect(self.settings.folder)
+        collect_results(self.settings.folder)
 
 
 class _Scheduler:

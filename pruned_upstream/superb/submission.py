@@ -20,11 +20,11 @@ from xml.etree import ElementTree
 
 import yaml
 
+from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_write, write_text
 from ..s3prl_plugin.parts import libri2mix, librispeech
 from .layout import FOLDS, KEYWORD_CLASSES, LIBRISPEECH_SPLITS, OFFICIAL_COUNTS, Data, kaldi_recordings
-from .profile import BUCKETS
 from .results import RunResults
 
 ZIP_NAME = "predict.zip"
@@ -95,7 +95,7 @@ class Submission:
     remarks: list[str] = field(default_factory=list)
 
 
-def collect(folder: str | Path, results: RunResults, *, data: Data | None = None) -> Submission:
+def gather_predictions(folder: str | Path, results: RunResults, *, data: Data | None = None) -> Submission:
     """Read and check every prediction file of a run.
 
     Args:

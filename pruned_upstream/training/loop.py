@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
 from .data import Batch, Batches
-from .metrics import MetricsLog
+from .metrics_log import MetricsLog
 from .processes import Processes
 from .provenance import record_launch
 from .recipe import Optimisation, Run, default_keys, flat_keys

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from . import distill, parp, pretrain, prune
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Method:
         name: of its command.
         section: of the recipe, which no other method has.
         base: the shipped recipe that others are variations of.
-        schema, run: its recipe's class and the function that takes one, both in `module`.
+        recipe_class: what its recipes are read into.
+        run_recipe: trains as a recipe says, or goes on where it stopped; returns the model file.
+        model_file: name of that file in the run's folder.
         distillation: whether its metrics tell the distance from a teacher.
         sparsity: the recipe's key for it, where the method has one.
     """
@@ -27,42 +29,32 @@ class Method:
     name: str
     section: str
     base: str
-    module: str
-    schema: str
-    run: str
+    recipe_class: type
+    run_recipe: Callable[[Any], Path]
+    model_file: str
     distillation: bool = False
     sparsity: str | None = None
-
-    @property
-    def recipe_class(self) -> type:
-        return getattr(self._module, self.schema)
-
-    @property
-    def run_recipe(self) -> Callable[[Any], Path]:
-        """Trains as a recipe says, or goes on where it stopped; returns the model file."""
-        return getattr(self._module, self.run)
-
-    @property
-    def model_file(self) -> str:
-        return self._module.MODEL_FILE
-
-    @property
-    def _module(self) -> Any:
-        return importlib.import_module(f"{__package__}.{self.module}")
 
 
 METHODS = {
     method.name: method
     for method in (
         Method(
-            "prune", "sparsity", "wavlm_base", "prune", "PruneRecipe", "run_prune",
+            "prune", "sparsity", "wavlm_base", prune.PruneRecipe, prune.run_prune, prune.MODEL_FILE,
             distillation=True, sparsity="sparsity.target",
-        ),  # fmt: skip
-        Method("distill", "student", "distil_wavlm", "distill", "DistillRecipe", "run_distill", distillation=True),
-        Method("parp", "parp", "parp_10min", "finetune", "ParpRecipe", "run_parp", sparsity="parp.sparsity"),
-        Method("pretrain", "masking", "demo_teacher", "pretrain", "PretrainRecipe", "run_pretrain"),
+        ),
+        Method(
+            "distill", "student", "distil_wavlm", distill.DistillRecipe, distill.run_distill, distill.MODEL_FILE,
+            distillation=True,
+        ),
+        Method(
+            "parp", "parp", "parp_10min", parp.ParpRecipe, parp.run_parp, parp.MODEL_FILE, sparsity="parp.sparsity"
+        ),
+        Method(
+            "pretrain", "masking", "demo_teacher", pretrain.PretrainRecipe, pretrain.run_pretrain, pretrain.MODEL_FILE
+        ),
     )
-}
+}  # fmt: skip
 
 
 def method_of(tree: Mapping[str, Any]) -> Method | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ from ..model.encoder import Dropout, Encoder
 from ..model.gating import EncoderGates
 from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
-from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
-from ..pruning.sparsity import Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
+from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample, GateSettings
+from ..pruning.sparsity import SCOPES, Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
-from .recipe import PruneOptimisation, PruneRecipe
+from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
 from .schedules import AFTER_WARMUP
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,81 @@ TOO_DENSE = "more steps, or a higher optimisation.gate_learning_rate, bring them
 TOO_SPARSE = "more steps bring them back, or try another optimisation.multiplier_learning_rate"
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
 SECOND_STAGE = 2  # and the batches of the second stage from those of the first
+
+
+@dataclass
+class Distillation:
+    """What the student learns from its teacher's layers; see `distillation.pairing.LayerPairing`."""
+
+    teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
+    groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
+    pairing: str = "v4"
+    loss: str = "mse"
+
+    def check(self) -> None:
+        lists = self.groups is None or all(isinstance(group, list) for group in self.groups)
+        numbers = lists and all(isinstance(layer, int) for group in self.groups or () for layer in group)
+        require(numbers, "distillation.groups", self.groups, "be null, or lists of layers such as [[0],[4,8,12]]")
+
+
+@dataclass
+class Sparsity:
+    """The share of parameters that pruning removes."""
+
+    target: float = REQUIRED
+    scope: str = "transformer"  # what it is a share of; or "everything"
+    warmup: float = 0.07  # share of the steps over which the target rises from 0
+    exact: bool = False  # close as many gates at the end as meet the target to a row; else as many as the gates expect
+
+    def check(self) -> None:
+        require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
+        require(self.scope in SCOPES, "sparsity.scope", self.scope, f"be one of {', '.join(SCOPES)}")
+        require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
+
+
+@dataclass
+class PruneOptimisation(Optimisation):
+    """Gates and multipliers have learning rates of their own."""
+
+    gate_learning_rate: float = 0.02
+    multiplier_learning_rate: float = 0.02
+    gate_schedule: str = "constant"  # of both, after the warm-up; or "linear", to 0 at the last step
+
+    def check(self) -> None:
+        super().check()
+        schedule, known = self.gate_schedule, ", ".join(AFTER_WARMUP)
+        require(schedule in AFTER_WARMUP, "optimisation.gate_schedule", schedule, f"be one of {known}")
+        for name in ("gate_learning_rate", "multiplier_learning_rate"):
+            require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
+
+
+@dataclass
+class SecondStage:
+    """Distillation of the compact model, its shape fixed, after the pruning."""
+
+    steps: int = 0  # none
+    learning_rate: float = 1e-4  # peak
+    warmup: float = 0.2  # share of these steps
+
+    def check(self) -> None:
+        require(self.steps >= 0, "second_stage.steps", self.steps, "be at least 0")
+        require(self.learning_rate > 0, "second_stage.learning_rate", self.learning_rate, "be above 0")
+        require(0 <= self.warmup < 1, "second_stage.warmup", self.warmup, "be a share from 0 to below 1")
+
+
+@dataclass
+class PruneRecipe:
+    """Structured pruning of a teacher into a student of its own shape."""
+
+    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
+    data: Data = field(default_factory=Data)
+    gates: GateSettings = field(default_factory=GateSettings)
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    distillation: Distillation = field(default_factory=Distillation)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
+    optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
+    second_stage: SecondStage = field(default_factory=SecondStage)
+    run: Run = field(default_factory=Run)
 
 
 class PruningObjective(PairedDistillation):

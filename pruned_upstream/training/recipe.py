@@ -2,8 +2,8 @@
 
 A recipe is YAML; `section.key=value` on the command line overrides it, and a file may say `base: NAME` and then only
 what it does otherwise than that recipe. Every key is known by name and type, and its
-value is checked before anything is loaded. The sections that every kind of run shares are here; what pruning adds
-is in `PruneRecipe`, whose file `recipes/wavlm_base.yaml` says why each value is what it is.
+value is checked before anything is loaded. The sections that several kinds of runs share are here; a method's own
+recipe stands with the method (`PruneRecipe` in prune.py, whose file `recipes/wavlm_base.yaml` gives the reasons).
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..errors import ConfigError
 from ..files import write_text
-from ..pruning.gates import GateSettings
-from ..pruning.sparsity import SCOPES
 from ..resources import recipe_path
-from .schedules import AFTER_WARMUP
 
 PRECISIONS = ("fp32", "bf16")
 LISTS = ("train", "test")  # of data: one entry may stand without brackets
@@ -120,81 +117,6 @@ class DropoutRates:
             require(0 <= value < 1, f"dropout.{rate.name}", value, "be from 0 to below 1")
 
 
-@dataclass
-class Distillation:
-    """What the student learns from its teacher's layers; see `distillation.pairing.LayerPairing`."""
-
-    teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
-    groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
-    pairing: str = "v4"
-    loss: str = "mse"
-
-    def check(self) -> None:
-        lists = self.groups is None or all(isinstance(group, list) for group in self.groups)
-        numbers = lists and all(isinstance(layer, int) for group in self.groups or () for layer in group)
-        require(numbers, "distillation.groups", self.groups, "be null, or lists of layers such as [[0],[4,8,12]]")
-
-
-@dataclass
-class Sparsity:
-    """The share of parameters that pruning removes."""
-
-    target: float = REQUIRED
-    scope: str = "transformer"  # what it is a share of; or "everything"
-    warmup: float = 0.07  # share of the steps over which the target rises from 0
-    exact: bool = False  # close as many gates at the end as meet the target to a row; else as many as the gates expect
-
-    def check(self) -> None:
-        require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
-        require(self.scope in SCOPES, "sparsity.scope", self.scope, f"be one of {', '.join(SCOPES)}")
-        require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
-
-
-@dataclass
-class PruneOptimisation(Optimisation):
-    """Gates and multipliers have learning rates of their own."""
-
-    gate_learning_rate: float = 0.02
-    multiplier_learning_rate: float = 0.02
-    gate_schedule: str = "constant"  # of both, after the warm-up; or "linear", to 0 at the last step
-
-    def check(self) -> None:
-        super().check()
-        schedule, known = self.gate_schedule, ", ".join(AFTER_WARMUP)
-        require(schedule in AFTER_WARMUP, "optimisation.gate_schedule", schedule, f"be one of {known}")
-        for name in ("gate_learning_rate", "multiplier_learning_rate"):
-            require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
-
-
-@dataclass
-class SecondStage:
-    """Distillation of the compact model, its shape fixed, after the pruning."""
-
-    steps: int = 0  # none
-    learning_rate: float = 1e-4  # peak
-    warmup: float = 0.2  # share of these steps
-
-    def check(self) -> None:
-        require(self.steps >= 0, "second_stage.steps", self.steps, "be at least 0")
-        require(self.learning_rate > 0, "second_stage.learning_rate", self.learning_rate, "be above 0")
-        require(0 <= self.warmup < 1, "second_stage.warmup", self.warmup, "be a share from 0 to below 1")
-
-
-@dataclass
-class PruneRecipe:
-    """Structured pruning of a teacher into a student of its own shape."""
-
-    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
-    data: Data = field(default_factory=Data)
-    gates: GateSettings = field(default_factory=GateSettings)
-    sparsity: Sparsity = field(default_factory=Sparsity)
-    distillation: Distillation = field(default_factory=Distillation)
-    dropout: DropoutRates = field(default_factory=DropoutRates)
-    optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
-    second_stage: SecondStage = field(default_factory=SecondStage)
-    run: Run = field(default_factory=Run)
-
-
 RecipeType = TypeVar("RecipeType")
 
 
@@ -208,15 +130,13 @@ def require(condition: bool, key: str, value: object, wanted: str) -> None:
         raise ConfigError(f"{key} is {value!r}; it must {wanted}")
 
 
-def load_recipe(
-    source: str | Path, overrides: Sequence[str] = (), schema: type[RecipeType] = PruneRecipe
-) -> RecipeType:
+def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequence[str] = ()) -> RecipeType:
     """Read a recipe.
 
     Args:
         source: a YAML file, or the bare name of a recipe that the package brings.
-        overrides: "section.key=value", the value as YAML.
         schema: dataclass of the recipe's keys.
+        overrides: "section.key=value", the value as YAML.
 
     Raises:
         ConfigError: no such recipe or base, a base of itself, not YAML, an unknown key, a missing one, or an
@@ -228,7 +148,7 @@ def load_recipe(
     return resolve_recipe(OmegaConf.to_container(given), schema)
 
 
-def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType] = PruneRecipe) -> RecipeType:
+def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType:
     """A recipe from plain values, with defaults for what is not given; raises as `load_recipe`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException

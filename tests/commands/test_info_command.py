@@ -7,10 +7,10 @@ import json
 import pytest
 from tiny import random_encoder, tiny_config
 
+from pruned_upstream.description.macs import official_macs
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
-from pruned_upstream.superb.profile import official_macs
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pruned_upstream.parp.masks import (
     sparsity_of,
     zeros,
 )
-from pruned_upstream.parp.methods import MODULES
+from pruned_upstream.parp.rounds import MODULES
 
 
 def living(masks: dict[str, torch.Tensor]) -> int:

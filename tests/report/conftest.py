@@ -12,7 +12,7 @@ from tiny import random_encoder, tiny_config
 from training.conftest import LENGTHS, write_noise
 
 from pruned_upstream.model.checkpoint import save
-from pruned_upstream.training.prune import run_prune
+from pruned_upstream.training.prune import PruneRecipe, run_prune
 from pruned_upstream.training.recipe import resolve_recipe
 
 RECIPE = """
@@ -38,7 +38,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimisation": {"steps": 6, "gate_learning_rate": 0.2, "multiplier_learning_rate": 0.1},
         "run": {"folder": str(root / "run"), "device": "cpu", "log_every": 1, "checkpoint_every": 2},
     }
-    return run_prune(resolve_recipe(tree)).parent
+    return run_prune(resolve_recipe(tree, PruneRecipe)).parent
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from pruned_upstream.description.macs import official_macs
 from pruned_upstream.model.size import count_parameters
 from pruned_upstream.report.page import numbers, recipe_differences, write_page
 from pruned_upstream.report.runs import read_run, read_runs
-from pruned_upstream.superb.profile import official_macs
 from pruned_upstream.superb.results import write_results
 
 pytest.importorskip("matplotlib")

@@ -11,7 +11,7 @@ from tiny import random_encoder, tiny_config, unequal_waveforms
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights
-from pruned_upstream.parp.methods import MODULES
+from pruned_upstream.parp.rounds import MODULES
 from pruned_upstream.s3prl_plugin import registry
 
 

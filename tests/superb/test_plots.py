@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruned_upstream.description.figures import save_figure
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.superb.plots import _spread, save_figure, score_against_size, task_profile
+from pruned_upstream.superb.plots import _spread, score_against_size, task_profile
 from pruned_upstream.superb.published import published_rows
 from pruned_upstream.superb.report import Entry
 

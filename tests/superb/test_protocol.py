@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruned_upstream.errors import ConfigError, PrunedUpstreamError
-from pruned_upstream.superb.protocol import Outcome, Plan, begin
+from pruned_upstream.superb.protocol import Plan, StageOutput, begin
 from pruned_upstream.superb.tasks import TASKS
 from pruned_upstream.superb.worker import STDOUT
 
@@ -40,7 +40,7 @@ def drive(plan, outputs, checkpoints=("dev-best.ckpt",)):
             (folder / STDOUT).write_text(outputs.get(stage.name, ""))
             for name in checkpoints if stage.steps else ():
                 (folder / name).touch()
-            outcomes[stage.name] = Outcome(folder)
+            outcomes[stage.name] = StageOutput(folder)
 
 
 def test_the_best_checkpoint_on_dev_is_tested(tmp_path):

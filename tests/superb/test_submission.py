@@ -14,7 +14,7 @@ import yaml
 from pruned_upstream.errors import DataError
 from pruned_upstream.superb.layout import FOLDS, KEYWORD_CLASSES, OFFICIAL_COUNTS, Data
 from pruned_upstream.superb.results import RunResults, TaskResult
-from pruned_upstream.superb.submission import PARTS, collect, write_submission
+from pruned_upstream.superb.submission import PARTS, gather_predictions, write_submission
 
 H5 = b"\x89HDF\r\n\x1a\n"
 MIXTURES = ("1-2-3_4-5-6", "7-8-9_10-11-12")
@@ -92,7 +92,7 @@ def run(tmp_path) -> tuple[Path, RunResults]:
 
 
 def test_a_whole_run_is_collected_in_the_leaderboards_layout(run, data):
-    submission = collect(*run, data=data)
+    submission = gather_predictions(*run, data=data)
     assert submission.missing == {} and submission.remarks == []
     assert sorted(submission.files) == [
         "asr_public/predict.ark",
@@ -118,7 +118,7 @@ def test_a_whole_run_is_collected_in_the_leaderboards_layout(run, data):
 
 
 def test_keywords_are_sorted_and_everything_else_keeps_its_order(run, data):
-    submission = collect(*run, data=data)
+    submission = gather_predictions(*run, data=data)
     keywords = submission.files["ks_public/predict.txt"].decode().splitlines()
     assert keywords == sorted(keywords) and len(keywords) == 12
     assert submission.files["ic_public/predict.csv"].decode().startswith("u2,")
@@ -127,14 +127,14 @@ def test_keywords_are_sorted_and_everything_else_keeps_its_order(run, data):
 def test_decoding_with_a_language_model_is_an_entry_of_its_own(run, data):
     folder, results = run
     write(folder / "asr/test-clean-LM-hyp.ark", "1-2-0000 TWO\n1-2-0001 ONE\n")
-    assert "asr_lm_public/predict.ark" in collect(folder, results, data=data).files
+    assert "asr_lm_public/predict.ark" in gather_predictions(folder, results, data=data).files
 
 
 def test_the_same_predictions_give_the_same_bytes(run, data, tmp_path):
     folder, results = run
     paths = []
     for name in ("first", "second"):
-        submission = collect(folder, results, data=data)
+        submission = gather_predictions(folder, results, data=data)
         submission.files = dict(reversed(submission.files.items())) if name == "second" else submission.files
         paths.append(write_submission(tmp_path / name, submission, results, name="ours")[0])
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -150,7 +150,7 @@ def test_the_sheet_has_what_the_form_asks_for(run, data, tmp_path):
     folder, results = run
     short = dataclasses.replace(results.tasks["ks"], official=False, notes=("200 steps instead of 200000",))
     results = dataclasses.replace(results, tasks={**results.tasks, "ks": short})
-    submission = collect(folder, results, data=data)
+    submission = gather_predictions(folder, results, data=data)
     _, sheet = write_submission(
         tmp_path / "out", submission, results, name="Ours", method="pruning", description="d", url="u"
     )
@@ -188,7 +188,7 @@ def test_a_damaged_file_is_left_out_with_its_name_and_the_reason(run, data, targ
     folder, results = run
     source, content, words = DAMAGE[target]
     write(folder / source, content)
-    submission = collect(folder, results, data=data)
+    submission = gather_predictions(folder, results, data=data)
     assert list(submission.missing) == [target]
     assert not any(entry.startswith(target) for entry in submission.files)
     assert Path(source).parts[0] in submission.missing[target]
@@ -203,27 +203,28 @@ def test_queries_scored_against_fewer_recordings_are_refused(run, data):
         folder / "qbe/layer_5/benchmark.stdlist.xml",
         f'<s><detected_termlist termid="q1">{term}</detected_termlist><detected_termlist termid="q3"/></s>',
     )
-    missing = collect(folder, results, data=data).missing
+    missing = gather_predictions(folder, results, data=data).missing
     assert "q3 is not scored against the same recordings" in missing["qbe_public/benchmark.stdlist.xml"]
 
 
 def test_diarization_without_its_frame_shift_is_refused(run, data):
     folder, results = run
     (folder / "sd/frame_shift").unlink()
-    assert "frame_shift is missing" in collect(folder, results, data=data).missing["sd_public/scoring/predictions"]
+    missing = gather_predictions(folder, results, data=data).missing
+    assert "frame_shift is missing" in missing["sd_public/scoring/predictions"]
 
 
 def test_four_folds_are_no_emotion_recognition(run, data):
     folder, results = run
     (folder / "er/fold3/test_fold3_predict.txt").unlink()
-    submission = collect(folder, results, data=data)
+    submission = gather_predictions(folder, results, data=data)
     assert not any(target.startswith("er_") for target in submission.files)
     assert "test_fold3_predict.txt is missing" in submission.missing["er_fold3_public/predict.txt"]
     assert "all five folds" in submission.missing["er_fold1_public/predict.txt"]
 
 
 def test_without_the_corpora_the_official_number_of_items_decides(run):
-    submission = collect(*run)
+    submission = gather_predictions(*run)
     assert submission.files == {}
     assert "it has 2 predictions, the test set 2620 items" in submission.missing["pr_public/predict.ark"]
     assert "37720 or 37611" in submission.missing["sv_public/predict.txt"]
@@ -234,13 +235,13 @@ def test_without_the_corpora_the_official_number_of_items_decides(run):
 def test_a_file_with_the_official_number_of_items_passes_without_the_corpora(run):
     folder, results = run
     write(folder / "asr/test-clean-noLM-hyp.ark", "".join(f"1-2-{i:04d} A\n" for i in range(2620)))
-    assert list(collect(folder, results).files) == ["asr_public/predict.ark"]
+    assert list(gather_predictions(folder, results).files) == ["asr_public/predict.ark"]
 
 
 def test_tasks_that_were_not_run_are_named(run, data):
     folder, results = run
     results = dataclasses.replace(results, tasks={"ks": results.tasks["ks"]})
-    submission = collect(folder, results, data=data)
+    submission = gather_predictions(folder, results, data=data)
     assert list(submission.files) == ["ks_public/predict.txt"]
     assert submission.missing["sv_public/predict.txt"] == "the task was not run, or failed"
 
@@ -249,5 +250,5 @@ def test_nothing_to_submit_is_an_error(tmp_path, run):
     folder, results = run
     empty = dataclasses.replace(results, tasks={})
     with pytest.raises(DataError, match="nothing can be submitted"):
-        write_submission(tmp_path / "out", collect(folder, empty), empty, name="ours")
+        write_submission(tmp_path / "out", gather_predictions(folder, empty), empty, name="ours")
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,8 @@ import soundfile
 from tiny import random_encoder, tiny_config
 
 from pruned_upstream.model.checkpoint import save
-from pruned_upstream.training.recipe import PruneRecipe, resolve_recipe
+from pruned_upstream.training.prune import PruneRecipe
+from pruned_upstream.training.recipe import resolve_recipe
 
 LENGTHS = (2400, 1711, 900, 2000, 1333, 3100, 640)  # samples at 16 kHz
 

@@ -229,8 +229,8 @@ def test_a_training_goes_on_from_another_model(pretraining):
 
 def test_impossible_recipes(pretraining):
     with pytest.raises(ConfigError, match="masking.smoothing is 4"):
-        load_recipe("demo_teacher", ["data.train=x", "masking.smoothing=4"], PretrainRecipe)
+        load_recipe("demo_teacher", PretrainRecipe, ["data.train=x", "masking.smoothing=4"])
     with pytest.raises(ConfigError, match="front_end_steps is 300"):
-        load_recipe("demo_teacher", ["data.train=x", "optimisation.steps=200"], PretrainRecipe)
+        load_recipe("demo_teacher", PretrainRecipe, ["data.train=x", "optimisation.steps=200"])
     with pytest.raises(ConfigError, match="did you mean 'shape.layers'"):
-        load_recipe("demo_teacher", ["data.train=x", "shape.layer=3"], PretrainRecipe)
+        load_recipe("demo_teacher", PretrainRecipe, ["data.train=x", "shape.layer=3"])

@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.training.distill import DistillRecipe
 from pruned_upstream.training.methods import method_named
-from pruned_upstream.training.recipe import PruneRecipe, flat_keys, load_recipe, resolve_recipe, save_recipe
+from pruned_upstream.training.prune import PruneRecipe
+from pruned_upstream.training.recipe import flat_keys, load_recipe, resolve_recipe, save_recipe
 
 GIVEN = ["teacher=t.pt", "data.train=speech"]
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
 def test_the_papers_run() -> None:
-    recipe = load_recipe("wavlm_base", GIVEN)
+    recipe = load_recipe("wavlm_base", PruneRecipe, GIVEN)
     assert recipe.optimisation.steps == 200_000
     assert recipe.optimisation.learning_rate == 2e-4
     assert (recipe.optimisation.warmup, recipe.sparsity.warmup) == (0.07, 0.07)
@@ -42,7 +43,7 @@ def test_the_papers_recipe_spells_out_every_key_with_a_reason() -> None:
 
 
 def test_defaults_in_code_are_those_of_the_papers_recipe() -> None:
-    recipe = flat_keys(load_recipe("wavlm_base", GIVEN))
+    recipe = flat_keys(load_recipe("wavlm_base", PruneRecipe, GIVEN))
     required = {
         "teacher": "t.pt",
         "data": {"train": "speech"},
@@ -64,17 +65,18 @@ def _flat(tree: dict, prefix: str = ""):
 
 
 def test_overrides_and_one_folder_without_brackets() -> None:
-    recipe = load_recipe("wavlm_base", [*GIVEN, "sparsity.target=0.67", "distillation.teacher_layers=[1,2]"])
+    changes = ["sparsity.target=0.67", "distillation.teacher_layers=[1,2]"]
+    recipe = load_recipe("wavlm_base", PruneRecipe, [*GIVEN, *changes])
     assert recipe.data.train == ["speech"]
     assert recipe.sparsity.target == 0.67
     assert recipe.distillation.teacher_layers == [1, 2]
-    assert load_recipe("wavlm_base", ["teacher=t", "data.train=[a,b]"]).data.train == ["a", "b"]
+    assert load_recipe("wavlm_base", PruneRecipe, ["teacher=t", "data.train=[a,b]"]).data.train == ["a", "b"]
 
 
 def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
-    recipe = load_recipe("wavlm_base", [*GIVEN, "gates.clamp=null", "data.batch_seconds=120"])
+    recipe = load_recipe("wavlm_base", PruneRecipe, [*GIVEN, "gates.clamp=null", "data.batch_seconds=120"])
     save_recipe(recipe, tmp_path / "recipe.yaml")
-    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert load_recipe(tmp_path / "recipe.yaml", PruneRecipe) == recipe
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,12 @@ def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        load_recipe("wavlm_base", [*GIVEN, override])
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, override])
 
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ConfigError, match=r"does not say data\.train; add data\.train=<value>"):
-        load_recipe("wavlm_base", ["teacher=t.pt"])
+        load_recipe("wavlm_base", PruneRecipe, ["teacher=t.pt"])
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", "\x00"])
@@ -124,12 +126,12 @@ def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"recipe\.yaml|no recipe key 'just words'"):
-        load_recipe(path)
+        load_recipe(path, PruneRecipe)
 
 
 def test_a_recipe_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="no recipe wavlm_bsae.*did you mean wavlm_base"):
-        load_recipe("wavlm_bsae")
+        load_recipe("wavlm_bsae", PruneRecipe)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -139,7 +141,7 @@ def test_the_command_in_a_recipes_comment_completes_it(path: Path) -> None:
     assert commands
     for method, name, overrides in commands:
         assert name == path.stem
-        load_recipe(path, shlex.split(overrides), method_named(method).recipe_class)
+        load_recipe(path, method_named(method).recipe_class, shlex.split(overrides))
 
 
 @pytest.mark.parametrize(
@@ -153,43 +155,44 @@ def test_the_command_in_a_recipes_comment_completes_it(path: Path) -> None:
     ],
 )
 def test_an_ablation_differs_in_the_one_thing_it_ablates(name: str, ablated: str) -> None:
-    papers, ours = (flat_keys(load_recipe(recipe, GIVEN)) for recipe in ("wavlm_base", name))
+    papers, ours = (flat_keys(load_recipe(recipe, PruneRecipe, GIVEN)) for recipe in ("wavlm_base", name))
     assert {key for key in papers if papers[key] != ours[key]} == {ablated, "run.folder"}
     assert ours["run.folder"] == f"runs/{name}"
 
 
 def test_the_demo_at_80_percent_is_the_demo() -> None:
-    demo, ours = (flat_keys(load_recipe(recipe, GIVEN)) for recipe in ("demo", "demo_80"))
+    demo, ours = (flat_keys(load_recipe(recipe, PruneRecipe, GIVEN)) for recipe in ("demo", "demo_80"))
     different = {"sparsity.target", "optimisation.steps", "run.folder"}
     assert {key for key in demo if demo[key] != ours[key]} == different
 
 
 def test_the_shallow_students_recipe() -> None:
-    recipe = load_recipe("distil_wavlm", GIVEN, DistillRecipe)
+    recipe = load_recipe("distil_wavlm", DistillRecipe, GIVEN)
     assert (recipe.student.layers, recipe.student.feature_grad_mult) == (2, 0.1)
     assert recipe.distillation.teacher_layers == [4, 8, 12]
     assert recipe.data.max_seconds * 16000 == 250_000
     assert recipe.optimisation.betas == [0.9, 0.98]
-    demo = load_recipe("demo_distil", GIVEN, DistillRecipe)
+    demo = load_recipe("demo_distil", DistillRecipe, GIVEN)
     assert (demo.optimisation.steps, demo.optimisation.weight_decay) == (600, 1e-6)
 
 
 def test_bases_chain_and_the_resolved_form_needs_none(tmp_path: Path) -> None:
     (tmp_path / "first.yaml").write_text("base: wavlm_base\nsparsity:\n  target: 0.5\n  warmup: 0.2\n")
     (tmp_path / "second.yaml").write_text("base: first\nsparsity:\n  target: 0.6\ndata:\n  train: [a]\n")
-    recipe = load_recipe(tmp_path / "second.yaml", ["teacher=t", "sparsity.scope=everything"])
+    recipe = load_recipe(tmp_path / "second.yaml", PruneRecipe, ["teacher=t", "sparsity.scope=everything"])
     assert (recipe.sparsity.target, recipe.sparsity.warmup, recipe.sparsity.scope) == (0.6, 0.2, "everything")
-    assert recipe.gates == load_recipe("wavlm_base", GIVEN).gates
+    assert recipe.gates == load_recipe("wavlm_base", PruneRecipe, GIVEN).gates
     save_recipe(recipe, tmp_path / "elsewhere" / "recipe.yaml")
     assert "base" not in OmegaConf.load(tmp_path / "elsewhere" / "recipe.yaml")
-    assert load_recipe(tmp_path / "elsewhere" / "recipe.yaml") == recipe
+    assert load_recipe(tmp_path / "elsewhere" / "recipe.yaml", PruneRecipe) == recipe
 
 
 def test_a_base_may_be_a_path(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: demo\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.yaml").write_text(f"base: {tmp_path / 'mine.yaml'}\n")
-    assert load_recipe(tmp_path / "other" / "recipe.yaml", GIVEN) == load_recipe("demo", GIVEN)
+    theirs = load_recipe(tmp_path / "other" / "recipe.yaml", PruneRecipe, GIVEN)
+    assert theirs == load_recipe("demo", PruneRecipe, GIVEN)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_bases_that_cannot_be(tmp_path: Path, base: str, complaint: str) -> None
     (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
     (tmp_path / "other.yaml").write_text("base: recipe\n")
     with pytest.raises(ConfigError, match=complaint):
-        load_recipe(tmp_path / "recipe.yaml", GIVEN)
+        load_recipe(tmp_path / "recipe.yaml", PruneRecipe, GIVEN)
 
 
 @pytest.mark.parametrize(
@@ -221,4 +224,4 @@ def test_bases_that_cannot_be(tmp_path: Path, base: str, complaint: str) -> None
 )
 def test_mistakes_in_the_newer_keys_are_named(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        load_recipe("wavlm_base", [*GIVEN, override])
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, override])

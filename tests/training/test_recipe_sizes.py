@@ -12,7 +12,8 @@ from pruned_upstream.pruning.compaction import compact_config
 from pruned_upstream.pruning.gates import Gates
 from pruned_upstream.pruning.sparsity import final_gates
 from pruned_upstream.training.distill import DistillRecipe
-from pruned_upstream.training.recipe import PruneRecipe, load_recipe
+from pruned_upstream.training.prune import PruneRecipe
+from pruned_upstream.training.recipe import load_recipe
 
 BASE = wavlm_base_config()
 GIVEN = ["teacher=t", "data.train=s"]
@@ -37,17 +38,17 @@ def closed_form(recipe: PruneRecipe) -> float:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_target_sizes(name: str) -> None:
-    assert round(closed_form(load_recipe(name, GIVEN)) / 1e6, 2) == SIZES[name]
+    assert round(closed_form(load_recipe(name, PruneRecipe, GIVEN)) / 1e6, 2) == SIZES[name]
 
 
 def test_the_shallow_student() -> None:
-    recipe = load_recipe("distil_wavlm", GIVEN, DistillRecipe)
+    recipe = load_recipe("distil_wavlm", DistillRecipe, GIVEN)
     assert count_parameters(shallow_config(BASE, recipe.student.layers)) == 23_497_128  # published: 23.49M
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_exact_recipe_meets_its_target_to_a_row(seed: int) -> None:
-    recipe = load_recipe("best", GIVEN)
+    recipe = load_recipe("best", PruneRecipe, GIVEN)
     assert recipe.sparsity.exact
     torch.manual_seed(seed)
     gates = Gates(BASE, recipe.gates)

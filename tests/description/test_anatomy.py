@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from tiny import tiny_config
 
+from pruned_upstream.description import anatomy
 from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer, wavlm_large_config
 from pruned_upstream.model.size import count_parameters, parameters_by_part
-from pruned_upstream.superb import anatomy
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from random import Random
 import pytest
 
 from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
-from pruned_upstream.minisuperb import CORPORA, STAMP, build, building
-from pruned_upstream.minisuperb.clip import Clip, Cue, Take
-from pruned_upstream.minisuperb.plan import Corpus, Plan
-from pruned_upstream.minisuperb.voice import Line
+from pruned_upstream.miniature import CORPORA, STAMP, build, building
+from pruned_upstream.miniature.clip import Clip, Cue, Take
+from pruned_upstream.miniature.plan import Corpus, Plan
+from pruned_upstream.miniature.voice import Line
 
 
 def _toy_plan(clips: int, rng: Random) -> Plan:

@@ -11,13 +11,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from pruned_upstream.minisuperb import CORPORA
-from pruned_upstream.minisuperb.clip import Clip, render
-from pruned_upstream.minisuperb.corpora import snips
-from pruned_upstream.minisuperb.corpora.fluent_speech_commands import INTENTS
-from pruned_upstream.minisuperb.corpora.librispeech import LEXICON
-from pruned_upstream.minisuperb.corpora.voxceleb1 import SPLIT_LIST, TRIAL_LIST
-from pruned_upstream.minisuperb.voice import Espeak
+from pruned_upstream.miniature import CORPORA
+from pruned_upstream.miniature.clip import Clip, render
+from pruned_upstream.miniature.corpora import snips
+from pruned_upstream.miniature.corpora.fluent_speech_commands import INTENTS
+from pruned_upstream.miniature.corpora.librispeech import LEXICON
+from pruned_upstream.miniature.corpora.voxceleb1 import SPLIT_LIST, TRIAL_LIST
+from pruned_upstream.miniature.voice import Espeak
 from pruned_upstream.s3prl_plugin.parts.vocabularies import PHONEMES
 from pruned_upstream.superb.layout import Data, take_inventory
 

@@ -107,7 +107,7 @@ def run_demo(
 
 
 def _prune(settings: DemoSettings, corpora: Path) -> Path:
-    from ..training.prune import MODEL_FILE, run_prune
+    from ..training.prune import MODEL_FILE, PruneRecipe, run_prune
     from ..training.recipe import load_recipe
 
     if not TEACHER.is_file():
@@ -126,7 +126,7 @@ def _prune(settings: DemoSettings, corpora: Path) -> Path:
     ]
     if settings.short:
         overrides += ["optimisation.steps=20", "optimisation.gate_learning_rate=0.5", "data.batch_utterances=2"]
-    return run_prune(load_recipe(settings.recipe, overrides))
+    return run_prune(load_recipe(settings.recipe, PruneRecipe, overrides))
 
 
 def table(results: dict[str, RunResults]) -> Table:
@@ -137,9 +137,9 @@ def table(results: dict[str, RunResults]) -> Table:
 
 
 def _draw(folder: Path, model: Path, results: dict[str, RunResults]) -> list[Path]:
+    from ..description import anatomy
+    from ..description.figures import save_figure
     from ..model.checkpoint import read_header
-    from ..superb import anatomy
-    from ..superb.plots import save_figure
 
     pictures = [folder / "layers.png", folder / "tasks.png"]
     save_figure(anatomy.figure(read_header(model).config), pictures[0])

@@ -10,6 +10,7 @@ from tiny import SHAPES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pruned_upstream.description.macs import BUCKET_SIZE, OFFICIAL_LENGTHS, Macs, count_macs, official_macs
 from pruned_upstream.errors import DataError
 from pruned_upstream.model.config import (
     EncoderConfig,
@@ -22,7 +23,6 @@ from pruned_upstream.model.config import (
 )
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.size import count_parameters
-from pruned_upstream.superb.profile import BUCKET_SIZE, OFFICIAL_LENGTHS, Macs, count_macs, official_macs
 
 
 def test_the_official_utterances():

@@ -72,13 +72,13 @@ class ParpSettings:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Round:
     """One finetuning.
 
-    mask: "none", "magnitude" (of the weights that the stage before left) or "random".
+    mask: "none", "magnitude" (of the weights that the round before left) or "random".
     initial, sparsity: at its start and from its end on; equal but for parp_p.
     adjusts: pruned weights learn and may come back; else they stay zero.
-    fresh: starts from the pre-trained weights and a new head; else from where the stage before ended.
+    fresh: starts from the pre-trained weights and a new head; else from where the round before ended.
     """
 
     mask: str
@@ -88,33 +88,33 @@ class Stage:
     fresh: bool = True
 
 
-def stages(settings: ParpSettings) -> list[Stage]:
+def rounds_of(settings: ParpSettings) -> list[Round]:
     """The finetunings of a method, one after another."""
     target, method = settings.sparsity, settings.method
     if method == "dense":
         return [_DENSE]
     if method in ("rpi", "mpi"):
-        return [Stage("random" if method == "rpi" else "magnitude", target, target)]
+        return [Round("random" if method == "rpi" else "magnitude", target, target)]
     if method == "parp":
-        return [Stage("magnitude", target, target, adjusts=True)]
+        return [Round("magnitude", target, target, adjusts=True)]
     if method == "parp_p":
         start = target / 2 if settings.initial_sparsity is None else settings.initial_sparsity
-        return [Stage("magnitude", start, target, adjusts=True)]
+        return [Round("magnitude", start, target, adjusts=True)]
     rounds = settings.rounds if method == "imp" else 1
     fresh = settings.rewind if settings.rewind is not None else method == "imp"
     # each round takes the same share of what the one before left
     levels = [1 - (1 - target) ** (number / rounds) for number in range(1, rounds)] + [target]
-    return [_DENSE, *(Stage("magnitude", level, level, fresh=fresh) for level in levels)]
+    return [_DENSE, *(Round("magnitude", level, level, fresh=fresh) for level in levels)]
 
 
-_DENSE = Stage("none", 0.0, 0.0)
+_DENSE = Round("none", 0.0, 0.0)
 
 
 class Pruner:
     """Keeps weights of any network pruned while it is trained.
 
-    >>> pruner = Pruner(prunable_weights(model, ["fc1", "fc2"]), stage, steps=1000, every=50)
-    >>> pruner.start(magnitude_masks(pruner.weights, stage.initial))
+    >>> pruner = Pruner(prunable_weights(model, ["fc1", "fc2"]), round_, steps=1000, every=50)
+    >>> pruner.start(magnitude_masks(pruner.weights, round_.initial))
     >>> for step in range(1000):
     ...     loss(model).backward()
     ...     pruner.after_backward()
@@ -132,7 +132,7 @@ class Pruner:
     def __init__(
         self,
         weights: Mapping[str, nn.Parameter],
-        stage: Stage,
+        round_: Round,
         *,
         steps: int,
         every: int = 50,
@@ -141,7 +141,7 @@ class Pruner:
         scope: str = "global",
     ) -> None:
         self.weights = dict(weights)
-        self.stage = stage
+        self.round = round_
         self.steps = steps
         self.every = every
         self.frozen = frozen
@@ -151,10 +151,10 @@ class Pruner:
         self.revived = 0  # weights that the latest pruning let come back
 
     def first_masks(self, *, seed: int) -> Masks:
-        """The stage's first masks, from the weights as they are."""
-        if self.stage.mask == "random":
-            return random_masks(self.weights, self.stage.initial, self.scope, seed=seed)
-        return magnitude_masks(self.weights, self.stage.initial if self.stage.mask == "magnitude" else 0.0, self.scope)
+        """The round's first masks, from the weights as they are."""
+        if self.round.mask == "random":
+            return random_masks(self.weights, self.round.initial, self.scope, seed=seed)
+        return magnitude_masks(self.weights, self.round.initial if self.round.mask == "magnitude" else 0.0, self.scope)
 
     def start(self, masks: Masks) -> None:
         """Prune for the first time."""
@@ -165,17 +165,17 @@ class Pruner:
         """Where the schedule is after so many updates."""
         rising = self.rise * (self.steps - self.frozen)
         progress = 1.0 if done >= self.steps else min(1.0, max(0.0, (done - self.frozen) / max(1.0, rising)))
-        return self.stage.initial + progress * (self.stage.sparsity - self.stage.initial)
+        return self.round.initial + progress * (self.round.sparsity - self.round.initial)
 
     def due(self, done: int) -> bool:
         """Whether weights are chosen anew after so many updates; always after the last."""
-        if not self.stage.adjusts:
+        if not self.round.adjusts:
             return False
         return done == self.steps or (done > self.frozen and (done - self.frozen) % self.every == 0)
 
     def after_backward(self) -> None:
         """Where the mask is fixed, pruned weights get no gradient, so that they do not count in its norm either."""
-        if not self.stage.adjusts and self.stage.sparsity:
+        if not self.round.adjusts and self.round.sparsity:
             for name, weight in self.weights.items():
                 if weight.grad is not None:
                     weight.grad.mul_(self.masks[name])
@@ -190,7 +190,7 @@ class Pruner:
             masks = magnitude_masks(self.weights, self.sparsity(done), self.scope)
             self.revived = sum(int((mask & ~self.masks[name]).sum()) for name, mask in masks.items())
             self.start(masks)
-        elif not self.stage.adjusts and self.stage.sparsity:
+        elif not self.round.adjusts and self.round.sparsity:
             self._apply()  # weight decay and momentum know nothing of masks
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,16 +204,16 @@ class Pruner:
         """Masks from elsewhere, if they fit.
 
         Raises:
-            ConfigError: they are of other weights, or of another sparsity than the stage starts with.
+            ConfigError: they are of other weights, or of another sparsity than the round starts with.
         """
         shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
         if {name: tuple(mask.shape) for name, mask in masks.items()} != shapes:
             raise ConfigError(f"the masks in {source} are not of the weights that parp.modules names in this network")
         found = sparsity_of(masks)
-        if abs(found - self.stage.initial) * sum(mask.numel() for mask in masks.values()) > len(masks):
+        if abs(found - self.round.initial) * sum(mask.numel() for mask in masks.values()) > len(masks):
             raise ConfigError(
                 f"the masks in {source} have a sparsity of {found:.4f} and the run starts with "
-                f"{self.stage.initial:.4f}; set parp.sparsity={found:.4f}, or parp.initial_sparsity for parp_p"
+                f"{self.round.initial:.4f}; set parp.sparsity={found:.4f}, or parp.initial_sparsity for parp_p"
             )
         return {name: masks[name].to(weight.device) for name, weight in self.weights.items()}
 

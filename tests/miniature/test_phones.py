@@ -1,7 +1,7 @@
 import pytest
 
-from pruned_upstream.minisuperb.phones import align, arpabet
-from pruned_upstream.minisuperb.voice import Segment
+from pruned_upstream.miniature.phones import align, arpabet
+from pruned_upstream.miniature.voice import Segment
 from pruned_upstream.s3prl_plugin.parts.vocabularies import PHONEMES
 
 

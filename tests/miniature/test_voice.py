@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.minisuperb.voice import Espeak, Line
+from pruned_upstream.miniature.voice import Espeak, Line
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pruned_upstream.minisuperb.corpora import snips
+from pruned_upstream.miniature.corpora import snips
 from pruned_upstream.s3prl_plugin.parts import vocabularies
 from pruned_upstream.superb.layout import LIBRISPEECH_SPLITS
 

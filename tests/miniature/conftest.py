@@ -9,7 +9,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All corpora at the tiny scale, recorded once a session."""
     for module in ("espeakng_loader", "soxr", "soundfile"):
         pytest.importorskip(module)
-    from pruned_upstream.minisuperb import build
+    from pruned_upstream.miniature import build
 
     root = tmp_path_factory.mktemp("minisuperb")
     build(root, scale="tiny", workers=os.cpu_count() or 1)

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from pruned_upstream.minisuperb.clip import SAMPLE_RATE, Clip, Cue, Take, render
-from pruned_upstream.minisuperb.voice import Espeak, Line
+from pruned_upstream.miniature.clip import SAMPLE_RATE, Clip, Cue, Take, render
+from pruned_upstream.miniature.voice import Espeak, Line
 
 HELLO, BOAT = Line("hello there", "m1"), Line("a small boat", "f1")
 

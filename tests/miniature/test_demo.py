@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.minisuperb import demo, probes
-from pruned_upstream.minisuperb.building import build
+from pruned_upstream.miniature import demo, probes
+from pruned_upstream.miniature.building import build
 from pruned_upstream.model.checkpoint import load, read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.superb.results import RunResults, TaskResult
@@ -18,7 +18,7 @@ from pruned_upstream.training.units import log_mel
 
 @pytest.fixture
 def recipe() -> PretrainRecipe:
-    return load_recipe("demo_teacher", ["data.train=somewhere"], PretrainRecipe)
+    return load_recipe("demo_teacher", PretrainRecipe, ["data.train=somewhere"])
 
 
 def test_the_teacher_has_the_recipes_shape_and_fits_into_eight_megabytes(recipe):

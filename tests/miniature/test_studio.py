@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.minisuperb import studio
-from pruned_upstream.minisuperb.clip import Clip, Cue
-from pruned_upstream.minisuperb.voice import Line
+from pruned_upstream.miniature import studio
+from pruned_upstream.miniature.clip import Clip, Cue
+from pruned_upstream.miniature.voice import Line
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("soxr")

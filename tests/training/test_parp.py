@@ -20,9 +20,10 @@ from training.launching import ctrl_c_after, finish, launch, read_metrics, read_
 from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.model.checkpoint import load, read_header, read_masks
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights, sparsity_of, zeros
-from pruned_upstream.parp.methods import METHODS, MODULES
-from pruned_upstream.training import finetune, loop
-from pruned_upstream.training.finetune import ParpRecipe, Recogniser, run_parp
+from pruned_upstream.parp.rounds import METHODS, MODULES
+from pruned_upstream.training import loop
+from pruned_upstream.training import parp as finetuning
+from pruned_upstream.training.parp import ParpRecipe, Recogniser, run_parp
 from pruned_upstream.training.recipe import load_recipe, resolve_recipe
 
 TEXTS = ("A CAT", "TEA", "IT'S", "SO", "A", "BE", "OX")
@@ -94,7 +95,7 @@ def test_every_method_ends_at_its_sparsity_to_the_weight(finetuning, tmp_path: P
     assert len(rounds) == {"omp": 2, "imp": 3}.get(method, 0)
     steps = [row["step"] for folder in rounds or ["."] for row in read_metrics(tmp_path / "run" / folder)]
     assert len(steps) == STEPS  # the same budget for every method
-    assert load_recipe(tmp_path / "run" / "recipe.yaml", schema=ParpRecipe).parp.method == method
+    assert load_recipe(tmp_path / "run" / "recipe.yaml", ParpRecipe).parp.method == method
 
 
 def test_the_convolutions_stay_and_the_rest_learns_after_the_head(
@@ -174,7 +175,7 @@ def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pyte
 
     model = tmp_path / "run" / "parp.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "ParpReport", interrupted)
+        patch.setattr(finetuning, "ParpReport", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_parp(finetuning())
     assert not model.exists()
@@ -230,9 +231,9 @@ def test_the_loss_is_torchs_ctc_loss(finetuning, teacher_file: Path) -> None:
     """A step's loss from its definition: each recording by itself, unpadded, averaged over recordings."""
     recipe = finetuning(**{"masking.frames": 0.0, "masking.channels": 0.0, "dropout.layerdrop": 0.0})
     from pruned_upstream.parp.alphabet import Alphabet
-    from pruned_upstream.parp.methods import Pruner, stages
+    from pruned_upstream.parp.rounds import Pruner, rounds_of
     from pruned_upstream.training.data import Batches
-    from pruned_upstream.training.finetune import CtcObjective
+    from pruned_upstream.training.parp import CtcObjective
     from pruned_upstream.training.transcripts import find_transcribed
 
     # a group norm would see the padding, and shares of frames would let a padded frame count
@@ -242,7 +243,7 @@ def test_the_loss_is_torchs_ctc_loss(finetuning, teacher_file: Path) -> None:
     labels = [alphabet.encode(text) for text in found.texts]
     recogniser = Recogniser(encoder, alphabet.classes)
     recogniser.reset_head(0)
-    (stage,) = stages(recipe.parp)
+    (stage,) = rounds_of(recipe.parp)
     pruner = Pruner(prunable_weights(encoder, MODULES), stage, steps=STEPS)
     objective = CtcObjective(recogniser, labels, pruner, recipe)
     (part,) = Batches(found.corpus, recipe.data, seed=0)[0]
@@ -285,14 +286,14 @@ def test_what_cannot_be_done_is_named(finetuning, speech: Path) -> None:
 
 @pytest.mark.parametrize("name", ["parp_10min", "parp_1h", "parp_10h", "parp_demo"])
 def test_shipped_recipes_are_valid(name: str) -> None:
-    recipe = load_recipe(name, ["teacher=wav2vec_small.pt", "data.train=librispeech_finetuning"], ParpRecipe)
+    recipe = load_recipe(name, ParpRecipe, ["teacher=wav2vec_small.pt", "data.train=librispeech_finetuning"])
     assert recipe.parp.method == "parp"
 
 
 def test_fairseqs_values() -> None:
     """fairseq, examples/wav2vec/config/finetuning/base_10m.yaml, base_1h.yaml, base_10h.yaml."""
     given = ["teacher=wav2vec_small.pt", "data.train=librispeech_finetuning"]
-    ten, hour, hours = (load_recipe(name, given, ParpRecipe) for name in ("parp_10min", "parp_1h", "parp_10h"))
+    ten, hour, hours = (load_recipe(name, ParpRecipe, given) for name in ("parp_10min", "parp_1h", "parp_10h"))
     for recipe, steps, channels, layerdrop in (
         (ten, 13000, 0.25, 0.1),
         (hour, 13000, 0.25, 0.1),

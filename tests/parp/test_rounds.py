@@ -8,7 +8,7 @@ from torch import nn
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights, sparsity_of, zeros
-from pruned_upstream.parp.methods import METHODS, ParpSettings, Pruner, Stage, stages
+from pruned_upstream.parp.rounds import METHODS, ParpSettings, Pruner, Round, rounds_of
 
 STEPS = 12
 
@@ -26,10 +26,12 @@ class Network(nn.Module):
         return self.fc2(torch.tanh(self.fc1(x)))
 
 
-def train(stage: Stage, *, every: int = 3, frozen: int = 0, steps: int = STEPS, **options) -> tuple[Pruner, list[dict]]:
+def train(
+    round_: Round, *, every: int = 3, frozen: int = 0, steps: int = STEPS, **options
+) -> tuple[Pruner, list[dict]]:
     """The pruner after training by Adam with decay and momentum, and what it said after each update."""
     model = Network()
-    pruner = Pruner(prunable_weights(model, ["fc1", "fc2"]), stage, steps=steps, every=every, frozen=frozen, **options)
+    pruner = Pruner(prunable_weights(model, ["fc1", "fc2"]), round_, steps=steps, every=every, frozen=frozen, **options)
     pruner.start(pruner.first_masks(seed=0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
     generator = torch.Generator().manual_seed(1)
@@ -54,7 +56,7 @@ def total(pruner: Pruner) -> int:
 
 
 def test_pruned_weights_revive_in_parp() -> None:
-    pruner, history = train(Stage("magnitude", 0.5, 0.5, adjusts=True))
+    pruner, history = train(Round("magnitude", 0.5, 0.5, adjusts=True))
     first = magnitude_masks(prunable_weights(Network(), ["fc1", "fc2"]), 0.5)
     revived = sum(int((pruner.masks[name] & ~mask).sum()) for name, mask in first.items())
     assert revived > 0
@@ -66,7 +68,7 @@ def test_pruned_weights_revive_in_parp() -> None:
 
 
 def test_none_revives_in_mpi() -> None:
-    pruner, history = train(Stage("magnitude", 0.5, 0.5))
+    pruner, history = train(Round("magnitude", 0.5, 0.5))
     first = magnitude_masks(prunable_weights(Network(), ["fc1", "fc2"]), 0.5)
     assert all(torch.equal(pruner.masks[name], mask) for name, mask in first.items())
     left = total(pruner) - zeros(0.5, total(pruner))
@@ -75,35 +77,35 @@ def test_none_revives_in_mpi() -> None:
 
 
 def test_pruning_waits_for_a_frozen_network() -> None:
-    _, history = train(Stage("magnitude", 0.5, 0.5, adjusts=True), every=2, frozen=5)
+    _, history = train(Round("magnitude", 0.5, 0.5, adjusts=True), every=2, frozen=5)
     assert [done for done, row in enumerate(history, 1) if row["chosen"]] == [7, 9, 11, 12]
 
 
 @pytest.mark.parametrize("every", [1, 5, 100])
 def test_the_end_is_exact_whatever_the_interval(every: int) -> None:
-    pruner, history = train(Stage("magnitude", 0.7, 0.7, adjusts=True), every=every)
+    pruner, history = train(Round("magnitude", 0.7, 0.7, adjusts=True), every=every)
     assert history[-1]["alive"] == total(pruner) - zeros(0.7, total(pruner))
     assert sparsity_of(pruner.masks) == zeros(0.7, total(pruner)) / total(pruner)
 
 
 def test_sparsity_rises_in_parp_p() -> None:
-    (stage,) = stages(ParpSettings(method="parp_p", sparsity=0.8, initial_sparsity=0.4))
-    pruner = Pruner({}, stage, steps=110, frozen=10, rise=0.5)
+    (round_,) = rounds_of(ParpSettings(method="parp_p", sparsity=0.8, initial_sparsity=0.4))
+    pruner = Pruner({}, round_, steps=110, frozen=10, rise=0.5)
     assert [pruner.sparsity(done) for done in (0, 10, 35, 60, 110)] == pytest.approx([0.4, 0.4, 0.6, 0.8, 0.8])
-    pruner, history = train(stage, every=3)
+    pruner, history = train(round_, every=3)
     alive = [row["alive"] for row in history if row["chosen"]]
     assert alive == sorted(alive, reverse=True)
     assert alive[0] > alive[-1] == total(pruner) - zeros(0.8, total(pruner))
 
 
 def test_a_schedule_that_never_has_time_to_rise_still_ends_exactly() -> None:
-    pruner, _ = train(Stage("magnitude", 0.2, 0.6, adjusts=True), every=50, rise=1.0)
+    pruner, _ = train(Round("magnitude", 0.2, 0.6, adjusts=True), every=50, rise=1.0)
     assert sparsity_of(pruner.masks) == zeros(0.6, total(pruner)) / total(pruner)
 
 
-def test_methods_as_stages() -> None:
+def test_methods_as_rounds() -> None:
     def plan(method: str, **options) -> list[tuple]:
-        found = stages(ParpSettings(method=method, sparsity=0.75, **options))
+        found = rounds_of(ParpSettings(method=method, sparsity=0.75, **options))
         return [(s.mask, round(s.initial, 6), s.sparsity, s.adjusts, s.fresh) for s in found]
 
     dense = ("none", 0.0, 0.0, False, True)
@@ -122,8 +124,8 @@ def test_methods_as_stages() -> None:
 
 
 def test_state_travels() -> None:
-    pruner, _ = train(Stage("magnitude", 0.5, 0.5, adjusts=True))
-    other = Pruner(pruner.weights, pruner.stage, steps=STEPS)
+    pruner, _ = train(Round("magnitude", 0.5, 0.5, adjusts=True))
+    other = Pruner(pruner.weights, pruner.round, steps=STEPS)
     other.load_state_dict(pruner.state_dict())
     assert all(torch.equal(other.masks[name], mask) for name, mask in pruner.masks.items())
 
@@ -149,7 +151,7 @@ def test_impossible_settings(options: dict, message: str) -> None:
 
 def test_masks_from_elsewhere_must_fit() -> None:
     weights = prunable_weights(Network(), ["fc1", "fc2"])
-    pruner = Pruner(weights, Stage("magnitude", 0.5, 0.5), steps=STEPS)
+    pruner = Pruner(weights, Round("magnitude", 0.5, 0.5), steps=STEPS)
     fitting = magnitude_masks(weights, 0.5)
     assert pruner.check(fitting, "a file").keys() == fitting.keys()
     with pytest.raises(ConfigError, match="not of the weights"):
@@ -169,8 +171,8 @@ def test_any_torch_module_will_do(method: str) -> None:
     torch.manual_seed(0)
     model = transformers.BertForSequenceClassification(config).train()
     weights = prunable_weights(model.bert.encoder, ["query", "key", "value", "dense"])
-    (stage,) = stages(ParpSettings(method=method, sparsity=0.6))
-    pruner = Pruner(weights, stage, steps=40, every=4)
+    (round_,) = rounds_of(ParpSettings(method=method, sparsity=0.6))
+    pruner = Pruner(weights, round_, steps=40, every=4)
     pruner.start(pruner.first_masks(seed=0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     words = torch.randint(0, 30, (32, 6), generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,6 @@
 """One shard of a recording, in a process of its own.
 
-`python -m pruned_upstream.minisuperb.booth FOLDER` takes a JSON list of clips on standard input, writes their files
+`python -m pruned_upstream.miniature.booth FOLDER` takes a JSON list of clips on standard input, writes their files
 under FOLDER, and says on standard output, as a JSON list of takes, what lies where.
 """
 

@@ -27,7 +27,7 @@ from ..model.size import count_parameters
 from ..parp.alphabet import KINDS, Alphabet
 from ..parp.decoding import Decoder, DecodingSettings, error_rates, make_decoder
 from ..parp.masks import Masks, prunable_weights, sparsity_of
-from ..parp.methods import ParpSettings, Pruner, Stage, stages
+from ..parp.rounds import ParpSettings, Pruner, Round, rounds_of
 from .corpus import HEADERS_FILE
 from .data import Batch, Batches
 from .loop import ParameterGroup, Trainer, decayed
@@ -143,7 +143,7 @@ class CtcObjective:
         recogniser: pruned in place; on the device of `processes`.
         labels: of each recording of the corpus.
         pruner: holds weights of the encoder, and has its first masks.
-        recipe: of this stage.
+        recipe: of this round.
     """
 
     # of the step that is being done
@@ -321,17 +321,17 @@ def run_parp(recipe: ParpRecipe) -> Path:
 def _train(
     recipe: ParpRecipe, encoder: Encoder, speech: Transcribed, alphabet: Alphabet, processes: Processes
 ) -> CtcObjective:
-    """All stages of the method; the objective of the last."""
+    """All rounds of the method; the objective of the last."""
     pretrained = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     labels = [alphabet.encode(text) for text in speech.texts]
     recogniser = Recogniser(encoder, alphabet.classes).to(processes.device)
     recogniser.reset_head(recipe.run.seed)
-    plan = stages(recipe.parp)
-    for number, stage in enumerate(plan):
-        own = _recipe_of_stage(recipe, number, plan)
-        pruner = _pruner(own, stage, encoder)
+    plan = rounds_of(recipe.parp)
+    for number, round_ in enumerate(plan):
+        own = _recipe_of_round(recipe, number, plan)
+        pruner = _pruner(own, round_, encoder)
         masks = _first_masks(own, pruner)
-        if stage.fresh:
+        if round_.fresh:
             encoder.load_state_dict(pretrained)
             recogniser.reset_head(recipe.run.seed)
         pruner.start(masks)
@@ -341,7 +341,7 @@ def _train(
     return objective
 
 
-def _recipe_of_stage(recipe: ParpRecipe, number: int, plan: Sequence[Stage]) -> ParpRecipe:
+def _recipe_of_round(recipe: ParpRecipe, number: int, plan: Sequence[Round]) -> ParpRecipe:
     """Stages share the steps equally, the last takes the rest; only where a head is new it gets a start of its own."""
     if len(plan) == 1:
         return recipe
@@ -357,11 +357,11 @@ def _recipe_of_stage(recipe: ParpRecipe, number: int, plan: Sequence[Stage]) -> 
     )
 
 
-def _pruner(recipe: ParpRecipe, stage: Stage, encoder: Encoder) -> Pruner:
+def _pruner(recipe: ParpRecipe, round_: Round, encoder: Encoder) -> Pruner:
     options, settings = recipe.optimisation, recipe.parp
     return Pruner(
         prunable_weights(encoder, settings.modules),
-        stage,
+        round_,
         steps=options.steps,
         every=settings.every,
         frozen=round(options.frozen * options.steps),

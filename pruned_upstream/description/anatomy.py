@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..model.config import EncoderConfig, TransformerLayer
 from ..model.size import attention_parameters, count_parameters, feed_forward_parameters
+from .figures import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,6 @@ STEPS = "0▁▂▃▄▅▆▇█"
 NO_HEAD = "·"
 FULL, EMPTY = "█", "░"
 BAR_WIDTH = 8
-# Okabe and Ito's palette: told apart by colour-blind readers too
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ON_DARK, ON_BRIGHT = "#eeeeee", "#111111"  # numbers in the cells, whose colours do not follow the page's
 BIAS_ONLY, GONE = "bias only", "gone"
 LIVING = ("whole", "pruned")

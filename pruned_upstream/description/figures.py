@@ -1,0 +1,25 @@
+"""What all figures of the package share: their colours, and how one is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the suffix names the format.
+
+    Raises:
+        PrunedUpstreamError: the file cannot be written.
+    """
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=160)
