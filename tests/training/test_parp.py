@@ -22,7 +22,7 @@ from pruned_upstream.model.checkpoint import load, read_header, read_masks
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights, sparsity_of, zeros
 from pruned_upstream.parp.rounds import METHODS, MODULES
 from pruned_upstream.training import loop
-from pruned_upstream.training import parp as finetuning
+from pruned_upstream.training import parp as parp_training
 from pruned_upstream.training.parp import ParpRecipe, Recogniser, run_parp
 from pruned_upstream.training.recipe import load_recipe, resolve_recipe
 
@@ -175,7 +175,7 @@ def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pyte
 
     model = tmp_path / "run" / "parp.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "ParpReport", interrupted)
+        patch.setattr(parp_training, "ParpReport", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_parp(finetuning())
     assert not model.exists()
