@@ -56,5 +56,10 @@ $(READY): constraints.txt setup.py
 	@$(PIP) install --quiet --no-deps -r constraints.txt
 	@echo "== pruned_upstream itself"
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import torchaudio' 2> /dev/null || { \
+		echo "== torchaudio's compiled part does not fit this torch and is taken out; it does without"; \
+		rm -f $(VENV)/lib/python3*/site-packages/torchaudio/lib/*.so; \
+		$(BIN)/python -c 'import torchaudio'; \
+	}
 	@touch $@
 	@echo "== ready; the next call skips this"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import pickle
 import sys
 from types import ModuleType, SimpleNamespace
@@ -48,6 +49,22 @@ def test_what_s3prl_names_is_there(layer):
     assert all(callable(function) for function in (torchaudio.info, torchaudio.load, torchaudio.save))
     assert callable(apply_effects_file) and callable(apply_effects_tensor)
     assert huggingface_hub.HfFolder and huggingface_hub.Repository
+
+
+def test_torchaudio_is_imported_where_its_extension_cannot_be_loaded(tmp_path):
+    import shutil
+    import subprocess
+
+    installed = importlib.util.find_spec("torchaudio").submodule_search_locations[0]
+    shutil.copytree(installed, tmp_path / "torchaudio", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "torchaudio" / "lib" / "_torchaudio.abi3.so").write_bytes(b"no library")
+    layer = "from pruned_upstream.s3prl_plugin import compat; compat.apply()"
+    code = f"{layer}; import torchaudio; print(torchaudio.__file__)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    plain = subprocess.run([sys.executable, "-c", "import torchaudio"], env=environment, capture_output=True, text=True)
+    assert "OSError" in plain.stderr  # as beside a torch of another build
+    mended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert mended.returncode == 0 and str(tmp_path) in mended.stdout, mended.stderr
 
 
 def test_torchaudio_computes_without_its_extension(layer):
