@@ -19,7 +19,7 @@ from .plan import Corpus, Plan
 from .studio import record
 
 SCALES = ("demo", "tiny")
-STAMP = ".minisuperb.json"  # in every corpus folder: who made it, from which recipe
+STAMP = ".miniature.json"  # in every corpus folder: who made it, from which recipe
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,4 +1,4 @@
-"""Short trainings for demonstrations: every task learns something on minisuperb within seconds on a CPU.
+"""Short trainings for demonstrations: every task learns something on the miniature corpora within seconds on a CPU.
 
 They are no benchmark. Batches and recurrent heads are smaller, learning rates higher, and nothing is accumulated; the
 results are marked as not official wherever they appear. Tried with `fbank_no_cmvn`: in plain `fbank` every utterance

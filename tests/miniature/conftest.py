@@ -11,6 +11,6 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(module)
     from pruned_upstream.miniature import build
 
-    root = tmp_path_factory.mktemp("minisuperb")
+    root = tmp_path_factory.mktemp("miniature")
     build(root, scale="tiny", workers=os.cpu_count() or 1)
     return root
