@@ -2,8 +2,8 @@
 
 Recorded by `pruned_upstream.miniature`. The training voices say everything that is learned from, by the teacher, its
 students and the heads on them. Two further groups of voices are heard by nobody before they are asked: settings are
-chosen on those of `dev`, and those of `test` give the tables. Who speaks is asked of the training voices, in sentences of
-their own.
+chosen on those of `dev`, and those of `test` give the tables. Who speaks is asked of the training voices, in sentences
+of their own.
 """
 
 from __future__ import annotations
