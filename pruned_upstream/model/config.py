@@ -251,6 +251,28 @@ def _conv_stack(*blocks: tuple[int, int, int]) -> tuple[ConvLayer, ...]:
 CONV_FEATURE_LAYERS = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
+# (share of the last convolution's channels, kernel, stride): as many samples a frame and under a frame as above, so
+# that frames and padding are those of every published model, with 4.9 % of its multiply-accumulates
+LIGHT_LAYERS = ((8, 10, 5), (4, 7, 4), (2, 7, 4), (1, 4, 4))
+
+
+def light_front_end(config: EncoderConfig) -> EncoderConfig:
+    """The encoder with four strided convolutions in place of its own; norms, projection and all after them stay.
+
+    Raises:
+        ConfigError: its frames are not 320 samples apart and 400 wide, as they are in every published model.
+    """
+    width = config.conv[-1].dense_channels
+    conv = _conv_stack(*((max(1, width // share), kernel, stride) for share, kernel, stride in LIGHT_LAYERS))
+    light = dataclasses.replace(config, conv=conv, feature_scale=False)
+    if (config.downsample_rate, config.receptive_field) != (light.downsample_rate, light.receptive_field):
+        raise ConfigError(
+            f"a light front end gives a frame of {light.receptive_field} samples every {light.downsample_rate}; this "
+            f"encoder has {config.receptive_field} and {config.downsample_rate}"
+        )
+    return light
+
+
 # as fairseq's wav2vec2.py and data2vec_audio.py; its hubert.py, and WavLM after it, deal shares
 PADDING_OF_FAMILY = {"wav2vec2": "exact", "data2vec": "exact"}
 

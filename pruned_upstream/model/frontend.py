@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig
-from .derived import DerivesWeights, eager_on_cpu, in_bf16
+from .derived import DerivesWeights, at_least_single, eager_on_cpu
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -29,14 +29,12 @@ class ChannelNorm(nn.LayerNorm):
         self.dense_channels = dense_channels
 
     def forward(self, x: Tensor) -> Tensor:  # (..., channels)
-        gone = self.dense_channels - x.size(-1)
-        if gone == 0:
+        gone = (0, self.dense_channels - x.size(-1))
+        if gone == (0, 0):
             return super().forward(x)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = x.sum(-1, keepdim=True) / self.dense_channels
-        centred = x - mean
-        variance = (centred.square().sum(-1, keepdim=True) + gone * mean.square()) / self.dense_channels
-        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        # zeros are put back rather than counted: one kernel, and torch's own rules for every type
+        weight, bias = F.pad(self.weight, gone), F.pad(self.bias, gone)
+        return F.layer_norm(F.pad(x, gone), (self.dense_channels,), weight, bias, self.eps)[..., : x.size(-1)]
 
 
 class TransposedChannelNorm(nn.Module):
@@ -68,50 +66,38 @@ class ConvBlock(nn.Module):
         if norm is not None:
             self.add_module("2", norm)
         self.normalises_channels = isinstance(norm, TransposedChannelNorm)
-        self.normalises_waveform = isinstance(norm, nn.GroupNorm) and in_channels == 1
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
-        if self.normalises_waveform and eager_on_cpu(x):
-            x = normalised_convolution(x, self.get_submodule("0"), self.get_submodule("2"))
-        else:
-            x = self._modules["0"](x)
-            if gate is not None and self.normalises_channels:
-                x = x * gate[:, None]
-            if "2" in self._modules:
-                x = self._modules["2"](x)
+        x = self._modules["0"](x)
+        if gate is not None and self.normalises_channels:
+            x = x * gate[:, None]
+        if "2" in self._modules:
+            x = self._modules["2"](x)
         x = F.gelu(x)
         return x if gate is None else x * gate[:, None]
 
-    def time_major(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """The same for (B, T_in, C_in) -> (B, T_out, C_out), of any block but the first."""
-        x = strided_products(x, self.get_submodule("0"))
+    def time_major(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, T_in, C_in) -> (B, T_out, C_out)
+        """The same, channels last: on a CPU the convolutions are up to 1.5 times as fast that way (see benchmarks)."""
+        convolution, norm = self.get_submodule("0"), self._modules.get("2")
+        if isinstance(norm, nn.GroupNorm):
+            x = normalised_convolution(x, convolution, norm)
+        else:
+            x = time_major_convolution(x, convolution)
         if self.normalises_channels:
-            x = self.get_submodule("2").get_submodule("1")(x if gate is None else x * gate)
+            x = norm.get_submodule("1")(x if gate is None else x * gate)
         x = F.gelu(x)
         return x if gate is None else x * gate
 
 
-def strided_products(x: Tensor, convolution: nn.Conv1d) -> Tensor:
-    """`convolution` as matrix products on the time-major (B, T_in, C_in) -> (B, T_out, C_out).
-
-    What lies under a filter is one stretch of memory, and from filter to filter it is a stride further: taps within a
-    stride are one product, whose rows one recording need not copy, and those beyond it (the third of a kernel of 3) are
-    another. For processors whose matrix units serve products better than convolutions; not measured (see benchmarks).
-    """
-    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    frames = (x.size(1) - kernel) // stride + 1
-    weight = convolution.weight.permute(0, 2, 1)  # (C_out, k, C_in)
-    whole = kernel - kernel % stride
-    parts = [
-        (x[:, start : start + frames * stride].unflatten(1, (frames, stride)), weight[:, start : start + stride])
-        for start in range(0, whole, stride)
-    ]
-    parts += [(x[:, tap::stride][:, :frames, None], weight[:, tap : tap + 1]) for tap in range(whole, kernel)]
-    biases = [convolution.bias, *[None] * (len(parts) - 1)]
-    products = [  # (B, T_out, n C_in) and (C_out, n C_in) -> (B, T_out, C_out)
-        F.linear(rows.flatten(2), taps.flatten(1), bias) for (rows, taps), bias in zip(parts, biases, strict=True)
-    ]
-    return sum(products[1:], start=products[0])
+def time_major_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
+    """`convolution` on (B, T_in, C_in) -> (B, T_out, C_out), without a change of layout on the way in or out."""
+    if x.size(2) == 1:  # a few samples under each filter: a small matrix product
+        windows = x[..., 0].unfold(1, convolution.kernel_size[0], convolution.stride[0])  # (B, T_out, k)
+        return F.linear(windows, convolution.weight[:, 0], convolution.bias)
+    image = x.transpose(1, 2).unsqueeze(2)  # (B, C_in, 1, T_in), of which one place is C_in neighbours in memory
+    weight = convolution.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    out = F.conv2d(image, weight, convolution.bias, stride=(1, convolution.stride[0]))
+    return out.squeeze(2).transpose(1, 2)
 
 
 def normalised_convolution(x: Tensor, convolution: nn.Conv1d, norm: nn.GroupNorm) -> Tensor:
@@ -122,24 +108,22 @@ def normalised_convolution(x: Tensor, convolution: nn.Conv1d, norm: nn.GroupNorm
     model, become one over the waveform. A bias of the convolution cancels.
 
     Args:
-        x: (B, 1, S)
+        x: (B, S, 1)
 
     Returns:
-        (B, C, T)
+        (B, T, C)
     """
-    batch, kernel = x.size(0), convolution.kernel_size[0]
-    windows = x[:, 0].unfold(1, kernel, convolution.stride[0]).double()  # (B, T, k); filters may cancel all but 1e-3
-    mean = windows.mean(1, keepdim=True)  # (B, 1, k)
-    centred = windows - mean
+    windows = x[..., 0].unfold(1, convolution.kernel_size[0], convolution.stride[0])  # (B, T, k)
+    exact = windows.double()  # filters may cancel all but 1e-3
+    mean = exact.mean(1, keepdim=True)  # (B, 1, k)
+    centred = exact - mean
     covariance = centred.transpose(1, 2) @ centred / windows.size(1)  # (B, k, k)
     filters = convolution.weight[:, 0].double()  # (C, k)
     variance = (filters @ covariance * filters).sum(-1)  # (B, C)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (B, C)
     bias = norm.bias - (mean @ filters.t())[:, 0] * scale  # (B, C)
-    filters = (filters * scale.unsqueeze(-1)).reshape(-1, 1, kernel)  # (B * C, 1, k)
-    x = x.transpose(0, 1)  # (1, B, S): one group of filters an utterance
-    out = F.conv1d(x, filters.to(x.dtype), bias.reshape(-1).to(x.dtype), convolution.stride, groups=batch)
-    return out.view(batch, -1, out.size(-1))  # (B, C, T)
+    filters = filters * scale.unsqueeze(-1)  # (B, C, k): one set of filters for each utterance
+    return torch.baddbmm(bias.to(x.dtype).unsqueeze(1), windows, filters.to(x.dtype).transpose(1, 2))
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -164,15 +148,12 @@ class ConvFeatureExtractor(nn.Module):
 
     def forward(self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None) -> Tensor:  # (B, S) -> (B, T, C)
         gate_of = [None] * len(self.conv_layers) if gates is None else gates
-        first, *others = self.conv_layers
-        x = first(waveforms.unsqueeze(1), gate_of[0])  # (B, C, T)
-        as_products = eager_on_cpu(x) and in_bf16(x)
-        if as_products:
-            x = x.transpose(1, 2).contiguous()  # (B, T, C)
-        for block, gate in zip(others, gate_of[1:], strict=True):
-            x = block.time_major(x, gate) if as_products else block(x, gate)
-        if not as_products:
-            x = x.transpose(1, 2)  # (B, T, C)
+        time_major = eager_on_cpu(waveforms)
+        x = waveforms.unsqueeze(2 if time_major else 1)  # (B, S, 1) or (B, 1, S)
+        for block, gate in zip(self.conv_layers, gate_of, strict=True):
+            x = block.time_major(x, gate) if time_major else block(x, gate)
+        if not time_major:
+            x = x.transpose(1, 2)
         return x if self.scale is None else x * self.scale
 
     @torch.no_grad()
@@ -213,7 +194,7 @@ class WeightNormConv(DerivesWeights):
         if not eager_on_cpu(weight):
             return (weight,)
         # conjugate, since what networks call convolution is correlation
-        spectrum = torch.fft.rfft(weight.float(), self.segment).conj()  # (d, d / groups, frequencies)
+        spectrum = torch.fft.rfft(at_least_single(weight), self.segment).conj()  # (d, d / groups, frequencies)
         spectrum = spectrum.unflatten(0, (self.groups, -1))  # (groups, out, in, frequencies)
         return (spectrum.permute(3, 0, 2, 1).contiguous(),)
 
@@ -230,7 +211,7 @@ class WeightNormConv(DerivesWeights):
         count = -(-frames // hop)
         before = self.kernel // 2
         after = (count - 1) * hop + self.segment - before - frames
-        segments = F.pad(x.float(), (before, after)).unfold(2, self.segment, hop)  # (B, d, count, segment)
+        segments = F.pad(at_least_single(x), (before, after)).unfold(2, self.segment, hop)  # (B, d, count, segment)
         inputs = torch.fft.rfft(segments).unflatten(1, (self.groups, -1))  # (B, groups, in, count, frequencies)
         inputs = inputs.permute(4, 1, 0, 3, 2).flatten(2, 3)  # (frequencies, groups, B * count, in)
         outputs = inputs @ spectrum  # (frequencies, groups, B * count, out)

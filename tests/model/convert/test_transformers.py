@@ -26,9 +26,7 @@ TINY = dict(
     num_conv_pos_embeddings=DENSE.conv_pos,
     num_conv_pos_embedding_groups=DENSE.conv_pos_groups,
 )
-POSITIONS = dict(
-    num_buckets=DENSE.relative_position.buckets, max_bucket_distance=DENSE.relative_position.max_distance
-)
+POSITIONS = dict(num_buckets=DENSE.relative_position.buckets, max_bucket_distance=DENSE.relative_position.max_distance)
 MODELS = {
     "wavlm": ("WavLM", POSITIONS),
     "wavlm_prenorm": ("WavLM", POSITIONS | dict(do_stable_layer_norm=True, feat_extract_norm="layer")),
