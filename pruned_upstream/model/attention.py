@@ -5,6 +5,9 @@ The parameters are exactly ragged: the rows of q/k/v_proj and the columns of out
 the projections compute no more than that. Between them heads are padded with zeros to one width, so that one
 attention call serves all: a zero in q and k adds nothing to a score, a zero in v comes out as a zero and is left
 out again. (A loop over heads launches twice as many operations.)
+
+The four projections are called as the modules they are, so that whatever is done to one of them (an adapter, a hook,
+a mask, 8-bit weights) acts. One fused product for q, k and v was no faster (see benchmarks).
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig, RelativePosition, TransformerLayer
-from .derived import DerivesWeights, captured
-from .gating import LayerGates
+from .derived import captured, is_plain
+from .gating import LayerGates, gated_outputs
 
 ALIGNMENT = 8  # attention kernels are faster where the padded width is a multiple of this
 GATE_WIDTH = 8  # outputs of grep_linear: two gates of four summands each (unilm, wavlm/modules.py)
@@ -59,21 +62,21 @@ class PositionBias(NamedTuple):
         return self.values.index_select(0, heads).unfold(1, self.rows.size(1), 1)
 
 
-def relative_position_bias(table: Tensor, frames: int, relative: RelativePosition) -> PositionBias:
+def relative_position_bias(table: nn.Embedding, frames: int, relative: RelativePosition) -> PositionBias:
     """The bias of all distances between `frames` frames.
 
     Args:
         table: (buckets, dense heads), shared by all layers.
     """
-    distances = torch.arange(1 - frames, frames, device=table.device)
-    values = F.embedding(position_buckets(distances, relative), table).t()  # (heads, 2T - 1)
+    distances = torch.arange(1 - frames, frames, device=table.weight.device)
+    values = table(position_buckets(distances, relative)).t()  # (heads, 2T - 1)
     if captured():  # windows would tie a graph to one length
-        frame = torch.arange(frames, device=table.device)
+        frame = torch.arange(frames, device=values.device)
         return PositionBias(values, values[:, frame + frame.unsqueeze(1)])
     return PositionBias(values, values.unfold(1, frames, 1))
 
 
-class SelfAttention(DerivesWeights):
+class SelfAttention(nn.Module):
     """Multi-head self-attention with the heads that `layer` lists."""
 
     def __init__(self, config: EncoderConfig, layer: TransformerLayer, *, dropout: float = 0.0) -> None:
@@ -104,7 +107,7 @@ class SelfAttention(DerivesWeights):
         # all three follow from the config: they move with the module but are never saved, so that no file brings
         # their values to a module built on the meta device
         self.register_buffer("head_ids", torch.tensor(ids, device="cpu"), persistent=False)
-        zero = 2 * sum(qk) + sum(vo)  # the row after the last, which is zero
+        zero = 2 * sum(qk) + sum(vo)  # the place after the last, where a zero is put
         places = [
             *_padded(qk, self.width, start=0, fill=zero),
             *_padded(qk, self.width, start=sum(qk), fill=zero),
@@ -113,15 +116,6 @@ class SelfAttention(DerivesWeights):
         self.register_buffer("padded_rows", torch.tensor(places, device="cpu"), persistent=False)  # (3hw,)
         columns = [head * self.width + i for head, own in enumerate(vo) for i in range(own)]
         self.register_buffer("living_columns", torch.tensor(columns, device="cpu"), persistent=False)  # (vo,)
-
-    def derive(self) -> tuple[Tensor, ...]:
-        """Fused weight (R, d) and bias (R,) of q, k and v; unless all heads are alike, the last row is zero."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        weights, biases = [p.weight for p in projections], [p.bias for p in projections]
-        if not self.uniform:
-            weights.append(weights[0].new_zeros(1, weights[0].size(1)))
-            biases.append(biases[0].new_zeros(1))
-        return torch.cat(weights), torch.cat(biases)
 
     def forward(
         self,
@@ -142,10 +136,15 @@ class SelfAttention(DerivesWeights):
         if not self.heads:
             return self.out_proj(x)
         batch, frames, _ = x.shape
-        qkv = F.linear(x, *self._fused(gates))  # (B, T, R)
+        qkv = [
+            gated_outputs(self.q_proj, x, None if gates is None else gates.qk),
+            self.k_proj(x),
+            gated_outputs(self.v_proj, x, None if gates is None else gates.vo),
+        ]  # (B, T, sum of the heads' own widths) each
         if not self.uniform:
-            qkv = qkv.index_select(-1, self.padded_rows)  # (B, T, 3hw)
-        query, key, value = qkv.view(batch, frames, 3, -1, self.width).permute(2, 0, 3, 1, 4)  # (B, h, T, w) each
+            joined = torch.cat([*qkv, qkv[0].new_zeros(batch, frames, 1)], -1)
+            qkv = joined.index_select(-1, self.padded_rows).chunk(3, -1)  # (B, T, hw) each
+        query, key, value = (t.unflatten(-1, (-1, self.width)).transpose(1, 2) for t in qkv)  # (B, h, T, w) each
         if position_bias is not None:
             query = query.flip(2)  # last frame first, as the bias has them
         out = F.scaled_dot_product_attention(
@@ -162,18 +161,6 @@ class SelfAttention(DerivesWeights):
         if not self.uniform:
             out = out.index_select(-1, self.living_columns)  # (B, T, vo)
         return self.out_proj(out)
-
-    def _fused(self, gates: LayerGates | None) -> tuple[Tensor, Tensor]:
-        """The fused projection with its gates, which scale rows: on weights they cost no activation memory."""
-        weight, bias = self.derived()
-        if gates is None or (gates.qk is None and gates.vo is None):
-            return weight, bias
-        qk, vo = self.q_proj.bias.numel(), self.v_proj.bias.numel()
-        query = bias.new_ones(qk) if gates.qk is None else gates.qk
-        value = bias.new_ones(vo) if gates.vo is None else gates.vo
-        rest = bias.numel() - 2 * qk - vo
-        scale = torch.cat([query, bias.new_ones(qk), value, bias.new_ones(rest)])  # (R,)
-        return weight * scale.unsqueeze(1), bias * scale
 
     def _score_bias(
         self, x: Tensor, position_bias: PositionBias | None, key_bias: Tensor | None, dtype: torch.dtype
@@ -198,12 +185,16 @@ class SelfAttention(DerivesWeights):
         branch taken when q_head_dim == head_dim), so pruning q and k must not change it.
         """
         slices = x.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, d / H)
-        # the four outputs of each gate are summed before the sigmoid, so their weights can be
-        weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
-        bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)
         if not self.all_heads:
             slices = slices[:, :, self.head_ids]
-        update, reset = torch.sigmoid(F.linear(slices, weight, bias)).permute(3, 0, 2, 1).unsqueeze(-1)  # (B, h, T, 1)
+        if is_plain(self.grep_linear, nn.Linear):
+            # the four outputs of each gate are summed before the sigmoid, so their weights can be
+            weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
+            bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)
+            sums = F.linear(slices, weight, bias)  # (B, T, h, 2)
+        else:
+            sums = self.grep_linear(slices).unflatten(-1, (2, -1)).sum(-1)
+        update, reset = torch.sigmoid(sums).permute(3, 0, 2, 1).unsqueeze(-1)  # (B, h, T, 1)
         return update * (reset * self.grep_a - 1.0) + 2.0
 
     @torch.no_grad()

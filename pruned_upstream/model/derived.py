@@ -1,11 +1,16 @@
-"""Weights computed from parameters: padded, fused, folded or transformed forms that are never saved."""
+"""When a faster form of a computation may be taken: never where it could answer otherwise than the plain one.
+
+A form that reads a sub-module's weights instead of calling it would pass over whatever was done to that module
+(hooks, adapters, masks, quantisation). So it is taken for plain modules alone; everything else is called.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 
 def captured() -> bool:
@@ -23,43 +28,56 @@ def at_least_single(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-class DerivesWeights(nn.Module):
-    """A module whose forward uses tensors derived from its parameters.
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling `module` does no more than the forward of torch's `kind` with the parameters it has.
 
-    With gradients they are derived anew, so that the parameters learn through them; without, they are kept
-    until a parameter is replaced or written in place. Copies and pickles of the module leave them behind.
+    Adapters, quantised modules, parametrizations and FSDP change the class, `torch.nn.utils.prune` and weight norms
+    use hooks, some libraries replace `forward` of the one module, and torchao the class of its parameters.
+    """
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )
+    return (
+        type(module) is kind
+        and not any(hooks)
+        and "forward" not in vars(module)
+        and all(p is None or type(p) in (nn.Parameter, Tensor) for p in module._parameters.values())
+    )
+
+
+class Kept:
+    """A tensor computed from others without gradients, kept until their values change; copies and pickles start anew.
+
+    Values are compared, for a parameter written through `.data`, numpy or a fused optimiser keeps its address and its
+    version. Comparing costs a hundredth of what the forms cost for which this is used.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._derived: tuple[Tensor, ...] | None = None
-        self._source: list[tuple[Tensor, int]] = []  # the parameters they came from, each with its version
+        self._sources: tuple[Tensor, ...] = ()
+        self._result: Tensor | None = None
 
-    def derive(self) -> tuple[Tensor, ...]:
-        raise NotImplementedError
-
-    def derived(self) -> tuple[Tensor, ...]:
-        if captured():
-            return self.derive()
-        parameters = list(self.parameters())
-        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-            self._derived = None  # an optimiser step may follow, and a fused one leaves no trace in the version
-            return self.derive()
-        if any(p.is_inference() for p in parameters):  # such tensors count no versions
-            return self.derive()
-        if self._derived is None or not self._is_current(parameters):
+    def get(self, compute: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """`compute(*sources)`, where `sources` are all that it depends on."""
+        if self._result is None or not all(map(_same, self._sources, sources)):
             # normal tensors even under inference_mode: a frozen encoder may be asked for input gradients later
             with torch.inference_mode(False), torch.no_grad():
-                self._derived = self.derive()
-                # aliases keep the memory, so that no other tensor can take the same address meanwhile
-                self._source = [(p.detach(), p._version) for p in parameters]
-        return self._derived
+                self._sources = tuple(source.detach().clone() for source in sources)
+                self._result = compute(*self._sources)
+        return self._result
 
-    def _is_current(self, parameters: list[Tensor]) -> bool:
-        return all(
-            p.data_ptr() == source.data_ptr() and p.dtype == source.dtype and p._version == version
-            for p, (source, version) in zip(parameters, self._source, strict=True)
-        )
+    def __deepcopy__(self, memo: object) -> Kept:
+        return Kept()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_derived": None, "_source": []}
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+def _same(kept: Tensor, now: Tensor) -> bool:
+    return kept.dtype == now.dtype and kept.device == now.device and torch.equal(kept, now)

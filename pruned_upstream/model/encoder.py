@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
-from .gating import EncoderGates, LayerGates
+from .gating import EncoderGates, LayerGates, gated_inputs
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ class TransformerEncoderLayer(nn.Module):
             out = self.fc2(x)
         else:
             inner = F.dropout(F.gelu(self.fc1(x)), self.dropout.activation, self.training)  # (B, T, ffn)
-            if gates is None or gates.ffn is None:
-                out = self.fc2(inner)
-            else:  # on the weights a gate costs no activation memory
-                out = F.linear(inner, self.fc2.weight * gates.ffn, self.fc2.bias)
+            out = gated_inputs(self.fc2, inner, None if gates is None else gates.ffn)
         if gates is not None and gates.feed_forward is not None:
             out = out * gates.feed_forward
         return residual + F.dropout(out, self.dropout.hidden, self.training)
@@ -157,7 +154,7 @@ class TransformerEncoder(nn.Module):
     def _position_bias(self, frames: int) -> PositionBias | None:
         if self.config.relative_position is None:
             return None
-        return relative_position_bias(self.relative_attention_bias.weight, frames, self.config.relative_position)
+        return relative_position_bias(self.relative_attention_bias, frames, self.config.relative_position)
 
     def _drops_layer(self) -> bool:
         return self.training and self.dropout.layerdrop > 0 and torch.rand(()).item() < self.dropout.layerdrop

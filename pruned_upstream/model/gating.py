@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .derived import is_plain
 
 
 class LayerGates(NamedTuple):
@@ -32,3 +35,24 @@ class EncoderGates(NamedTuple):
 
     layers: Sequence[LayerGates]
     conv: Sequence[Tensor | None] | None = None  # (channels,) each, on the block's output after its activation
+
+
+def gated_outputs(linear: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
+    """`linear(x) * gate`: (..., in) -> (..., out).
+
+    Gates on the weights of a plain linear map cost no activation memory; anything else is called, and its output gated.
+    """
+    if gate is None:
+        return linear(x)
+    if is_plain(linear, nn.Linear):
+        return F.linear(x, linear.weight * gate.unsqueeze(1), linear.bias * gate)
+    return linear(x) * gate
+
+
+def gated_inputs(linear: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
+    """`linear(x * gate)`: (..., in) -> (..., out); on the weights where that is the same, as `gated_outputs`."""
+    if gate is None:
+        return linear(x)
+    if is_plain(linear, nn.Linear):
+        return F.linear(x, linear.weight * gate, linear.bias)
+    return linear(x * gate)

@@ -175,9 +175,6 @@ class Trainer:
         self.objective.end_step()
         norm = self.summed.clip_(self.recipe.optimisation.clip_norm)
         self.optimiser.step()
-        for group in self.groups:
-            for parameter in group.parameters:  # the fused kernel writes without telling, and derived weights go by it
-                torch.autograd.graph.increment_version(parameter)
         self.objective.after_step()
         self._gathered.append(self.objective.metrics() | {"gradient_norm": norm})
 

@@ -70,7 +70,7 @@ def test_padded_heads_equal_a_loop_over_heads(widths):
     table = torch.randn(relative.buckets, 4, generator=generator)
     distances = torch.arange(9) - torch.arange(9).unsqueeze(1)  # key minus query
     laid_out = table[position_buckets(distances, relative)].permute(2, 0, 1)  # (4, 9, 9)
-    position_bias = relative_position_bias(table, 9, relative)
+    position_bias = relative_position_bias(nn.Embedding.from_pretrained(table), 9, relative)
     key_bias = torch.zeros(2, 1, 1, 9)
     key_bias[1, ..., 6:] = -torch.inf
     expected = looped_attention(module, x, laid_out, key_bias)
