@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .transformers_plugin import registry
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "register"]
 
@@ -25,3 +27,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+registry.watch()  # AutoModel.from_pretrained knows our folders, should transformers be imported

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from .errors import PrunedUpstreamError
@@ -13,6 +12,7 @@ from .model.config import EncoderConfig
 from .model.hub import RELEASED as MODEL
 from .model.hub import local_file
 from .model.size import count_parameters, parameters_by_part
+from .transformers_plugin.folders import describe, write_preprocessor
 
 
 def write_release(
@@ -45,9 +45,8 @@ def write_release(
     header, encoder = read_header(file), load(file)
     scores = "" if results is None else _scores(Path(results))
     save(folder / MODEL, encoder, provenance=header.provenance, masks=read_masks(file))
-    description = {"config": json.loads(header.config.to_json()), "provenance": dict(header.provenance)}
-    write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
-    written = [folder / MODEL, folder / "config.json"]
+    written = [folder / MODEL, *describe(folder, header.config, header.provenance)]
+    written.append(write_preprocessor(folder, header.config))
     sections = [_front_matter(license), f"# {name}\n", _summary(header.config), _loading(name), _origin(header), scores]
     if onnx:
         reports = [

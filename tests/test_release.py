@@ -22,6 +22,8 @@ LAYERS = (
     TransformerLayer(False, (), False, 0),
 )
 
+FILES = ["README.md", "config.json", "model.safetensors", "modeling_pruned_upstream.py", "preprocessor_config.json"]
+
 
 @pytest.fixture
 def file(tmp_path):
@@ -36,7 +38,7 @@ def file(tmp_path):
 def test_card_and_model(invoke, file, tmp_path):
     folder = tmp_path / "release"
     output = invoke("release", file, "--out", folder, "--license", "mit")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
     assert all(path.name in output for path in folder.iterdir())
     encoder, released = load(file), load(folder / "model.safetensors")
     wav = [torch.randn(8000)]
@@ -49,7 +51,7 @@ def test_card_and_model(invoke, file, tmp_path):
     assert "hf://OWNER/small" in card
     assert "- teacher: WavLM-Base" in card and "a: 1\nb: 2\n" in card
     description = json.loads((folder / "config.json").read_text())
-    assert EncoderConfig.from_json(json.dumps(description["config"])) == encoder.config
+    assert EncoderConfig.from_json(json.dumps(description["encoder"])) == encoder.config
 
 
 def test_a_recipe_of_several_lines_is_a_paragraph_of_its_own(file, tmp_path):

@@ -1,4 +1,4 @@
-"""`pruned-upstream convert`: a published checkpoint as a file of this package, unpruned."""
+"""`pruned-upstream convert`: a published checkpoint as a file of this package, or a model as a transformers folder."""
 
 from __future__ import annotations
 
@@ -20,20 +20,28 @@ def convert(
             "DistilHuBERT, DPHuBERT or DPWavLM."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
+    out: Annotated[
+        Path, typer.Argument(help="The file to write (.safetensors); or a folder, where transformers finds the model.")
+    ],
 ) -> None:
     """Read a published checkpoint and write it as it is: to measure a teacher or a peer as we measure a compact model.
 
-    What a file is, is seen from what it holds.
+    What a file is, is seen from what it holds. Into a folder, the model is written for transformers: an unpruned one as
+    transformers' own class, a compact one as ours, which AutoModel knows once pruned_upstream is imported.
     """
     from rich.console import Console
 
     from ..model.checkpoint import save
     from ..model.convert import load_teacher
     from ..model.size import count_parameters
+    from ..transformers_plugin.folders import write_folder
 
     encoder = load_teacher(checkpoint)
-    save(out, encoder, provenance={"method": "conversion", "teacher": checkpoint.name})
+    provenance = {"method": "conversion", "teacher": checkpoint.name}
+    if out.suffix == ".safetensors":
+        save(out, encoder, provenance=provenance)
+    else:
+        write_folder(out, encoder, provenance)
     Console().print(
         f"wrote {out}: {encoder.config.family}, {count_parameters(encoder.config) / 1e6:.2f}M parameters",
         soft_wrap=True,

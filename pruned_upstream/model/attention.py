@@ -96,9 +96,10 @@ class SelfAttention(nn.Module):
         if self.gated_position:
             self.grep_linear = nn.Linear(config.head_dim, GATE_WIDTH)
             self.grep_a = nn.Parameter(torch.ones(1, len(layer.heads), 1, 1))
-        self._lay_out()
+        self.lay_out()
 
-    def _lay_out(self) -> None:
+    def lay_out(self) -> None:
+        """The indices by which heads of unequal widths are padded, and the numbers of the heads."""
         qk, vo = [head.qk for head in self.heads], [head.vo for head in self.heads]
         self.uniform = len({*qk, *vo}) == 1
         self.width = qk[0] if self.uniform else -(-max(qk + vo) // ALIGNMENT) * ALIGNMENT

@@ -9,9 +9,9 @@ of the relative position bias belongs to the encoder, not to layer 0, whose atte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,8 @@ class TransformerEncoder(nn.Module):
         self.pos_conv = position_convolution(config)
         self.layers = nn.ModuleList(TransformerEncoderLayer(config, layer, dropout) for layer in config.layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
+        # gradient checkpointing: called with a layer and its arguments in training, as torch.utils.checkpoint is
+        self.checkpoint: Callable[..., Any] | None = None
         if config.relative_position is not None:
             self.relative_attention_bias = nn.Embedding(config.relative_position.buckets, config.num_heads)
 
@@ -139,7 +141,9 @@ class TransformerEncoder(nn.Module):
         hidden_states = [x]
         for number, layer in enumerate(self.layers):
             if not self._drops_layer():
-                x = layer(x, position_bias, key_bias, None if gates is None else gates.layers[number])
+                arguments = (x, position_bias, key_bias, None if gates is None else gates.layers[number])
+                recomputed = self.checkpoint is not None and self.training
+                x = self.checkpoint(layer, *arguments) if recomputed else layer(*arguments)
             hidden_states.append(x)
         if self.config.layer_norm_first:
             hidden_states[-1] = self.layer_norm(hidden_states[-1])

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 
 RELEASED = "model.safetensors"
+MODEL_TYPE = "pruned_upstream"  # in the config.json of a folder that transformers reads
 SCHEME = re.compile("hf:/{1,2}")  # a Path has lost the second slash
 ON_HUB = re.compile(r"(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?(/(?P<filename>[^@]+))?")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import after_import
+from .. import after_import
 
 
 def lead() -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from .. import after_import
 from ..errors import PrunedUpstreamError
-from . import after_import
 
 VERIFICATION = "s3prl.downstream.sv_voxceleb1.expert"
 # logger and words of warnings, given when s3prl is imported, about programs that no task needs

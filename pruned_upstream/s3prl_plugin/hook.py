@@ -1,7 +1,7 @@
 """A .pth file that makes every Python of an environment ready for s3prl, for those who start it from a clone.
 
 Python runs the line of a .pth file in site-packages when it starts. Ours watches for the import of s3prl and does
-nothing until then: torch is not loaded, and with PRUNED_UPSTREAM_HOOK=0 it does not even watch. Nothing is
+nothing until then: torch is not loaded, and with PRUNED_UPSTREAM_HOOK=0 this package is not even imported. Nothing is
 written into s3prl.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from . import after_import
+from .. import after_import
 
 FILE = "pruned_upstream_s3prl.pth"
 SWITCH = "PRUNED_UPSTREAM_HOOK"
 # If the package has been removed, the line does nothing.
 LINE = (
-    "import importlib.util; importlib.util.find_spec('pruned_upstream') "
+    f"import importlib.util, os; os.environ.get('{SWITCH}') != '0' and importlib.util.find_spec('pruned_upstream') "
     "and importlib.import_module('pruned_upstream.s3prl_plugin.hook').arm()\n"
 )
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .. import after_import
 from ..errors import CheckpointError
-from . import after_import
 
 if TYPE_CHECKING:
     from .expert import UpstreamExpert

@@ -13,8 +13,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from pruned_upstream import after_import
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.s3prl_plugin import after_import, audio_io, catalyst_sampler, compat
+from pruned_upstream.s3prl_plugin import audio_io, catalyst_sampler, compat
 
 pytest.importorskip("s3prl")
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import check_readable
 from ..config import EncoderConfig, RelativePosition, dense_config
+from ..hub import MODEL_TYPE
+from . import ours
 from .pickles import read_pickle
 from .source import Found
 
@@ -62,6 +64,8 @@ def read_folder(folder: Path) -> Found:
         raise CheckpointError(f"{folder} is a folder without config.json; name a model file or a transformers folder")
     try:
         cfg = json.loads(description.read_text(encoding="utf-8"))
+        if cfg.get("model_type") == MODEL_TYPE:
+            return ours.read(cfg, _weights(folder))
         config = transformers_config(cfg)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{description} is not JSON: {error}") from error
@@ -133,6 +137,7 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
         conv_pos_groups=int(cfg.get("num_conv_pos_embedding_groups", 16)),
         conv_pos_depth=depth,
         relative_position=relative,
+        feature_norm=bool(cfg.get("feat_proj_layer_norm", True)) or family != "hubert",
     )
 
 

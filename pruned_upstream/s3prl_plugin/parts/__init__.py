@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from .. import after_import
+from ... import after_import
 
 FOLDER = Path(__file__).parent
 DOWNSTREAM_PACKAGES = ("ctc",)

@@ -1,0 +1,81 @@
+"""The files beside `model.safetensors` that make a folder a transformers model.
+
+    config.json                    our encoder's shape, under the model type `pruned_upstream`
+    preprocessor_config.json       the feature extractor: 16 kHz, normalised where the model wants it
+    modeling_pruned_upstream.py    for `trust_remote_code=True`, where nobody has imported pruned_upstream before
+
+They are written without transformers, which only who loads the folder needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from ..model.checkpoint import save
+from ..model.config import EncoderConfig
+from ..model.convert import native
+from ..model.encoder import Encoder
+from ..model.hub import MODEL_TYPE, RELEASED
+from .registry import AUTO_MODELS
+
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+REMOTE_MODULE = "modeling_pruned_upstream"
+CONFIGURATION = "PrunedUpstreamConfig"
+REMOTE_CODE = f'''"""For transformers' trust_remote_code: the classes of the package pruned_upstream, which it needs."""
+
+from pruned_upstream.transformers_plugin import (  # noqa: F401
+    {CONFIGURATION},
+{"".join(f"    {name}," + chr(10) for name in sorted(AUTO_MODELS.values()))})
+'''
+
+
+def write_folder(folder: Path, encoder: Encoder, provenance: Mapping[str, str]) -> list[Path]:
+    """A transformers folder from an encoder: transformers' own class where it has one, ours otherwise.
+
+    Its own is WavLM, HuBERT, wav2vec 2.0 or data2vec audio, unpruned (`model/convert/native.py`).
+
+    Raises:
+        PrunedUpstreamError: the folder cannot be written.
+    """
+    if native.exists_for(encoder.config):
+        written = native.write(folder, encoder)
+    else:
+        save(folder / RELEASED, encoder, provenance=provenance)
+        written = [folder / RELEASED, *describe(folder, encoder.config, provenance)]
+    return [*written, write_preprocessor(folder, encoder.config)]
+
+
+def describe(folder: Path, config: EncoderConfig, provenance: Mapping[str, str]) -> list[Path]:
+    """config.json and the remote code, beside a model file of ours."""
+    modules = {"AutoConfig": CONFIGURATION, **AUTO_MODELS}
+    tree: dict[str, Any] = {
+        "model_type": MODEL_TYPE,
+        "architectures": [AUTO_MODELS["AutoModel"]],
+        "auto_map": {auto: f"{REMOTE_MODULE}.{name}" for auto, name in modules.items()},
+        "dtype": "float32",
+        "encoder": json.loads(config.to_json()),
+        "provenance": dict(provenance),
+    }
+    write_text(folder / CONFIG_FILE, json.dumps(tree, indent=1) + "\n")
+    write_text(folder / f"{REMOTE_MODULE}.py", REMOTE_CODE)
+    return [folder / CONFIG_FILE, folder / f"{REMOTE_MODULE}.py"]
+
+
+def write_preprocessor(folder: Path, config: EncoderConfig) -> Path:
+    """What AutoFeatureExtractor reads; with a mask of the padding, for padded frames are not to be attended to."""
+    tree = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16000,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "do_normalize": config.normalize,
+        "return_attention_mask": True,
+    }
+    write_text(folder / PREPROCESSOR_FILE, json.dumps(tree, indent=1) + "\n")
+    return folder / PREPROCESSOR_FILE
