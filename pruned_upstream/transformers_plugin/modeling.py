@@ -50,7 +50,9 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
             nn.init.constant_(module.layer_weights, 1 / len(module.layer_weights))
 
     @staticmethod
-    def _load_pretrained_model(model: PreTrainedModel, state_dict: Any, files: Any, load_config: Any, *more: Any) -> Any:
+    def _load_pretrained_model(
+        model: PreTrainedModel, state_dict: Any, files: Any, load_config: Any, *more: Any
+    ) -> Any:
         """Tensors go by the names they have in the file; transformers 5 renames each `weight_g` by itself
         (conversion_mapping.py, "legacy")."""
         by_name = dataclasses.replace(load_config, weight_mapping=[])
