@@ -107,7 +107,7 @@ def verify(
         PrunedUpstreamError: the difference is above `TOLERANCE` or not a number, or there was nothing to compare.
     """
     differences = []
-    with _evaluating(encoder), _evaluating(smaller), _full_precision():
+    with evaluating(encoder), evaluating(smaller), full_precision():
         for waveforms, lengths in batches:
             with torch.autocast(waveforms.device.type, enabled=False):
                 gated = encoder(waveforms, lengths, gates=gates)
@@ -128,7 +128,7 @@ def verify(
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     training = module.training
     module.eval()
     try:
@@ -138,7 +138,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TF32, whatever training has allowed."""
     allowed = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

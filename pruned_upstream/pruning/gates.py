@@ -18,7 +18,7 @@ Scales multiply: a dimension passes when its own gate and those of its head and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,16 +99,52 @@ def conv_kind(number: int) -> str:
     return f"{CONV}{number}"
 
 
+def living_places(config: EncoderConfig) -> dict[str, Tensor]:
+    """Which places of the stacked gates an encoder still has, as a mask for each kind; all of a dense one.
+
+    A compact encoder says how wide its heads, feed-forward layers and convolutions are, not which of the dense rows
+    those were: its rows count as the first of each head, layer or convolution.
+    """
+    layers, width = config.layers, config.head_dim
+    by_head = [{head.id: head for head in layer.heads} for layer in layers]
+
+    def first(counts: Sequence[int], size: int) -> Tensor:  # (n,) -> (n, size)
+        return torch.arange(size) < torch.tensor(counts).unsqueeze(1)
+
+    def of_heads(kind: str) -> Tensor:
+        counts = [getattr(heads.get(i), kind, 0) for heads in by_head for i in range(config.num_heads)]
+        return first(counts, width).view(len(layers), config.num_heads, width)
+
+    return {
+        "qk": of_heads("qk"),
+        "vo": of_heads("vo"),
+        "head": torch.tensor([[i in heads for i in range(config.num_heads)] for heads in by_head]),
+        "ffn": first([layer.ffn for layer in layers], config.ffn_dim),
+        "attention": torch.tensor([layer.attention for layer in layers]),
+        "feed_forward": torch.tensor([layer.feed_forward for layer in layers]),
+        **{conv_kind(i): torch.arange(layer.dense_channels) < layer.channels for i, layer in enumerate(config.conv)},
+    }
+
+
 def encoder_gates(config: EncoderConfig, stacked: Mapping[str, Tensor]) -> EncoderGates:
-    """Deal stacked gates out to the layers of a dense encoder, a head's gate to each of its v/o dimensions."""
+    """Deal stacked gates out to the layers of an encoder, a head's gate to each of its v/o dimensions.
+
+    Of a compact encoder only the `living_places` are dealt.
+    """
     kinds = {kind: stacked[kind].flatten(1) for kind in ("qk", "vo", "ffn") if kind in stacked}
     if "head" in stacked:
         heads = stacked["head"].repeat_interleave(config.head_dim, dim=1)  # (L, H * w)
         kinds["vo"] = kinds["vo"] * heads if "vo" in kinds else heads
     kinds |= {kind: stacked[kind] for kind in ("attention", "feed_forward") if kind in stacked}
-    dealt = {kind: tensor.unbind() for kind, tensor in kinds.items()}
-    layers = [LayerGates(**{kind: gates[i] for kind, gates in dealt.items()}) for i in range(config.num_layers)]
+    dealt = {kind: list(tensor.unbind()) for kind, tensor in kinds.items()}
     conv = [stacked.get(conv_kind(i)) for i in range(len(config.conv))]
+    if not config.is_dense:
+        living = living_places(config)
+        for kind in dealt.keys() & {"qk", "vo", "ffn"}:
+            places = living[kind].flatten(1).to(kinds[kind].device)
+            dealt[kind] = [gates[place] for gates, place in zip(dealt[kind], places, strict=True)]
+        conv = [None if gate is None else gate[: layer.channels] for gate, layer in zip(conv, config.conv, strict=True)]
+    layers = [LayerGates(**{kind: gates[i] for kind, gates in dealt.items()}) for i in range(config.num_layers)]
     return EncoderGates(layers, conv if any(gate is not None for gate in conv) else None)
 
 
@@ -146,16 +182,13 @@ class GateSample:
 
 
 class Gates(nn.Module):
-    """Learnable hard concrete gates of a dense encoder; the only parameters are the log_alpha of each kind.
+    """Learnable hard concrete gates of an encoder; the only parameters are the log_alpha of each kind.
 
-    Raises:
-        ConfigError: the encoder has been pruned already.
+    They are stacked as the dense encoder's. Where a compact one has lost a row already, its gate is closed for good.
     """
 
     def __init__(self, config: EncoderConfig, settings: GateSettings = GateSettings()) -> None:
         super().__init__()
-        if not config.is_dense:
-            raise ConfigError("gates are learned on a dense encoder; this one has been pruned already")
         self.config = config
         self.settings = settings
         self.log_alpha = nn.ParameterDict(
@@ -164,6 +197,9 @@ class Gates(nn.Module):
                 for kind, shape in gate_shapes(config, settings).items()
             }
         )
+        living = {} if config.is_dense else living_places(config)
+        for kind in self.log_alpha:  # follow from the config: never saved, and None where everything lives
+            self.register_buffer(f"living_{kind}", living.get(kind), persistent=False)
 
     def sample(self, generator: torch.Generator | None = None) -> GateSample:
         """Draw every gate once.
@@ -176,17 +212,18 @@ class Gates(nn.Module):
         for kind, log_alpha in self.log_alpha.items():
             device = log_alpha.device if generator is None else generator.device
             noise = torch.rand(log_alpha.shape, generator=generator, device=device).to(log_alpha.device)
-            drawn[kind] = cut(hard_concrete.stretched(log_alpha, noise, self.settings.beta))
+            drawn[kind] = self._living(kind, cut(hard_concrete.stretched(log_alpha, noise, self.settings.beta)))
         return GateSample(self.config, drawn)
 
     def probabilities(self) -> dict[str, Tensor]:
         """P(z > 0) of every gate, differentiable, in the stacked shapes."""
-        return {kind: self._probability(log_alpha) for kind, log_alpha in self.log_alpha.items()}
+        return {kind: self._living(kind, self._probability(log_alpha)) for kind, log_alpha in self.log_alpha.items()}
 
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
         """E[z] of every gate: what plots show, and what tells a living layer from a dead one."""
-        return {kind: hard_concrete.mean(a, self.settings.beta) for kind, a in self.log_alpha.items()}
+        means = {kind: hard_concrete.mean(a, self.settings.beta) for kind, a in self.log_alpha.items()}
+        return {kind: self._living(kind, mean) for kind, mean in means.items()}
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -212,12 +249,18 @@ class Gates(nn.Module):
             coarse = kind in COARSE_KINDS
             moved = log_alpha if kind in SUBLAYER_KINDS else log_alpha + shift
             is_open = self._probability_without_clamp(moved) if coarse else self._probability(moved)
-            values = hard_concrete.soft_value(log_alpha, self.settings.beta)
+            is_open = self._living(kind, is_open)
+            values = self._living(kind, hard_concrete.soft_value(log_alpha, self.settings.beta))
             is_conv = kind.startswith(CONV)
             groups = (1, -1) if coarse or is_conv else (log_alpha.size(0), -1)
             kept = _close_smallest(values.reshape(groups), is_open.reshape(groups), at_least=int(is_conv))
             final[kind] = kept.view_as(log_alpha)
         return encoder_gates(self.config, final)
+
+    def _living(self, kind: str, values: Tensor) -> Tensor:
+        """Values of a kind of gate, zero for those of rows that were lost before."""
+        living = getattr(self, f"living_{kind}")
+        return values if living is None else values * living
 
     def _probability(self, log_alpha: Tensor) -> Tensor:
         return hard_concrete.probability_open(log_alpha, self.settings.beta)

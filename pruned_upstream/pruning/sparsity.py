@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..model.config import EncoderConfig
 from ..model.gating import EncoderGates
 from ..model.size import PRUNABLE_PARTS, parameters_by_part
 from .compaction import compact_config
-from .gates import Gates, conv_kind
+from .gates import Gates, conv_kind, living_places
 
 SCOPES = ("transformer", "everything")
 SHIFT_RANGE = 16.0  # of log_alpha: beyond it every gate within the clamp is certain
@@ -34,15 +35,15 @@ def expected_size(config: EncoderConfig, probabilities: Mapping[str, Tensor]) ->
     the sublayer, a head's position gate with the head.
 
     Args:
-        config: the dense encoder.
-        probabilities: P(z > 0) of each kind of gate, stacked as `gates.py` says; a kind that is missing is open.
+        config: the encoder, dense or pruned before.
+        probabilities: P(z > 0) of each kind of gate, stacked as `gates.py` says; a kind that is missing is open where
+            the encoder still has it.
 
     Returns:
         Scalars under the names of `model.size.parameters_by_part`.
     """
-    p = _Probabilities(probabilities)
-    dense = parameters_by_part(config)
-    return {part: p.one * count for part, count in dense.items()} | {
+    p = _Probabilities(config, probabilities)
+    return {part: p.one * count for part, count in parameters_by_part(config).items()} | {
         "attention": _attention(config, p),
         "feed_forward": _feed_forward(config, p),
         **_front_end(config, p),
@@ -52,42 +53,49 @@ def expected_size(config: EncoderConfig, probabilities: Mapping[str, Tensor]) ->
 class _Probabilities:
     """P(z > 0) by kind, in double precision: 85 million does not fit into single precision to the last unit."""
 
-    def __init__(self, given: Mapping[str, Tensor]) -> None:
-        self._given = given
+    def __init__(self, config: EncoderConfig, given: Mapping[str, Tensor]) -> None:
         device = next(iter(given.values())).device if given else None
+        self._given = given
+        self._config = config
         self.one = torch.ones((), dtype=torch.double, device=device)
 
-    def of(self, kind: str, *shape: int) -> Tensor:
-        return self._given[kind].double() if kind in self._given else self.one.expand(shape)
+    def of(self, kind: str) -> Tensor:
+        if kind in self._given:
+            return self._given[kind].double()
+        return self._living[kind].to(self.one.device).double()
+
+    @cached_property
+    def _living(self) -> dict[str, Tensor]:
+        return living_places(self._config)
 
 
 def _attention(config: EncoderConfig, p: _Probabilities) -> Tensor:
-    layers, heads, width, d = config.num_layers, config.num_heads, config.head_dim, config.embed_dim
-    vo, qk = p.of("vo", layers, heads, width), p.of("qk", layers, heads, width)
-    head = p.of("head", layers, heads)  # (L, H)
+    d, vo, qk, head = config.embed_dim, p.of("vo"), p.of("qk"), p.of("head")  # (L, H, w) twice, (L, H)
     living = head * (1 - (1 - vo).prod(-1))  # (L, H), its gate and any of its v/o gates are open
     size = d + 2 * (d + 1) * (qk.sum(-1) * living).sum(-1) + (2 * d + 1) * (vo.sum(-1) * head).sum(-1)  # (L,)
     if config.relative_position is not None and config.relative_position.gated:
         any_head = 1 - (1 - living).prod(-1)  # (L,)
-        size = size + GATE_WIDTH * (width + 1) * any_head + living.sum(-1)
-    return (p.of("attention", layers) * size).sum()
+        size = size + GATE_WIDTH * (config.head_dim + 1) * any_head + living.sum(-1)
+    return (p.of("attention") * size).sum()
 
 
 def _feed_forward(config: EncoderConfig, p: _Probabilities) -> Tensor:
-    layers, d = config.num_layers, config.embed_dim
-    dimensions = p.of("ffn", layers, config.ffn_dim).sum(-1)  # (L,)
-    return (p.of("feed_forward", layers) * ((2 * d + 1) * dimensions + d)).sum()
+    d = config.embed_dim
+    dimensions = p.of("ffn").sum(-1)  # (L,)
+    return (p.of("feed_forward") * ((2 * d + 1) * dimensions + d)).sum()
 
 
 def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
     """Convolutions, and the norm and projection that read their channels; gates of two layers are independent."""
     size, inputs = 0 * p.one, p.one
     for number, layer in enumerate(config.conv):
-        channels = p.of(conv_kind(number), layer.dense_channels).sum()
+        channels = p.of(conv_kind(number)).sum()
         size = size + channels * (inputs * layer.kernel + config.conv_bias)
         if config.extractor_mode == "layer_norm" or number == 0:
             size = size + 2 * channels
         inputs = channels
+    if config.feature_scale:
+        size = size + inputs
     projection = 2 * inputs if config.feature_norm else 0 * p.one
     if config.has_projection:
         projection = projection + (inputs + 1) * config.embed_dim
@@ -103,7 +111,7 @@ def expected_sparsity(config: EncoderConfig, probabilities: Mapping[str, Tensor]
     """
     expected = expected_size(config, probabilities)
     parts = _parts_in(scope, expected)
-    dense = parameters_by_part(config)
+    dense = parameters_by_part(config.densified())
     return 1 - torch.stack([expected[part] for part in parts]).sum() / sum(dense[part] for part in parts)
 
 
@@ -130,8 +138,10 @@ def final_gates(gates: Gates, target: float | None = None, scope: str = "transfo
     if target is None:
         return gates.deterministic()
 
+    dense = gates.config.densified()
+
     def counted(shift: float) -> float:
-        return counted_sparsity(gates.config, compact_config(gates.config, gates.deterministic(shift)), scope)
+        return counted_sparsity(dense, compact_config(gates.config, gates.deterministic(shift)), scope)
 
     low, high = -SHIFT_RANGE, SHIFT_RANGE  # fewest and most dimensions open: the sparsity falls from low to high
     for _ in range(SHIFT_HALVINGS):

@@ -311,7 +311,7 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
     report = PruneReport(
         target_sparsity=sparsity.target,
         expected_sparsity=expected.item(),
-        counted_sparsity=counted_sparsity(student.config, smaller.config, sparsity.scope),
+        counted_sparsity=counted_sparsity(student.config.densified(), smaller.config, sparsity.scope),
         scope=sparsity.scope,
         teacher_parameters=count_parameters(student.config),
         parameters=count_parameters(smaller.config),

@@ -10,8 +10,12 @@ from tiny import random_encoder, tiny_config, unequal_waveforms
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.config import wavlm_base_config
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.gating import EncoderGates, LayerGates
 from pruned_upstream.pruning import hard_concrete
+from pruned_upstream.pruning.compaction import compact, compact_config, verify
 from pruned_upstream.pruning.gates import Gates, GateSettings, encoder_gates
+from pruned_upstream.pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 
 CONFIG = tiny_config()  # 3 layers, 4 heads of 6, 40 feed-forward dimensions, 16 channels
 
@@ -192,3 +196,51 @@ def test_saved_and_loaded():
 def test_impossible_settings(bad):
     with pytest.raises(ConfigError, match=f"gates.{next(iter(bad))} is"):
         GateSettings(**bad)
+
+
+@pytest.fixture
+def pruned() -> Encoder:
+    """Ragged heads, one gone, one without q/k, a dead sublayer, fewer feed-forward dimensions and channels."""
+    encoder = random_encoder(tiny_config())
+    uneven = LayerGates(
+        qk=torch.tensor([0.0] * 6 + [1.0] * 18),
+        vo=torch.tensor([1.0] * 11 + [0.0] * 13),
+        ffn=(torch.arange(40) % 3 > 0).float(),
+    )
+    dead = LayerGates(attention=torch.tensor(0.0), ffn=torch.zeros(40))
+    conv = [(torch.arange(16) % 4 > 0).float()] * 3
+    return compact(encoder, EncoderGates([uneven, dead, LayerGates()], conv))
+
+
+@pytest.mark.parametrize("settings", [GateSettings(conv=True), GateSettings(fine_grained=False)], ids=["fine", "heads"])
+def test_gates_of_a_compact_encoder_hold_what_it_still_has(pruned: Encoder, settings: GateSettings) -> None:
+    gates = Gates(pruned.config, settings)
+    with torch.no_grad():
+        for log_alpha in gates.log_alpha.values():
+            log_alpha.fill_(100.0)
+    open_now = encoder_gates(pruned.config, {kind: (p > 0.5).float() for kind, p in gates.probabilities().items()})
+    assert compact_config(pruned.config, open_now) == pruned.config
+    dense = pruned.config.densified()
+    for scope in ("transformer", "everything"):
+        expected = expected_sparsity(pruned.config, {k: p.round() for k, p in gates.probabilities().items()}, scope)
+        assert expected.item() == pytest.approx(counted_sparsity(dense, pruned.config, scope), abs=1e-12)
+    for drawn in (gates.sample().gates, gates.deterministic()):
+        for layer, values in zip(pruned.config.layers, drawn.layers, strict=True):
+            assert values.vo.numel() == layer.vo
+            assert values.ffn.numel() == layer.ffn
+
+
+def test_pruning_a_compact_encoder_further_is_exact(pruned: Encoder) -> None:
+    torch.manual_seed(1)
+    gates = Gates(pruned.config, GateSettings(conv=True, init_std=2.0))
+    final = final_gates(gates, 0.7)
+    smaller = compact(pruned, final)
+    batch = pruned.prepare(unequal_waveforms())
+    verify(pruned, final, smaller, [batch])
+    assert counted_sparsity(pruned.config.densified(), smaller.config) == pytest.approx(0.7, abs=0.05)
+    sample = gates.sample()
+    pruned.train()(*batch, gates=sample.gates).hidden_states[-1].square().mean().backward()
+    sample.backward()
+    lost = gates.log_alpha["ffn"].grad[1]
+    assert (lost == 0).all(), "a gate of what was lost before has learned something"
+    assert (gates.log_alpha["ffn"].grad[0] != 0).any()

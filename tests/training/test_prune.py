@@ -205,10 +205,16 @@ def test_a_run_that_misses_its_target_says_so(recipe, caplog: pytest.LogCaptureF
     assert advice in caplog.text
 
 
-def test_a_pruned_teacher_is_refused(recipe) -> None:
-    model = run_prune(recipe(**{"optimisation.steps": 30}))
-    with pytest.raises(ConfigError, match="pruned already"):
-        build_objective(recipe(teacher=str(model)))
+def test_a_pruned_model_is_pruned_further(recipe, tmp_path: Path) -> None:
+    half = run_prune(recipe(**{"optimisation.steps": 3, "sparsity.exact": True}))
+    changes = {"sparsity.target": 0.8, "sparsity.exact": True, "run.folder": str(tmp_path / "further")}
+    further = run_prune(recipe(teacher=str(half), **{"optimisation.steps": 3} | changes))
+    before, after = read_header(half).config, read_header(further).config
+    assert counted_sparsity(before.densified(), before) == pytest.approx(0.5, abs=0.03)
+    assert counted_sparsity(before.densified(), after) == pytest.approx(0.8, abs=0.03)
+    assert json.loads((tmp_path / "further" / "report.json").read_text())["counted_sparsity"] == pytest.approx(
+        0.8, abs=0.03
+    )
 
 
 def test_recordings_shorter_than_the_receptive_field_are_skipped(recipe, tmp_path: Path) -> None:
