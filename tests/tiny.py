@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pruned_upstream.model.config import EncoderConfig, RelativePosition, dense_config
+from pruned_upstream.model.config import EncoderConfig, LogMel, RelativePosition, dense_config, whisper_config
 from pruned_upstream.model.encoder import Encoder
 
 TINY_CONV = ((16, 10, 5), (16, 3, 2), (16, 2, 2))
@@ -28,6 +28,18 @@ def tiny_config(**changes) -> EncoderConfig:
     return dense_config(**(shape | changes))
 
 
+def tiny_whisper(*, whole_windows: bool) -> EncoderConfig:
+    """As small, with windows of 60 frames of 20 samples: some recordings are longer."""
+    return whisper_config(
+        num_layers=3,
+        embed_dim=24,
+        num_heads=4,
+        ffn_dim=40,
+        positions=60,
+        log_mel=LogMel(bands=16, n_fft=24, hop=10, whole_windows=whole_windows),
+    )
+
+
 SHAPES = {
     "wavlm": tiny_config(),
     "wavlm_prenorm": tiny_config(extractor_mode="layer_norm", normalize=True, layer_norm_first=True),
@@ -44,6 +56,8 @@ SHAPES = {
     "data2vec": tiny_config(
         family="data2vec", relative_position=None, extractor_mode="layer_norm", normalize=True, conv_pos_depth=3
     ),
+    "whisper": tiny_whisper(whole_windows=True),
+    "whisper_own_length": tiny_whisper(whole_windows=False),
 }
 
 

@@ -17,12 +17,16 @@ def convert(
         Path,
         typer.Argument(
             help="WavLM's .pt; HuBERT, wav2vec 2.0 or data2vec of fairseq, or s3prl's copy; a transformers folder; "
-            "DistilHuBERT, DPHuBERT or DPWavLM."
+            "Whisper's .pt; DistilHuBERT, DPHuBERT or DPWavLM."
         ),
     ],
     out: Annotated[
         Path, typer.Argument(help="The file to write (.safetensors); or a folder, where transformers finds the model.")
     ],
+    own_length: Annotated[
+        bool,
+        typer.Option(help="Whisper alone: hear recordings at their own length, not in windows filled up to 30 s."),
+    ] = False,
 ) -> None:
     """Read a published checkpoint and write it as it is: to measure a teacher or a peer as we measure a compact model.
 
@@ -33,10 +37,13 @@ def convert(
 
     from ..model.checkpoint import save
     from ..model.convert import load_teacher
+    from ..model.convert.whisper import at_own_length
     from ..model.size import count_parameters
     from ..transformers_plugin.folders import write_folder
 
     encoder = load_teacher(checkpoint)
+    if own_length:
+        encoder = at_own_length(encoder)
     provenance = {"method": "conversion", "teacher": checkpoint.name}
     if out.suffix == ".safetensors":
         save(out, encoder, provenance=provenance)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from ..model.config import EncoderConfig, TransformerLayer
+from ..model.log_mel import window_layout
 
 # Samples of the (82 i + 1)-th shortest of LibriSpeech test-clean's 2620 utterances, i = 0 .. 31: from
 # 672-122797-0033 to 3729-6852-0045 (B06901052/DeepSpeed, testing/s3prl_profiling_test.py).
@@ -30,6 +31,7 @@ BUCKET_SIZE = len(OFFICIAL_LENGTHS) // len(BUCKETS)
 
 NOT_COUNTED = (
     "normalisation of the waveform, group norm and layer norms",
+    "the Fourier transforms of Whisper's spectra, one every 10 ms",
     "GELU, softmax, sigmoid and every other elementwise operation, gates and bias additions included",
     "the position bias: its look-up, and its product with the gate",
     "weight normalisation of the position convolution, which evaluation computes once",
@@ -69,18 +71,23 @@ def count_macs(config: EncoderConfig, samples: int) -> Macs:
     Raises:
         DataError: the utterance is shorter than the front end's receptive field.
     """
-    frames = config.frames(samples)
-    if frames < 1:
+    own_frames = config.frames(samples)
+    if own_frames < 1:
         raise DataError(
             f"an utterance of {samples} samples is shorter than the receptive field, {config.receptive_field}"
         )
     layers = config.layers
+    frames, products = own_frames, own_frames * own_frames  # computed frames, and pairs of frames that attend
+    if config.positions:  # whole windows, or one that is shorter
+        windows = -(-own_frames // config.positions)
+        width = min(own_frames, config.positions) if not config.whole_windows else config.positions
+        frames, products = windows * width, windows * width * width
     return Macs(
         front_end=_front_end(config, samples),
         projection=frames * config.feature_dim * config.embed_dim if config.has_projection else 0,
         position_convolution=_position_convolution(config, frames),
         attention_projections=sum(2 * frames * config.embed_dim * (layer.qk + layer.vo) for layer in layers),
-        attention_products=sum(frames * frames * (layer.qk + layer.vo) for layer in layers),
+        attention_products=sum(products * (layer.qk + layer.vo) for layer in layers),
         position_gate=sum(_position_gate(config, layer, frames) for layer in layers),
         feed_forward=sum(2 * frames * config.embed_dim * layer.ffn for layer in layers),
     )
@@ -96,15 +103,26 @@ def official_macs(config: EncoderConfig) -> tuple[Macs, ...]:
 
 
 def _front_end(config: EncoderConfig, samples: int) -> int:
-    macs, in_channels = 0, 1
+    if config.log_mel is not None:
+        windows, width = window_layout(samples, config)
+        spectrum = config.log_mel.bands * (config.log_mel.n_fft // 2 + 1)
+        return windows * (width // config.log_mel.hop * spectrum + _convolutions(config, width // config.log_mel.hop))
+    return _convolutions(config, samples)
+
+
+def _convolutions(config: EncoderConfig, samples: int) -> int:
+    macs, in_channels = 0, config.input_channels
     for layer in config.conv:
-        samples = (samples - layer.kernel) // layer.stride + 1
+        added = layer.kernel // 2 * 2 if config.conv_padding else 0
+        samples = (samples + added - layer.kernel) // layer.stride + 1
         macs += samples * layer.channels * in_channels * layer.kernel
         in_channels = layer.channels
     return macs
 
 
 def _position_convolution(config: EncoderConfig, frames: int) -> int:
+    if config.conv_pos_depth == 0:
+        return 0
     d = config.embed_dim
     kernel = config.conv_pos if config.conv_pos_depth == 1 else max(3, config.conv_pos // config.conv_pos_depth)
     computed = frames + 2 * (kernel // 2) - kernel + 1  # an even kernel computes one frame too many

@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(layer.vo, d) if layer.heads else BiasOnly(d)
         if not layer.heads:
             return
-        self.q_proj, self.k_proj = _maybe_empty(d, layer.qk), _maybe_empty(d, layer.qk)
+        self.q_proj, self.k_proj = _maybe_empty(d, layer.qk), _maybe_empty(d, layer.qk, bias=config.key_bias)
         self.v_proj = nn.Linear(d, layer.vo)
         self.gated_position = config.relative_position is not None and config.relative_position.gated
         if self.gated_position:
@@ -203,7 +203,8 @@ class SelfAttention(nn.Module):
         if self.heads:
             for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
                 nn.init.normal_(projection.weight, std=0.02)
-                nn.init.zeros_(projection.bias)
+                if projection.bias is not None:
+                    nn.init.zeros_(projection.bias)
 
 
 class BiasOnly(nn.Module):
@@ -217,11 +218,11 @@ class BiasOnly(nn.Module):
         return self.bias.expand_as(x)
 
 
-def _maybe_empty(inputs: int, outputs: int) -> nn.Linear:
+def _maybe_empty(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """Heads that attend by their position alone have no query and key; torch warns of initialising nothing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-        return nn.Linear(inputs, outputs)
+        return nn.Linear(inputs, outputs, bias=bias)
 
 
 def _padded(widths: list[int], width: int, *, start: int, fill: int) -> list[int]:

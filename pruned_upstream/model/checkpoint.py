@@ -10,8 +10,9 @@
 | `feature_extractor.scale` | factor a channel, only where fractional channel gates were folded |
 | `layer_norm.*`, `post_extract_proj.*` | norm (DistilHuBERT: none) and projection of the features |
 | `encoder.pos_conv.{i}.*` | position convolution (`weight_g`, `weight_v`, `bias`; data2vec: `0.weight`, `0.bias`) |
+| `encoder.positions` | Whisper's table of positions instead, (frames of a window, d) |
 | `encoder.relative_attention_bias.weight` | (buckets, heads of the dense model), shared by all layers |
-| `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each, as `layers[i].heads` lists them |
+| `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each; Whisper has no bias in `k_proj` |
 | `encoder.layers.{i}.self_attn.v_proj.*` | rows head after head, `head.vo` each |
 | `encoder.layers.{i}.self_attn.out_proj.*` | columns head after head; the bias alone where no head lives |
 | `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` a living head |

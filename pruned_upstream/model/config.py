@@ -17,8 +17,8 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 
-FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
-EXTRACTOR_MODES = ("default", "layer_norm")
+FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec", "whisper")
+EXTRACTOR_MODES = ("default", "layer_norm", "none")
 PADDINGS = ("shares", "exact")
 
 
@@ -76,12 +76,28 @@ class RelativePosition:
 
 
 @dataclass(frozen=True)
+class LogMel:
+    """Whisper's spectra, which its convolutions read instead of samples (`log_mel.py`).
+
+    A recording is cut into windows as long as the table of positions (30 s for every published model). With
+    `whole_windows` the last one is filled with silence, and its frames attend to that, as in Whisper's training; frames
+    of silence are left out of what the encoder returns. Without, the last one is as long as what is left of the
+    recording: another function, and for short recordings a much cheaper one.
+    """
+
+    bands: int
+    n_fft: int = 400  # samples under one spectrum
+    hop: int = 160  # samples from one spectrum to the next
+    whole_windows: bool = True
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """The shape of an encoder; everything needed to build it and to load its weights."""
 
     family: str
     conv: tuple[ConvLayer, ...]
-    extractor_mode: str  # "default": one group norm in the first block; "layer_norm": a layer norm in every block
+    extractor_mode: str  # "default": a group norm in the first block; "layer_norm": one in every block; or "none"
     conv_bias: bool
     normalize: bool  # each waveform is brought to zero mean and unit variance first
     embed_dim: int
@@ -91,12 +107,16 @@ class EncoderConfig:
     conv_pos: int  # kernel of the convolutional position embedding
     conv_pos_groups: int
     layers: tuple[TransformerLayer, ...]
-    conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own
+    conv_pos_depth: int = 1  # data2vec stacks several, each with a layer norm of its own; Whisper has none
     relative_position: RelativePosition | None = None
     feature_norm: bool = True  # a layer norm on the features; DistilHuBERT has none
     padding: str = "shares"  # which frames of a padded utterance are padding; see `Encoder.padding_mask`
     feature_scale: bool = False  # a factor a channel after the front end, where fractional gates cannot be folded
     prediction_heads: int = 0  # kept from distillation, one a predicted teacher layer (`encoder.prediction_head`)
+    log_mel: LogMel | None = None  # what the convolutions read; None for the waveform itself
+    conv_padding: bool = False  # zeros of half a kernel on both sides of every convolution, which keep the ends
+    positions: int = 0  # rows of the table that is added instead of a position convolution, and frames of a window
+    key_bias: bool = True  # Whisper's keys have none
 
     def __post_init__(self) -> None:
         self._check()
@@ -121,20 +141,29 @@ class EncoderConfig:
         return self.conv[-1].dense_channels != self.embed_dim
 
     @property
+    def input_channels(self) -> int:
+        """What the first convolution reads: one waveform, or the bands of a spectrum."""
+        return 1 if self.log_mel is None else self.log_mel.bands
+
+    @property
     def downsample_rate(self) -> int:
         """Samples a frame (320 for every published model)."""
-        rate = 1
+        rate = 1 if self.log_mel is None else self.log_mel.hop
         for layer in self.conv:
             rate *= layer.stride
         return rate
 
     @property
     def receptive_field(self) -> int:
-        """Samples that the front end needs to give its first frame (400 for every published model)."""
+        """Samples under one frame (400 for every published model that reads the waveform, 1040 for Whisper)."""
         samples = 1
         for layer in reversed(self.conv):
             samples = (samples - 1) * layer.stride + layer.kernel
-        return samples
+        return samples if self.log_mel is None else (samples - 1) * self.log_mel.hop + self.log_mel.n_fft
+
+    @property
+    def whole_windows(self) -> bool:
+        return self.log_mel is not None and self.log_mel.whole_windows
 
     @property
     def is_dense(self) -> bool:
@@ -142,9 +171,16 @@ class EncoderConfig:
 
     def frames(self, samples: int) -> int:
         """Frames that the front end makes of a waveform of `samples` samples (0 when it is too short)."""
+        frames = self.frames_below(samples)
+        return frames if frames > 0 else 0
+
+    def frames_below(self, samples: Any) -> Any:
+        """`frames` of a number or of a tensor of them, 0 or negative where a waveform is too short."""
+        frames = samples if self.log_mel is None else -(-samples // self.log_mel.hop)
         for layer in self.conv:
-            samples = (samples - layer.kernel) // layer.stride + 1 if samples >= layer.kernel else 0
-        return samples
+            added = layer.kernel // 2 * 2 if self.conv_padding else 0
+            frames = (frames + added - layer.kernel) // layer.stride + 1
+        return frames
 
     def require_frames(self, samples: int) -> None:
         """Raises DataError where a waveform of `samples` samples is too short to make a frame."""
@@ -183,6 +219,8 @@ class EncoderConfig:
         if tree.get("relative_position") is not None:
             relative = _fields(RelativePosition, tree["relative_position"], "relative_position")
             tree["relative_position"] = RelativePosition(**relative)
+        if tree.get("log_mel") is not None:
+            tree["log_mel"] = LogMel(**_fields(LogMel, tree["log_mel"], "log_mel"))
         return cls(**tree)
 
     def _check(self) -> None:
@@ -190,9 +228,10 @@ class EncoderConfig:
             raise ConfigError(f"unknown model family '{self.family}'; known are {', '.join(FAMILIES)}")
         if self.extractor_mode not in EXTRACTOR_MODES:
             raise ConfigError(f"extractor_mode is '{self.extractor_mode}'; it must be one of {EXTRACTOR_MODES}")
+        self._check_input()
         if self.padding not in PADDINGS:
             raise ConfigError(f"padding is '{self.padding}'; it must be one of {PADDINGS}")
-        sizes = ("embed_dim", "num_heads", "ffn_dim", "conv_pos", "conv_pos_groups", "conv_pos_depth")
+        sizes = ("embed_dim", "num_heads", "ffn_dim", "conv_pos", "conv_pos_groups")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -208,6 +247,18 @@ class EncoderConfig:
             raise ConfigError("the last convolution of a model without a projection cannot lose channels")
         for i, layer in enumerate(self.layers):
             self._check_layer(i, layer)
+
+    def _check_input(self) -> None:
+        """Spectra go with a table of positions, waveforms with a position convolution."""
+        mel, table, depth = self.log_mel, self.positions, self.conv_pos_depth
+        if (table > 0, depth > 0) != ((False, True) if mel is None else (True, False)):
+            raise ConfigError(f"log_mel {mel}, positions {table} and conv_pos_depth {depth} do not fit together")
+        if mel is None:
+            return
+        if self.extractor_mode == "default":
+            raise ConfigError("extractor_mode 'default' normalises waveforms; a model of spectra has another")
+        if mel.bands < 1 or not 1 <= mel.hop <= mel.n_fft or mel.n_fft < 2:
+            raise ConfigError(f"spectra cannot be computed: {mel}")
 
     def _check_layer(self, number: int, layer: TransformerLayer) -> None:
         ids = [head.id for head in layer.heads]
@@ -260,8 +311,13 @@ def light_front_end(config: EncoderConfig) -> EncoderConfig:
     """The encoder with four strided convolutions in place of its own; norms, projection and all after them stay.
 
     Raises:
-        ConfigError: its frames are not 320 samples apart and 400 wide, as they are in every published model.
+        ConfigError: its frames are not 320 samples apart and 400 wide, as they are in every published model that hears
+            waveforms.
     """
+    if config.log_mel is not None:
+        raise ConfigError(
+            f"a light front end hears waveforms; the front end of a {config.family} encoder is light already"
+        )
     width = config.conv[-1].dense_channels
     conv = _conv_stack(*((max(1, width // share), kernel, stride) for share, kernel, stride in LIGHT_LAYERS))
     light = dataclasses.replace(config, conv=conv, feature_scale=False)
@@ -274,7 +330,7 @@ def light_front_end(config: EncoderConfig) -> EncoderConfig:
 
 
 # as fairseq's wav2vec2.py and data2vec_audio.py; its hubert.py, and WavLM after it, deal shares
-PADDING_OF_FAMILY = {"wav2vec2": "exact", "data2vec": "exact"}
+PADDING_OF_FAMILY = {"wav2vec2": "exact", "data2vec": "exact", "whisper": "exact"}
 
 
 def dense_config(
@@ -296,6 +352,10 @@ def dense_config(
     feature_norm: bool = True,
     padding: str | None = None,
     prediction_heads: int = 0,
+    log_mel: LogMel | None = None,
+    conv_padding: bool = False,
+    positions: int = 0,
+    key_bias: bool = True,
 ) -> EncoderConfig:
     """A dense encoder; the defaults are the shape of HuBERT Base without its family name.
 
@@ -325,6 +385,10 @@ def dense_config(
         feature_norm=feature_norm,
         padding=padding or PADDING_OF_FAMILY.get(family, "shares"),
         prediction_heads=prediction_heads,
+        log_mel=log_mel,
+        conv_padding=conv_padding,
+        positions=positions,
+        key_bias=key_bias,
     )
 
 
@@ -360,6 +424,42 @@ def wav2vec2_large_config() -> EncoderConfig:
 
 def data2vec_base_config() -> EncoderConfig:
     return dense_config(family="data2vec", extractor_mode="layer_norm", normalize=True, conv_pos=95, conv_pos_depth=5)
+
+
+def whisper_config(
+    *,
+    num_layers: int = 6,
+    embed_dim: int = 512,
+    num_heads: int = 8,
+    ffn_dim: int | None = None,
+    positions: int = 1500,
+    log_mel: LogMel = LogMel(bands=80),
+) -> EncoderConfig:
+    """Whisper's encoder (openai/whisper, whisper/model.py, `AudioEncoder`); the defaults are the shape of base.
+
+    Args:
+        ffn_dim: four times the width by default, as OpenAI's code has it.
+        positions: frames of a window.
+    """
+    return dense_config(
+        family="whisper",
+        conv_layers=((embed_dim, 3, 1), (embed_dim, 3, 2)),
+        num_layers=num_layers,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        ffn_dim=4 * embed_dim if ffn_dim is None else ffn_dim,
+        extractor_mode="none",
+        conv_bias=True,
+        conv_padding=True,
+        layer_norm_first=True,
+        conv_pos=1,
+        conv_pos_groups=1,
+        conv_pos_depth=0,
+        positions=positions,
+        feature_norm=False,
+        key_bias=False,
+        log_mel=log_mel,
+    )
 
 
 def _large_config(family: str, *, conv_bias: bool, relative_position: RelativePosition | None = None) -> EncoderConfig:

@@ -1,6 +1,7 @@
-"""The encoder: WavLM, HuBERT, wav2vec 2.0 and data2vec audio; dense, gated or compact.
+"""The encoder: WavLM, HuBERT, wav2vec 2.0, data2vec audio and Whisper; dense, gated or compact.
 
 waveform -> convolutions -> norm, projection -> + position convolution -> transformer layers -> hidden states
+waveform -> log-mel spectra -> convolutions -> + table of positions -> transformer layers -> hidden states    (Whisper)
 
 Shapes: B utterances, S samples, T frames, C front-end channels, d the transformer's width, L layers.
 Parameter names are the official WavLM names (microsoft/unilm, wavlm/WavLM.py) with one exception: the table
@@ -21,6 +22,7 @@ from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_
 from .config import EncoderConfig, TransformerLayer
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
+from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class TransformerEncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Position convolution, layers, and the bias table that the layers share."""
+    """Position convolution or table of positions, layers, and the bias table that the layers share."""
 
     def __init__(self, config: EncoderConfig, dropout: Dropout) -> None:
         super().__init__()
@@ -126,8 +128,14 @@ class TransformerEncoder(nn.Module):
         self.checkpoint: Callable[..., Any] | None = None
         if config.relative_position is not None:
             self.relative_attention_bias = nn.Embedding(config.relative_position.buckets, config.num_heads)
+        if config.positions:  # a buffer, for Whisper never learns it
+            self.register_buffer("positions", sinusoids(config.positions, config.embed_dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, gates: EncoderGates | None) -> list[Tensor]:
+        windows = None
+        if self.config.positions:
+            windows = FramesInWindows(x.size(1), self.config.positions)
+            x, padding_mask = windows.cut(x, padding_mask)
         key_bias = None
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
@@ -147,9 +155,11 @@ class TransformerEncoder(nn.Module):
             hidden_states.append(x)
         if self.config.layer_norm_first:
             hidden_states[-1] = self.layer_norm(hidden_states[-1])
-        return hidden_states
+        return hidden_states if windows is None else [windows.join(state) for state in hidden_states]
 
     def _positions(self, x: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
+        if self.config.positions:
+            return self.positions[: x.size(1)]
         x = x.transpose(1, 2)
         for block in self.pos_conv:
             x = block(x)
@@ -234,7 +244,11 @@ class Encoder(nn.Module):
         self.config.require_frames(samples)
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples)
-        return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)
+        if not self.config.whole_windows:
+            return EncoderOutput(self.contextualize(projected, mask, gates=gates), mask, projected)
+        frames = self.config.frames(samples)
+        hidden_states = self.contextualize(projected, gates=gates)  # silence is attended to
+        return EncoderOutput([state[:, :frames] for state in hidden_states], mask, projected[:, :frames])
 
     def extract(self, wavs: Sequence[Tensor]) -> EncoderOutput:
         """Hidden states of unpadded waveforms, (samples,) each at 16 kHz."""
@@ -258,8 +272,14 @@ class Encoder(nn.Module):
         return waveforms, torch.tensor([len(wav) for wav in wavs], device=waveforms.device)
 
     def features(self, waveforms: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
-        """Front end alone: (B, S) -> (B, T, C), before any norm."""
-        return self.feature_extractor(waveforms, None if gates is None else gates.conv)
+        """Front end alone: (B, S) -> (B, T, C), before any norm; of whole windows where the model hears those."""
+        conv_gates = None if gates is None else gates.conv
+        if self.config.log_mel is None:
+            return self.feature_extractor(waveforms, conv_gates)
+        samples = waveforms.size(1)
+        windows = waveforms_in_windows(waveforms, self.config)  # (B W, P)
+        features = self.feature_extractor(windows, conv_gates).unflatten(0, (waveforms.size(0), -1)).flatten(1, 2)
+        return features if self.config.whole_windows else features[:, : self.config.frames(samples)]
 
     def project(self, features: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
         """Norm and projection: (B, T, C) -> (B, T, d).
@@ -294,6 +314,4 @@ class Encoder(nn.Module):
         frame = torch.arange(frames, device=lengths.device)
         if self.config.padding == "shares":
             return frame * (samples // frames) >= lengths.unsqueeze(1)
-        for layer in self.config.conv:
-            lengths = (lengths - layer.kernel) // layer.stride + 1
-        return frame >= lengths.clamp(min=1).unsqueeze(1)
+        return frame >= self.config.frames_below(lengths).clamp(min=1).unsqueeze(1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .config import EncoderConfig
 from .derived import Kept, at_least_single, eager_on_cpu, is_plain
+from .log_mel import LogMelSpectrum
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -60,9 +61,10 @@ class ConvBlock(nn.Module):
         *,
         bias: bool,
         norm: nn.Module | None,
+        padding: int = 0,
     ) -> None:
         super().__init__()
-        self.add_module("0", nn.Conv1d(in_channels, out_channels, kernel, stride=stride, bias=bias))
+        self.add_module("0", nn.Conv1d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias))
         if norm is not None:
             self.add_module("2", norm)
         self.normalises_channels = isinstance(norm, TransposedChannelNorm)
@@ -101,12 +103,13 @@ class ConvBlock(nn.Module):
 
 def time_major_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
     """`convolution` on (B, T_in, C_in) -> (B, T_out, C_out), without a change of layout on the way in or out."""
-    if x.size(2) == 1:  # a few samples under each filter: a small matrix product
+    padding = convolution.padding[0]
+    if x.size(2) == 1 and not padding:  # a few samples under each filter: a small matrix product
         windows = x[..., 0].unfold(1, convolution.kernel_size[0], convolution.stride[0])  # (B, T_out, k)
         return F.linear(windows, convolution.weight[:, 0], convolution.bias)
     image = x.transpose(1, 2).unsqueeze(2)  # (B, C_in, 1, T_in), of which one place is C_in neighbours in memory
     weight = convolution.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    out = F.conv2d(image, weight, convolution.bias, stride=(1, convolution.stride[0]))
+    out = F.conv2d(image, weight, convolution.bias, (1, convolution.stride[0]), (0, padding))
     return out.squeeze(2).transpose(1, 2)
 
 
@@ -137,20 +140,31 @@ def normalised_convolution(x: Tensor, convolution: nn.Conv1d, norm: nn.GroupNorm
 
 
 class ConvFeatureExtractor(nn.Module):
-    """The stack of convolutions; one frame every `config.downsample_rate` samples."""
+    """The stack of convolutions, and the spectra below it where there are; one frame every `config.downsample_rate`
+    samples."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.log_mel = None if config.log_mel is None else LogMelSpectrum(config.log_mel)
         blocks = []
-        in_channels = 1
+        in_channels = config.input_channels
         for number, layer in enumerate(config.conv):
             norm: nn.Module | None = None
             if config.extractor_mode == "layer_norm":
                 norm = TransposedChannelNorm(layer.channels, layer.dense_channels)
-            elif number == 0:
+            elif number == 0 and config.extractor_mode == "default":
                 norm = nn.GroupNorm(layer.channels, layer.channels)
+            padding = layer.kernel // 2 if config.conv_padding else 0
             blocks.append(
-                ConvBlock(in_channels, layer.channels, layer.kernel, layer.stride, bias=config.conv_bias, norm=norm)
+                ConvBlock(
+                    in_channels,
+                    layer.channels,
+                    layer.kernel,
+                    layer.stride,
+                    bias=config.conv_bias,
+                    norm=norm,
+                    padding=padding,
+                )
             )
             in_channels = layer.channels
         self.conv_layers = nn.ModuleList(blocks)
@@ -159,7 +173,8 @@ class ConvFeatureExtractor(nn.Module):
     def forward(self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None) -> Tensor:  # (B, S) -> (B, T, C)
         gate_of = [None] * len(self.conv_layers) if gates is None else gates
         time_major = eager_on_cpu(waveforms) and all(block.is_plain() for block in self.conv_layers)
-        x = waveforms.unsqueeze(2 if time_major else 1)  # (B, S, 1) or (B, 1, S)
+        x = waveforms.unsqueeze(2) if self.log_mel is None else self.log_mel(waveforms)  # (B, S, 1) or (B, M, bands)
+        x = x if time_major else x.transpose(1, 2)
         for block, gate in zip(self.conv_layers, gate_of, strict=True):
             x = block.time_major(x, gate) if time_major else block(x, gate)
         if not time_major:
@@ -260,6 +275,8 @@ def position_convolution(config: EncoderConfig) -> nn.ModuleList:
     data2vec spreads the kernel over its depth: each block's is max(3, conv_pos // depth) taps wide
     (fairseq, examples/data2vec/models and wav2vec2.py `make_conv_block`).
     """
+    if config.conv_pos_depth == 0:
+        return nn.ModuleList()
     if config.conv_pos_depth == 1:
         return nn.ModuleList([WeightNormConv(config.embed_dim, config.conv_pos, config.conv_pos_groups)])
     kernel = max(3, config.conv_pos // config.conv_pos_depth)

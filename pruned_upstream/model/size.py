@@ -41,13 +41,18 @@ def prunable_parameters(config: EncoderConfig) -> int:
 
 
 def front_end_parameters(config: EncoderConfig) -> int:
-    total, in_channels = 0, 1
+    total, in_channels = 0, config.input_channels
     for number, layer in enumerate(config.conv):
         total += layer.channels * (in_channels * layer.kernel + config.conv_bias)
-        if config.extractor_mode == "layer_norm" or number == 0:
+        if has_norm(config, number):
             total += 2 * layer.channels
         in_channels = layer.channels
     return total + (in_channels if config.feature_scale else 0)
+
+
+def has_norm(config: EncoderConfig, convolution: int) -> bool:
+    """Whether a norm with an entry for each channel follows this convolution."""
+    return config.extractor_mode == "layer_norm" or (config.extractor_mode == "default" and convolution == 0)
 
 
 def attention_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
@@ -56,7 +61,7 @@ def attention_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
         return 0
     d = config.embed_dim
     total = d  # output bias
-    total += 2 * layer.qk * (d + 1) + layer.vo * (d + 1) + layer.vo * d
+    total += layer.qk * (2 * d + 1 + config.key_bias) + layer.vo * (d + 1) + layer.vo * d
     if layer.heads and config.relative_position is not None and config.relative_position.gated:
         total += GATE_WIDTH * (config.head_dim + 1) + len(layer.heads)
     return total
@@ -71,6 +76,8 @@ def feed_forward_parameters(config: EncoderConfig, layer: TransformerLayer) -> i
 
 def _position_parameters(config: EncoderConfig) -> int:
     d, groups, depth = config.embed_dim, config.conv_pos_groups, config.conv_pos_depth
+    if depth == 0:
+        return 0
     if depth == 1:
         return d * (d // groups) * config.conv_pos + config.conv_pos + d
     kernel = max(3, config.conv_pos // depth)

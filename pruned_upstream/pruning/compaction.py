@@ -29,6 +29,7 @@ from ..errors import PrunedUpstreamError
 from ..model.config import EncoderConfig, Head, TransformerLayer
 from ..model.encoder import Encoder
 from ..model.gating import EncoderGates, LayerGates
+from ..model.size import has_norm
 
 TOLERANCE = 1e-5  # largest difference over largest magnitude, in single precision
 
@@ -189,7 +190,8 @@ def _kept(config: EncoderConfig, gates: EncoderGates) -> Iterator[tuple[str, int
         if living.heads:
             for projection, rows in (("q_proj", living.qk), ("k_proj", living.qk), ("v_proj", living.vo)):
                 yield f"{attention}.{projection}.weight", 0, rows
-                yield f"{attention}.{projection}.bias", 0, rows
+                if config.key_bias or projection != "k_proj":
+                    yield f"{attention}.{projection}.bias", 0, rows
             yield f"{attention}.out_proj.weight", 1, living.vo
             if config.relative_position is not None and config.relative_position.gated:
                 yield f"{attention}.grep_a", 1, living.heads
@@ -225,8 +227,8 @@ def _norms(config: EncoderConfig, number: int) -> list[str]:
     norms = []
     if config.extractor_mode == "layer_norm":
         norms.append(f"feature_extractor.conv_layers.{number}.2.1")
-    elif number == 0:
-        norms.append("feature_extractor.conv_layers.0.2")
+    elif has_norm(config, number):
+        norms.append(f"feature_extractor.conv_layers.{number}.2")
     if number == len(config.conv) - 1 and config.feature_norm:
         norms.append("layer_norm")
     return norms

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..model.attention import GATE_WIDTH
 from ..model.config import EncoderConfig
 from ..model.gating import EncoderGates
-from ..model.size import PRUNABLE_PARTS, parameters_by_part
+from ..model.size import PRUNABLE_PARTS, has_norm, parameters_by_part
 from .compaction import compact_config
 from .gates import Gates, conv_kind, living_places
 
@@ -72,7 +72,8 @@ class _Probabilities:
 def _attention(config: EncoderConfig, p: _Probabilities) -> Tensor:
     d, vo, qk, head = config.embed_dim, p.of("vo"), p.of("qk"), p.of("head")  # (L, H, w) twice, (L, H)
     living = head * (1 - (1 - vo).prod(-1))  # (L, H), its gate and any of its v/o gates are open
-    size = d + 2 * (d + 1) * (qk.sum(-1) * living).sum(-1) + (2 * d + 1) * (vo.sum(-1) * head).sum(-1)  # (L,)
+    size = d + (2 * d + 1 + config.key_bias) * (qk.sum(-1) * living).sum(-1)  # (L,)
+    size = size + (2 * d + 1) * (vo.sum(-1) * head).sum(-1)
     if config.relative_position is not None and config.relative_position.gated:
         any_head = 1 - (1 - living).prod(-1)  # (L,)
         size = size + GATE_WIDTH * (config.head_dim + 1) * any_head + living.sum(-1)
@@ -87,11 +88,11 @@ def _feed_forward(config: EncoderConfig, p: _Probabilities) -> Tensor:
 
 def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
     """Convolutions, and the norm and projection that read their channels; gates of two layers are independent."""
-    size, inputs = 0 * p.one, p.one
+    size, inputs = 0 * p.one, config.input_channels * p.one
     for number, layer in enumerate(config.conv):
         channels = p.of(conv_kind(number)).sum()
         size = size + channels * (inputs * layer.kernel + config.conv_bias)
-        if config.extractor_mode == "layer_norm" or number == 0:
+        if has_norm(config, number):
             size = size + 2 * channels
         inputs = channels
     if config.feature_scale:

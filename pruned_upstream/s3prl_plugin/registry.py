@@ -24,6 +24,7 @@ ENTRIES: dict[str, str | None] = {
     "pruned_hubert": "hubert",
     "pruned_wav2vec2": "wav2vec2",
     "pruned_data2vec": "data2vec",
+    "pruned_whisper": "whisper",
     "distil_wavlm": "wavlm",
     "parp_wav2vec2": "wav2vec2",
     "parp_hubert": "hubert",

@@ -109,4 +109,4 @@ def test_the_parts_of_a_bucket_are_the_sums_over_its_utterances(shape):
 
 def test_an_utterance_without_a_frame_is_refused(shape):
     with pytest.raises(DataError, match="shorter than the receptive field"):
-        count_macs(shape, shape.receptive_field - 1)
+        count_macs(shape, 0 if shape.conv_padding else shape.receptive_field - 1)

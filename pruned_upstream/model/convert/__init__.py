@@ -16,7 +16,7 @@ from ...errors import CheckpointError, ConfigError
 from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
 from ..hub import require_local
-from . import fairseq, peers, wavlm
+from . import fairseq, peers, wavlm, whisper
 from .pickles import read_pickle
 from .source import Found, Source
 from .transformers import read_folder
@@ -31,6 +31,7 @@ SOURCES = (
         fairseq.recognises_copy,
         fairseq.read_copy,
     ),
+    Source("Whisper of OpenAI ('dims' and 'model_state_dict')", whisper.recognises, whisper.read),
     Source("DistilHuBERT ('Distiller' and 'Config')", peers.recognises_distiller, peers.read_distiller),
     Source("DPHuBERT and DPWavLM ('state_dict' and 'config')", peers.recognises_dphubert, peers.read_dphubert),
 )
@@ -41,8 +42,8 @@ def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
     """The encoder of a published checkpoint, in evaluation mode.
 
     Args:
-        path: a file of one of the `SOURCES`, a transformers folder (wavlm, hubert, wav2vec2, data2vec-audio), or a file
-            of our own.
+        path: a file of one of the `SOURCES`, a transformers folder (wavlm, hubert, wav2vec2, data2vec-audio,
+            whisper), or a file of our own.
 
     Raises:
         CheckpointError: missing, truncated or foreign file, a pickle that could run code, keys or shapes that do not

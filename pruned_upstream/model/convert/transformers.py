@@ -1,4 +1,4 @@
-"""Folders that transformers writes: WavLM, HuBERT, wav2vec 2.0 and data2vec audio.
+"""Folders that transformers writes: WavLM, HuBERT, wav2vec 2.0 and data2vec audio; Whisper's names are in `whisper.py`.
 
 torchaudio's wav2vec 2.0 names its modules alike, so DPHuBERT's files (`peers.py`) are read with the same tables.
 """
@@ -16,11 +16,13 @@ from ...errors import CheckpointError, ConfigError
 from ..checkpoint import check_readable
 from ..config import EncoderConfig, RelativePosition, dense_config
 from ..hub import MODEL_TYPE
-from . import ours
+from . import ours, whisper
 from .pickles import read_pickle
 from .source import Found
 
 FAMILY_OF_MODEL_TYPE = {"wavlm": "wavlm", "hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec-audio": "data2vec"}
+
+WHISPER = "whisper"
 
 # transformers' name of a module -> ours; {norm} is where the norm of a convolution sits in fairseq's Sequential
 FRONT_END = {
@@ -66,6 +68,8 @@ def read_folder(folder: Path) -> Found:
         cfg = json.loads(description.read_text(encoding="utf-8"))
         if cfg.get("model_type") == MODEL_TYPE:
             return ours.read(cfg, _weights(folder))
+        if cfg.get("model_type") == WHISPER:
+            return whisper.read_transformers(cfg, _weights(folder))
         config = transformers_config(cfg)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{description} is not JSON: {error}") from error
@@ -101,7 +105,8 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     """
     family = FAMILY_OF_MODEL_TYPE.get(cfg.get("model_type", ""))
     if family is None:
-        raise ConfigError(f"model_type '{cfg.get('model_type')}'; known are {', '.join(FAMILY_OF_MODEL_TYPE)}")
+        known = ", ".join([*FAMILY_OF_MODEL_TYPE, WHISPER])
+        raise ConfigError(f"model_type '{cfg.get('model_type')}'; known are {known}")
     for key in ("hidden_act", "feat_extract_activation"):
         if cfg.get(key, "gelu") != "gelu":
             raise ConfigError(f"{key} '{cfg[key]}' is not supported; the published encoders use gelu")
