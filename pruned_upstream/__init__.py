@@ -3,6 +3,7 @@
 >>> import pruned_upstream
 >>> encoder = pruned_upstream.load("compact.safetensors")
 >>> pruned_upstream.register()  # s3prl now knows -u pruned_wavlm
+>>> keywords = pruned_upstream.load_task("runs/superb/compact/ks")  # a trained task, to be asked about recordings
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 from .transformers_plugin import registry
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "register"]
+__all__ = ["__version__", "load", "load_task", "register"]
 
 # imported when first asked for: `import pruned_upstream` itself loads nothing, not even torch
-_HOMES = {"load": ".model.checkpoint", "register": ".s3prl_plugin.registry"}
+_HOMES = {"load": ".model.checkpoint", "load_task": ".prediction", "register": ".s3prl_plugin.registry"}
 
 
 def __getattr__(name: str) -> Any:

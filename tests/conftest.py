@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,3 +65,15 @@ def real_speech() -> Path:
     if not folder.is_dir():
         pytest.skip("no real recordings in ../shared/real")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All corpora at the tiny scale, recorded once a session."""
+    for module in ("espeakng_loader", "soxr", "soundfile"):
+        pytest.importorskip(module)
+    from pruned_upstream.miniature import build
+
+    root = tmp_path_factory.mktemp("miniature")
+    build(root, scale="tiny", workers=os.cpu_count() or 1)
+    return root

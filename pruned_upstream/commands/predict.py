@@ -1,0 +1,54 @@
+"""`pruned-upstream predict`: what a finished task says about recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(predict)
+
+
+def predict(
+    task: Annotated[
+        Path,
+        typer.Argument(
+            help="A finished task of a run (runs/superb/compact/ks); an experiment folder or checkpoint of s3prl's "
+            "runner; to search for a query, also a model file."
+        ),
+    ],
+    clips: Annotated[list[Path], typer.Argument(help="Recordings. For SV two or more; for QbE the query first.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show, the likeliest first.")] = 5,
+    model_file: Annotated[
+        Path | None, typer.Option("--checkpoint", "-k", help="The upstream's file, if it was moved.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the corpora, if names of classes or symbols were moved.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option("--layer", "-l", min=0, help="Of QbE: the hidden state.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """What a finished SUPERB task says about recordings: upstream and trained head, run on them.
+
+    Keyword, speaker, intent or emotion with probabilities; text; slots; speaker turns; how alike two voices are; or
+    where a query is said.
+    """
+    from rich.console import Console
+
+    from ..prediction import load_task
+
+    trained = load_task(task, model_file=model_file, data=data, layer=layer, device=device)
+    answers = trained.predict(clips)
+    for remark in trained.remarks:
+        Console(stderr=True).print(remark, style="dim", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps([answer.tree(top) for answer in answers], indent=2, ensure_ascii=False))
+        return
+    for answer in answers:
+        for line in answer.lines(top):
+            typer.echo(line)
