@@ -11,29 +11,32 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "pruned_upstream" / "__init__.py").read_text(), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-MODEL = [
+# what `load` needs, and no more
+CORE = [
     "torch>=2.5",
     "safetensors>=0.4.3",
     "numpy>=2.0",
 ]
-TRAINING = [
-    "jiwer>=3.0",
-    "omegaconf>=2.3,<2.5",
-    "scipy>=1.13",
-    "soundfile>=0.12.1",
-    "tensorboard>=2.17",
-]
 COMMAND_LINE = [
-    "jinja2>=3.1",
-    "matplotlib>=3.8",
-    "pyyaml>=6.0",
     "rich>=13.8",
-    "submitit>=1.5",
-    "tabulate>=0.9",
     "typer>=0.12",
 ]
+TRAINING = [
+    *COMMAND_LINE,
+    "jinja2>=3.1",
+    "jiwer>=3.0",
+    "matplotlib>=3.8",
+    "omegaconf>=2.3,<2.5",
+    "pyyaml>=6.0",
+    "scipy>=1.13",
+    "soundfile>=0.12.1",
+    "submitit>=1.5",
+    "tabulate>=0.9",
+    "tensorboard>=2.17",
+]
 # s3prl, and what its ten SUPERB tasks import without declaring it
-S3PRL = [
+SUPERB = [
+    *TRAINING,
     "s3prl>=0.4.18,<0.5",
     "torchaudio>=2.5",
     "dtw-python>=1.5",
@@ -49,21 +52,27 @@ S3PRL = [
     "sox>=1.5",
     "soxr>=0.4",
     "tensorboardX>=2.6",
+    "tqdm>=4.66",
 ]
 
 EXTRAS = {
-    "demo": ["espeakng-loader>=0.2.4"],
+    "cli": COMMAND_LINE,  # info, convert
+    "train": TRAINING,
+    "superb": SUPERB,
+    "demo": [*SUPERB, "espeakng-loader>=0.2.4"],
     "lm": ["flashlight-text>=0.0.7"],  # beam search with a KenLM model
-    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "onnx": [*COMMAND_LINE, "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "transformers": ["transformers>=5.0"],
     "fairseq": ["ve-fairseq>=0.12.3"],  # 0.12 for new Pythons, an oracle of tests alone; its files are read without it
     "dev": [
+        "accelerate>=1.10",
         "hypothesis>=6.100",
         "meeteval>=0.4",
         "packaging>=24.0",
+        "peft>=0.18",
         "pytest>=8.2",
         "pytest-xdist>=3.6",
         "ruff>=0.6",
-        "transformers>=4.45",
     ],
 }
 
@@ -83,10 +92,14 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11",
-    install_requires=MODEL + TRAINING + COMMAND_LINE + S3PRL,
+    install_requires=CORE,
     extras_require=EXTRAS,
     packages=[
-        *find_packages(include=["pruned_upstream", "pruned_upstream.*"]),
+        # corpora and teacher of demo and tests stay in the checkout
+        *find_packages(
+            include=["pruned_upstream", "pruned_upstream.*"],
+            exclude=["pruned_upstream.miniature", "pruned_upstream.miniature.*"],
+        ),
         "pruned_upstream.recipes",
         "pruned_upstream.downstream_configs",
     ],
@@ -95,7 +108,7 @@ setup(
         "pruned_upstream.recipes": "recipes",
         "pruned_upstream.downstream_configs": "downstream_configs",
     },
-    package_data={"": ["*.yaml", "*.csv", "*.html", "*.json", "*.txt", "*.safetensors"]},
+    package_data={"": ["*.yaml", "*.csv", "*.html", "*.json", "*.txt", "py.typed"]},
     entry_points={
         "console_scripts": [
             "pruned-upstream = pruned_upstream.cli:main",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console
-from rich.text import Text
-
-from . import commands
 from .errors import PrunedUpstreamError
+from .extras import remedy
+
+if TYPE_CHECKING:
+    import typer
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -19,6 +19,10 @@ INTERRUPTED = 130
 
 def build_app() -> typer.Typer:
     """The application with every command that `commands/` holds, in the order of the files' names."""
+    import typer
+
+    from . import commands
+
     app = typer.Typer(
         name="pruned-upstream",
         help="Compress self-supervised speech encoders and score them through s3prl.",
@@ -32,15 +36,30 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    console = Console(stderr=True)
     try:
         build_app()()
     except PrunedUpstreamError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(USAGE_ERROR)
+        _complain(str(error))
+    except ModuleNotFoundError as error:
+        sentence = remedy(error.name or "")
+        if sentence is None:
+            raise
+        _complain(sentence)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on where it stopped")
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _complain(sentence: str) -> None:
+    """Say what is wrong, and end; without colours where rich is what is missing."""
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        print(f"error: {sentence}", file=sys.stderr)
+    else:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
+    sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ def run(arguments: list[str]) -> None:
     Raises:
         PrunedUpstreamError: an upstream, downstream, config or checkpoint that does not exist or cannot be used.
     """
+    from .extras import remedy
     from .s3prl_plugin.registry import register
 
     if importlib.util.find_spec("s3prl") is None:
-        raise ConfigError("s3prl is not installed; `pip install s3prl` brings it")
+        raise ConfigError(remedy("s3prl"))
     register()
     from s3prl import run_downstream as s3prl_runner
 

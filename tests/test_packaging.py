@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pruned_upstream
+from pruned_upstream.extras import EXTRA_OF
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -90,6 +91,42 @@ def test_an_installed_package_carries_recipes_and_configs(tmp_path):
     for line, folder in zip(found[1:], ("recipes", "downstream_configs"), strict=True):
         assert line.split() == sorted(path.stem for path in (REPOSITORY / folder).glob("*.yaml"))
     shipped = {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*") if path.is_file()}
-    data = {".yaml", ".csv", ".html", ".json", ".txt", ".safetensors"}
+    data = {".yaml", ".csv", ".html", ".json", ".txt", ".typed"}
     in_checkout = (path for path in (REPOSITORY / "pruned_upstream").rglob("*") if path.suffix in {".py", *data})
-    assert {path.relative_to(REPOSITORY) for path in in_checkout} <= shipped
+    wanted = {path.relative_to(REPOSITORY) for path in in_checkout if "miniature" not in path.parts}
+    assert wanted <= shipped
+    assert not [path for path in shipped if "miniature" in path.parts]  # of demo and tests alone
+
+
+def test_extras_bring_what_the_sentences_say(metadata):
+    from importlib.metadata import packages_distributions
+
+    extras = {
+        name: {canonicalize_name(Requirement(line).name) for line in lines}
+        for name, lines in metadata["extras_require"].items()
+    }
+    distributions = packages_distributions()
+    for module, extra in EXTRA_OF.items():
+        names = {canonicalize_name(name) for name in distributions.get(module, ())}
+        assert names & extras[extra], f"{module} comes with {names}, none of which is in the extra {extra}"
+
+
+def test_the_core_is_what_load_needs(metadata):
+    assert {Requirement(line).name for line in metadata["install_requires"]} == {"torch", "safetensors", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("from pruned_upstream.cli import main; main()", "'typer' is missing; pip install 'pruned_upstream[cli]'"),
+        ("from pruned_upstream.run_downstream import main; main(['-m', 'train'])", "pruned_upstream[superb]"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_extra(tmp_path, command, words):
+    code = (
+        "import sys\n"
+        "sys.modules['typer'] = sys.modules['s3prl'] = None  # as if they were not installed\n"
+        f"sys.argv = ['pruned-upstream', 'info', 'x']\n{command}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr, done.stderr

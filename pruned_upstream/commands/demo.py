@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -9,10 +10,20 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(corpora)
+
+
+def require_miniature() -> None:
+    """Raises ConfigError where the package was installed from a wheel."""
+    if importlib.util.find_spec("pruned_upstream.miniature") is None:
+        raise ConfigError(
+            "the demo's corpora and teacher are no part of an installed package; get the source, and there `make demo`"
+        )
 
 
 def demo(
@@ -26,6 +37,7 @@ def demo(
     """Teacher, pruning, compact upstream, s3prl's tasks, table and pictures: on two cores in minutes."""
     from rich.console import Console
 
+    require_miniature()
     from ..miniature.demo import DemoSettings, run_demo, table
     from ..training.provenance import REPORT_FILE
     from . import log_to_terminal
@@ -67,6 +79,7 @@ def corpora(
     """Make the self-made miniature corpora, in the layouts of the official ones."""
     from rich.console import Console
 
+    require_miniature()
     from ..miniature.building import build
 
     folders = build(root, tasks.split(",") if tasks else None, scale="tiny" if tiny else "demo")

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..extras import remedy
 
 RELEASED = "model.safetensors"
 MODEL_TYPE = "pruned_upstream"  # in the config.json of a folder that transformers reads
@@ -76,7 +77,7 @@ def _fetched(repo_id: str, revision: str | None, filename: str) -> str:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
         raise CheckpointError(
-            f"hf://{repo_id} needs huggingface_hub; `pip install huggingface_hub`, or download {filename} by hand and "
+            f"hf://{repo_id} needs the hub's client: {remedy('huggingface_hub')}; or download {filename} by hand and "
             "give its path"
         ) from error
     place = repo_id if revision is None else f"{repo_id} at {revision}"
