@@ -34,7 +34,8 @@ def report_table(report: Mapping[str, Any]) -> Table:
     table.add_row(*size_row(report))
     scope = "everything" if report["scope"] == "everything" else f"the {report['scope']}"
     table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of {scope}")
-    table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
+    if report["steps"]:
+        table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
     table.add_row("sparsity, counted in the file", f"{report['counted_sparsity']:.2%}")
     table.add_row("compact against gated, largest difference", f"{report['difference_from_gated']:.1e}")
     table.add_row("steps", str(report["steps"]))
@@ -42,5 +43,8 @@ def report_table(report: Mapping[str, Any]) -> Table:
         stage = report["second_stage"]
         table.add_row("steps of the second stage", str(stage["steps"]))
         table.add_row("loss of a batch before and after it", f"{stage['loss_before']:.4g}, {stage['loss_after']:.4g}")
+    for place, found in report["repairs"].items():
+        row = f"{found['before']:.4f} before, {found['after']:.4f} after"
+        table.add_row(f"distance from the teacher's layers, repair {place.replace('_', ' ')}", row)
     table.add_row(*recordings_row(report))
     return table

@@ -56,6 +56,7 @@ class GateSettings:
     drop_feed_forward: float = 0.01
     drop_conv: float = 0.01
     init_std: float = 0.01  # spread of log_alpha at the start: it breaks ties
+    warm_start: float = 0.0  # log_alpha starts so much higher for the best score of its kind and layer (`scores.py`)
     clamp: float | None = math.log(100)  # largest |log_alpha| in training, so that no gate is stuck (CoFi)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ class GateSettings:
             raise ConfigError(f"gates.beta is {self.beta}; a temperature must be above 0")
         if self.init_std < 0:
             raise ConfigError(f"gates.init_std is {self.init_std}; it must be at least 0")
+        if self.warm_start < 0:
+            raise ConfigError(f"gates.warm_start is {self.warm_start}; it must be at least 0, which is none")
         if self.clamp is not None and self.clamp <= 0:
             raise ConfigError(f"gates.clamp is {self.clamp}; it must be above 0, or null for none")
 

@@ -1,9 +1,12 @@
 """Structured pruning by distillation, from a teacher to a compact model file (Wang et al., Interspeech 2023).
 
-The student starts as the teacher. Each step draws its gates, compares its layers with the teacher's and pays for
-being larger than the target; at the end the gates are folded in, what they closed is cut away, and the result is
-checked against the gated student before it is written. A second stage may follow (DPHuBERT: Peng et al., Interspeech
-2023): the compact model, its shape fixed, goes on learning from the teacher.
+gates           the student starts as the teacher; each step draws its gates, compares its layers with the
+                teacher's and pays for being larger than the target
+cut             gates are folded in, what they closed is cut away, and what is left is checked against the gated
+                student. Without a single step, scores of the dimensions say what is cut (one shot)
+repair          output matrices are refitted in closed form                                        } these three
+second stage    the compact model, its shape fixed, goes on learning (DPHuBERT: Peng et al., 2023) } may be left
+repair          once more, of what that has learned                                                } out
 """
 
 from __future__ import annotations
@@ -13,28 +16,30 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..distillation.pairing import LayerPairing
 from ..files import write_text
-from ..model.checkpoint import load, save
+from ..model.checkpoint import load, read_header, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.gating import EncoderGates
 from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample, GateSettings
+from ..pruning.scores import cut_by_scores, dimension_scores, warm_start_
 from ..pruning.sparsity import SCOPES, Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
 from .processes import Processes, start_processes
-from .provenance import REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
+from .provenance import REPORT_FILE, provenance, record_launch
+from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, recipe_yaml, require
+from .repairing import Repair, calibration, repair_facts, repaired
 from .schedules import AFTER_WARMUP
 
 log = logging.getLogger(__name__)
@@ -84,7 +89,9 @@ class Sparsity:
 
 @dataclass
 class PruneOptimisation(Optimisation):
-    """Gates and multipliers have learning rates of their own."""
+    """Gates and multipliers have learning rates of their own; without a step, scores of dimensions take their place."""
+
+    LEAST_STEPS: ClassVar[int] = 0
 
     gate_learning_rate: float = 0.02
     multiplier_learning_rate: float = 0.02
@@ -124,6 +131,7 @@ class PruneRecipe:
     dropout: DropoutRates = field(default_factory=DropoutRates)
     optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
     second_stage: SecondStage = field(default_factory=SecondStage)
+    repair: Repair = field(default_factory=Repair)
     run: Run = field(default_factory=Run)
 
 
@@ -231,6 +239,8 @@ class PruneReport:
         their largest magnitude; from before the second stage, if there was one.
     second_stage: its steps, and the distillation loss of the run's first batch before and after, as `loss_before` and
         `loss_after`; None without it.
+    repairs: of each repair, its place, what it says of the distance to the teacher's layers `before` and `after` it on
+        the speech that it was fitted to, as a share of their variance, and how many `frames` those were.
     """
 
     target_sparsity: float
@@ -245,6 +255,7 @@ class PruneReport:
     hours: float
     skipped: dict[str, str]
     second_stage: dict[str, float] | None = None
+    repairs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def run_prune(recipe: PruneRecipe) -> Path:
@@ -267,16 +278,25 @@ def run_prune(recipe: PruneRecipe) -> Path:
                 cache=folder / HEADERS_FILE,
             )
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        if recipe.gates.warm_start:
+            _start_warm(objective, batches, recipe)
         Trainer(objective, batches, recipe, processes).fit()
         two_stages = recipe.second_stage.steps > 0
         cut = folder / (FIRST_STAGE_FILE if two_stages else MODEL_FILE)
-        if processes.is_main:
+        if processes.is_main and not _is_made(cut, recipe):
+            if not recipe.optimisation.steps:
+                record_launch(folder, recipe, done=0, world=processes.world)
             _export(objective, batches, recipe, cut)
         processes.wait()
         if two_stages:
             _distil_further(cut, objective, batches, recipe, processes)
             processes.wait()
     return folder / MODEL_FILE
+
+
+def _is_made(path: Path, recipe: PruneRecipe) -> bool:
+    """Whether an earlier launch of this run has come so far: what it fitted in closed form is not fitted again."""
+    return path.is_file() and read_header(path).provenance.get("recipe") == recipe_yaml(recipe)
 
 
 def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> PruningObjective:
@@ -300,18 +320,35 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     return PruningObjective(teacher, student, gates, pairing, recipe, processes)
 
 
+def _start_warm(objective: PruningObjective, batches: Batches, recipe: PruneRecipe) -> None:
+    """Gates start in the order of their dimensions' scores, which the main process takes for all."""
+    student, processes = objective.student, objective.processes
+    kinds = {kind: gate for kind, gate in objective.gates.log_alpha.items() if kind not in SUBLAYER_KINDS}
+    if processes.is_main:
+        heard = calibration(student, batches, recipe.repair.seconds)
+        scores = dimension_scores(student, heard, recipe.gates)
+    else:
+        scores = {kind: torch.zeros(gate.shape, dtype=torch.double) for kind, gate in kinds.items()}
+    on_device = {kind: processes.sum_(scores[kind].to(processes.device)) for kind in kinds}
+    warm_start_(objective.gates, on_device, recipe.gates.warm_start)
+
+
 def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, path: Path) -> None:
-    """Fold, cut, compare on real batches, and write. On the CPU: the comparison is exact there, whatever trained."""
+    """Fold, cut, compare on real batches, repair, and write. The comparison is on the CPU: it is exact there, whatever
+    trained."""
+    sparsity, device = recipe.sparsity, objective.processes.device
+    gates = _final_gates(objective, batches, recipe)
     student = objective.student.cpu().eval()
-    sparsity = recipe.sparsity
-    gates = final_gates(objective.gates.cpu(), sparsity.target if sparsity.exact else None, sparsity.scope)
     smaller = compact(student, gates)
     difference = verify(student, gates, smaller, _verification_batches(student, batches))
-    expected = expected_sparsity(student.config, objective.gates.probabilities(), sparsity.scope)
+    counted = counted_sparsity(student.config.densified(), smaller.config, sparsity.scope)
+    is_learned = recipe.optimisation.steps > 0
+    probabilities = objective.gates.cpu().probabilities()
+    expected = expected_sparsity(student.config, probabilities, sparsity.scope).item() if is_learned else counted
     report = PruneReport(
         target_sparsity=sparsity.target,
-        expected_sparsity=expected.item(),
-        counted_sparsity=counted_sparsity(student.config.densified(), smaller.config, sparsity.scope),
+        expected_sparsity=expected,
+        counted_sparsity=counted,
         scope=sparsity.scope,
         teacher_parameters=count_parameters(student.config),
         parameters=count_parameters(smaller.config),
@@ -321,8 +358,13 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
         hours=batches.corpus.hours,
         skipped=batches.corpus.skipped,
     )
+    method = "pruning" if is_learned else "pruning by scores"
+    if recipe.repair.after_cut:
+        found = repaired(objective.teacher, smaller.to(device), batches, recipe.repair)
+        report.repairs["after_cut"] = repair_facts(found)
+        smaller, method = found.encoder.cpu(), f"{method}, then repair"
     _write_report(path.parent, asdict(report))
-    save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method="pruning"))
+    save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method=method))
     excess = report.expected_sparsity - sparsity.target
     if abs(excess) > FAR_FROM_TARGET:
         log.warning(
@@ -331,6 +373,16 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
             100 * sparsity.target,
             TOO_SPARSE if excess > 0 else TOO_DENSE,
         )
+
+
+def _final_gates(objective: PruningObjective, batches: Batches, recipe: PruneRecipe) -> EncoderGates:
+    """What stays, on the CPU: what the gates have learned, or the best scores where they have learned nothing."""
+    sparsity = recipe.sparsity
+    if recipe.optimisation.steps:
+        return final_gates(objective.gates.cpu(), sparsity.target if sparsity.exact else None, sparsity.scope)
+    heard = calibration(objective.student, batches, recipe.repair.seconds)
+    scores = dimension_scores(objective.student, heard, recipe.gates)
+    return cut_by_scores(objective.student.config, scores, sparsity.target, scope=sparsity.scope)
 
 
 def _distil_further(
@@ -358,15 +410,17 @@ def _distil_further(
     others = Batches(batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
     Trainer(objective, others, stage, processes).fit()
     after = _loss_of(objective, batches[0])
-    if processes.is_main:
+    if processes.is_main and not _is_made(start.parent / MODEL_FILE, recipe):
         report = json.loads((start.parent / REPORT_FILE).read_text(encoding="utf-8"))
         report["second_stage"] = {"steps": options.steps, "loss_before": before, "loss_after": after}
+        method = read_header(start).provenance["method"] + ", then distillation"
+        if recipe.repair.after_second_stage:
+            found = repaired(first.teacher, student, batches, recipe.repair)
+            report["repairs"]["after_second_stage"] = repair_facts(found)
+            student, method = found.encoder, f"{method}, then repair"
         _write_report(start.parent, report)
-        save(
-            start.parent / MODEL_FILE,
-            student,
-            provenance=provenance(recipe, teacher=recipe.teacher, method="pruning, then distillation"),
-        )
+        source = provenance(recipe, teacher=recipe.teacher, method=method)
+        save(start.parent / MODEL_FILE, student, provenance=source)
 
 
 @torch.no_grad()

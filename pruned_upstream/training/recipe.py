@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from ..errors import ConfigError
 from ..files import write_text
@@ -58,6 +58,8 @@ class Data:
 class Optimisation:
     """AdamW over `steps` batches."""
 
+    LEAST_STEPS: ClassVar[int] = 1
+
     steps: int = REQUIRED
     learning_rate: float = 2e-4  # peak
     warmup: float = 0.07  # share of the steps
@@ -72,7 +74,7 @@ class Optimisation:
         where = "optimisation"
         betas, clip, known = self.betas, self.clip_norm, ", ".join(PRECISIONS)
         in_range = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        require(self.steps >= 1, f"{where}.steps", self.steps, "be at least 1")
+        require(self.steps >= self.LEAST_STEPS, f"{where}.steps", self.steps, f"be at least {self.LEAST_STEPS}")
         require(self.learning_rate > 0, f"{where}.learning_rate", self.learning_rate, "be above 0")
         require(0 <= self.warmup < 1, f"{where}.warmup", self.warmup, "be a share from 0 to below 1")
         require(self.weight_decay >= 0, f"{where}.weight_decay", self.weight_decay, "be at least 0")
@@ -146,6 +148,13 @@ def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequenc
 
     given = OmegaConf.merge(_read_with_bases(source), *(_override(text) for text in overrides))
     return resolve_recipe(OmegaConf.to_container(given), schema)
+
+
+def recipe_from(overrides: Sequence[str], schema: type[RecipeType]) -> RecipeType:
+    """A recipe that no file holds, from overrides alone; raises as `load_recipe`."""
+    from omegaconf import OmegaConf
+
+    return resolve_recipe(OmegaConf.to_container(OmegaConf.merge(*map(_override, overrides))), schema)
 
 
 def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType:

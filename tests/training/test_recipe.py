@@ -87,7 +87,7 @@ def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
         ("speed=0.5", r"no recipe key 'speed'; a recipe has teacher, data, gates"),
         ("sparsity.amount=0.5", r"no recipe key 'sparsity\.amount'; sparsity has target, scope, warmup"),
         ("optimisation.steps=many", r"recipe key 'optimisation\.steps': Value 'many'"),
-        ("optimisation.steps=0", r"optimisation\.steps is 0; it must be at least 1"),
+        ("optimisation.steps=-1", r"optimisation\.steps is -1; it must be at least 0"),
         ("optimisation.learning_rate=-1", r"optimisation\.learning_rate is -1\.0; it must be above 0"),
         ("optimisation.gate_learning_rate=0", r"optimisation\.gate_learning_rate is 0\.0"),
         ("optimisation.betas=[0.9]", r"optimisation\.betas is \[0\.9\]; it must be two numbers"),

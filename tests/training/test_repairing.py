@@ -1,0 +1,182 @@
+"""Repair and one-shot cuts from recordings to file: in a run, resumed, and as a command of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import largest_difference
+from training.launching import ctrl_c_after, read_metrics
+from typer.testing import CliRunner
+
+from pruned_upstream.cli import build_app
+from pruned_upstream.errors import ConfigError
+from pruned_upstream.model.checkpoint import load, read_header
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.pruning.sparsity import counted_sparsity
+from pruned_upstream.training.corpus import find_corpus
+from pruned_upstream.training.data import Batches
+from pruned_upstream.training.prune import (
+    FIRST_STAGE_FILE,
+    SECOND_STAGE_FOLDER,
+    PruneRecipe,
+    build_objective,
+    run_prune,
+)
+from pruned_upstream.training.recipe import load_recipe, save_recipe
+from pruned_upstream.training.repairing import calibration
+
+ONE_SHOT = {"optimisation.steps": 0, "repair.after_cut": True}
+ALL_STAGES = {
+    "optimisation.steps": 4,
+    "sparsity.exact": True,
+    "repair.after_cut": True,
+    "second_stage.steps": 4,
+    "repair.after_second_stage": True,
+    "run.checkpoint_every": 100,
+}
+
+
+def assert_same_model(a: Encoder, b: Encoder) -> None:
+    assert a.config == b.config
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def report_of(model: Path) -> dict:
+    return json.loads((model.parent / "report.json").read_text())
+
+
+def test_one_shot_needs_no_step(recipe, tmp_path: Path) -> None:
+    model = run_prune(recipe(**ONE_SHOT))
+    report, header = report_of(model), read_header(model)
+    assert report["steps"] == 0
+    assert report["counted_sparsity"] == counted_sparsity(header.config.densified(), header.config)
+    assert report["counted_sparsity"] == pytest.approx(0.5, abs=0.03)
+    found = report["repairs"]["after_cut"]
+    assert found["after"] < found["before"]
+    assert header.provenance["method"] == "pruning by scores, then repair"
+    assert not (tmp_path / "run" / "state.pt").exists()
+    assert (tmp_path / "run" / "recipe.yaml").exists()
+    assert len(json.loads((tmp_path / "run" / "launches.json").read_text())) == 1
+
+
+def test_one_shot_without_repair_keeps_the_teachers_own_weights(recipe) -> None:
+    given = recipe(**ONE_SHOT | {"repair.after_cut": False})
+    student, teacher = load(run_prune(given)), load(given.teacher)
+    weight = student.encoder.layers[0].fc1.weight
+    rows = teacher.encoder.layers[0].fc1.weight
+    assert all(any(torch.equal(row, other) for other in rows) for row in weight)
+
+
+def test_the_recipe_one_shot_is_one(recipe) -> None:
+    shipped = load_recipe("one_shot", PruneRecipe, ["teacher=t", "data.train=d"])
+    assert shipped.optimisation.steps == 0
+    assert shipped.repair.after_cut
+
+
+def test_other_ways_of_training_need_a_step(recipe) -> None:
+    with pytest.raises(ConfigError, match="optimisation.steps is 0; it must be at least 1"):
+        load_recipe("distil_wavlm", _distill_recipe(), ["teacher=t", "data.train=d", "optimisation.steps=0"])
+
+
+def _distill_recipe() -> type:
+    from pruned_upstream.training.distill import DistillRecipe
+
+    return DistillRecipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("repair.seconds", 0), ("repair.damping", -0.1), ("gates.warm_start", -1.0)]
+)
+def test_impossible_values_are_named(recipe, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=key):
+        recipe(**{key: value})
+
+
+def test_the_repairs_of_a_run_are_in_its_report_and_file(recipe) -> None:
+    model = run_prune(recipe(**ALL_STAGES))
+    repairs = report_of(model)["repairs"]
+    assert repairs.keys() == {"after_cut", "after_second_stage"}
+    assert all(found["after"] <= found["before"] for found in repairs.values())
+    assert read_header(model).provenance["method"] == "pruning, then repair, then distillation, then repair"
+
+
+@pytest.mark.parametrize("stopped_in", ["first", "second"])
+def test_a_run_that_is_stopped_ends_with_the_same_bits(recipe, tmp_path: Path, stopped_in: str) -> None:
+    whole = run_prune(recipe(**ALL_STAGES | {"run.folder": str(tmp_path / "whole")}))
+    stopped = recipe(**ALL_STAGES)
+    with ctrl_c_after(2 if stopped_in == "first" else ALL_STAGES["optimisation.steps"] + 2):
+        run_prune(stopped)
+    cut = tmp_path / "run" / FIRST_STAGE_FILE
+    assert cut.exists() == (stopped_in == "second")
+    written = cut.stat().st_mtime_ns if cut.exists() else None
+    model = run_prune(stopped)
+    assert_same_model(load(model), load(whole))
+    assert report_of(model) == report_of(whole)
+    rows = [read_metrics(path / SECOND_STAGE_FOLDER) for path in (tmp_path / "run", tmp_path / "whole")]
+    assert rows[0] == rows[1]
+    if written:
+        assert cut.stat().st_mtime_ns == written, "the repair was done twice"
+    again = model.stat().st_mtime_ns
+    assert run_prune(stopped).stat().st_mtime_ns == again, "a finished run was repaired twice"
+
+
+def test_calibration_is_so_many_seconds_of_speech_or_all(recipe) -> None:
+    given = recipe(**{"data.batch_utterances": 2})
+    batches = Batches(find_corpus(given.data.train, min_samples=40), given.data, seed=0)
+    encoder = load(given.teacher)
+
+    def heard(seconds: float) -> list[int]:
+        return [int(length) for _, lengths in calibration(encoder, batches, seconds) for length in lengths]
+
+    assert sum(heard(1000.0)) == sum(batches.lengths)  # all of an epoch
+    few = heard(0.2)
+    assert sum(few) >= 0.2 * 16000 > sum(few[:-2])
+    assert heard(0.2) == few
+
+
+def test_warm_gates_start_in_the_order_of_scores_and_resume(recipe, tmp_path: Path) -> None:
+    changes = {"gates.warm_start": 1.0, "optimisation.steps": 4}
+    whole = run_prune(recipe(**changes | {"run.folder": str(tmp_path / "whole")}))
+    cold = run_prune(recipe(**changes | {"gates.warm_start": 0.0, "run.folder": str(tmp_path / "cold")}))
+    assert load(cold).config != load(whole).config
+    with ctrl_c_after(2):
+        run_prune(recipe(**changes))
+    assert_same_model(load(run_prune(recipe(**changes))), load(whole))
+
+
+def test_the_command_repairs_any_compact_file(recipe, recordings: Path, teacher_file: Path, tmp_path: Path) -> None:
+    model = run_prune(recipe(**ONE_SHOT | {"repair.after_cut": False}))
+    command = ["repair", str(model), f"teacher={teacher_file}", f"data.train={recordings}", "data.max_seconds=0.15"]
+    result = CliRunner().invoke(build_app(), [*command, "device=cpu"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "before" in result.output
+    target = model.with_name("compact_repaired.safetensors")
+    ours, before, theirs = load(target), load(model), load(teacher_file)
+    assert ours.config == before.config
+    assert read_header(target).provenance["method"] == "pruning by scores"
+    assert "repair" in read_header(target).provenance["repair_recipe"]
+    objective = build_objective(recipe())
+    batch = objective.student.prepare([torch.randn(2400, generator=torch.Generator().manual_seed(5)) * 0.1])
+    with torch.no_grad():
+        states = [encoder(batch[0]).hidden_states for encoder in (ours, before, theirs)]
+    assert largest_difference(states[0], states[2]) < largest_difference(states[1], states[2])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["data.train=x"], "does not say teacher"),
+        (["teacher=x", "data.train=y", "repair.secnods=3"], "did you mean 'repair.seconds'"),
+    ],
+)
+def test_the_command_names_mistakes(recipe, tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    save_recipe(recipe(), tmp_path / "recipe.yaml")
+    model = run_prune(recipe(**ONE_SHOT))
+    result = CliRunner().invoke(build_app(), ["repair", str(model), *overrides])
+    assert isinstance(result.exception, ConfigError)
+    assert sentence in str(result.exception)
+    assert not model.with_name("compact_repaired.safetensors").exists()
