@@ -1,0 +1,440 @@
+"""What people do to a torch module acts on an encoder: nothing that is done to one of its parts may be passed over."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import SHAPES, fairseq_options, largest_difference, random_encoder, tiny_config, unequal_waveforms
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+from pruned_upstream.model.config import Head, TransformerLayer
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.frontend import WeightNormConv
+from pruned_upstream.model.gating import EncoderGates, LayerGates
+
+RAGGED = (
+    TransformerLayer(True, (Head(0, 3, 5), Head(2, 6, 1), Head(3, 0, 4)), True, 7),
+    TransformerLayer(True, (), True, 0),  # two sublayers that are their output bias
+)
+CONFIGS = {name: SHAPES[name] for name in ("wavlm", "wavlm_prenorm", "data2vec")}
+CONFIGS["ragged"] = dataclasses.replace(tiny_config(), layers=RAGGED)
+MAPS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def encoder(request) -> Encoder:
+    return random_encoder(CONFIGS[request.param])
+
+
+def gates_of(encoder: Encoder) -> EncoderGates:
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(size: int) -> torch.Tensor:
+        return torch.rand(size, generator=generator) + 0.5
+
+    layers = [
+        LayerGates(draw(sum(h.qk for h in layer.heads)), draw(sum(h.vo for h in layer.heads)), draw(layer.ffn))
+        for layer in encoder.config.layers
+    ]
+    return EncoderGates(layers, [draw(layer.channels) for layer in encoder.config.conv])
+
+
+def states(encoder: nn.Module, gates: EncoderGates | None = None, dtype: torch.dtype = torch.float32):
+    waveforms = torch.randn(2, 800, generator=torch.Generator().manual_seed(3)).to(dtype)
+    return encoder(waveforms, torch.tensor([800, 555]), gates=gates).hidden_states
+
+
+def same_weights_elsewhere(encoder: Encoder) -> Encoder:
+    """A new module with these weights, which cannot know what was done to the old one or what it computed before."""
+    fresh = Encoder(encoder.config).eval()
+    fresh.load_state_dict({name: value.clone() for name, value in encoder.state_dict().items()})
+    return fresh
+
+
+def parts(encoder: Encoder):
+    """All modules that compute; the rest are containers."""
+    containers = (nn.ModuleList, nn.Sequential, Encoder)
+    return [(name, module) for name, module in encoder.named_modules() if not isinstance(module, containers)]
+
+
+# what acts on modules ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_hook_on_any_part_fires_and_what_it_gives_counts(encoder, dtype, gated):
+    encoder = encoder.to(dtype)
+    gates = gates_of(encoder) if gated else None
+    if gated and dtype == torch.bfloat16:
+        pytest.skip("gates are in single precision; autocast computes with them in bfloat16")
+    before = states(encoder, gates, dtype)
+    for name, module in parts(encoder):
+        if not torch.is_tensor(module_output(encoder, module, gates, dtype)):
+            continue  # the transformer, whose output is a list
+        handle = module.register_forward_hook(lambda module, inputs, output: output * 0.5 + 0.1)
+        after = states(encoder, gates, dtype)
+        handle.remove()
+        changed = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
+        assert any(changed), f"a hook on {name} changed nothing"
+    again = states(encoder, gates, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
+
+
+def module_output(encoder, module, gates, dtype):
+    seen = []
+    with module.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+        states(encoder, gates, dtype)
+    assert seen, f"a hook on {type(module).__name__} did not fire"
+    return seen[0]
+
+
+@torch.no_grad()
+def test_another_module_in_its_place_is_called(encoder):
+    """As adapters, quantisation and FSDP put one; the weights it shows are not those it computes with."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    before = states(encoder)
+    for name, module in parts(encoder):
+        if type(module) is not nn.Linear or not module.out_features:
+            continue
+        other = Doubled(module.in_features, module.out_features)
+        other.load_state_dict(module.state_dict())
+        doubled = copy.deepcopy(encoder)
+        doubled.set_submodule(name, other)
+        weights = copy.deepcopy(encoder)
+        weights.get_submodule(name).weight.mul_(2)
+        weights.get_submodule(name).bias.mul_(2)
+        for gates in (None, gates_of(encoder)):
+            assert largest_difference(states(doubled, gates), states(weights, gates)) < 1e-5, name
+        assert largest_difference(states(doubled), before) > 0 or name.endswith("k_proj"), name
+
+
+def test_a_replaced_forward_is_called(encoder):
+    linear = next(module for name, module in parts(encoder) if name.endswith("fc2"))
+    if not isinstance(linear, nn.Linear):
+        pytest.skip("no feed-forward in the first layer")
+    plain = linear.forward
+    linear.forward = lambda x: 3 * plain(x)
+    wanted = copy.deepcopy(encoder)
+    del wanted.encoder.layers[0].fc2.forward
+    with torch.no_grad():
+        wanted.encoder.layers[0].fc2.weight.mul_(3), wanted.encoder.layers[0].fc2.bias.mul_(3)
+    gates = gates_of(encoder)
+    assert largest_difference(states(encoder, gates), states(wanted, gates)) < 1e-5
+
+
+# what writes to parameters -------------------------------------------------------------------------------------------
+
+
+def through_data(parameter):
+    parameter.data.mul_(0.5)
+
+
+def through_numpy(parameter):
+    parameter.detach().numpy()[...] *= 0.5
+
+
+def through_copy(parameter):
+    parameter.data.copy_(parameter.detach() * 0.5)
+
+
+@pytest.mark.parametrize("write", [through_data, through_numpy, through_copy])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_write_to_any_parameter_after_an_evaluation_counts(encoder, write, mode):
+    with mode():
+        states(encoder)
+    for _, parameter in encoder.named_parameters():
+        write(parameter)
+        with mode():
+            assert largest_difference(states(encoder), states(same_weights_elsewhere(encoder))) == 0
+
+
+def maps_and_convolutions(encoder):
+    for name, module in parts(encoder):
+        if isinstance(module, (nn.Linear, nn.Conv1d)) and module.weight.numel():
+            yield name, module, "weight"
+        elif isinstance(module, WeightNormConv):
+            yield name, module, "weight_v"
+
+
+def baked(encoder, config):
+    fresh = Encoder(config).eval()
+    fresh.load_state_dict(encoder.state_dict())
+    return fresh
+
+
+@torch.no_grad()
+def test_pruning_masks_of_torch(encoder):
+    states(encoder)
+    for _, module, weight in maps_and_convolutions(encoder):
+        prune.random_unstructured(module, weight, amount=0.5)
+    masked = [states(encoder, gates) for gates in (None, gates_of(encoder))]
+    for _, module, weight in maps_and_convolutions(encoder):
+        prune.remove(module, weight)
+    fresh = baked(encoder, encoder.config)
+    for found, gates in zip(masked, (None, gates_of(encoder)), strict=True):
+        assert largest_difference(found, states(fresh, gates)) < 1e-5
+
+
+def test_pruning_masks_follow_training(tiny):
+    """Masked weights learn through their mask: the next evaluation sees them, masked again."""
+    for _, module, weight in maps_and_convolutions(tiny):
+        prune.random_unstructured(module, weight, amount=0.5)
+    with torch.no_grad():
+        before = states(tiny)
+    optimiser = torch.optim.SGD(tiny.parameters(), lr=0.01)
+    states(tiny)[-1].square().mean().backward()
+    optimiser.step()
+    with torch.no_grad():
+        after = states(tiny)
+        for _, module, weight in maps_and_convolutions(tiny):
+            prune.remove(module, weight)
+        assert largest_difference(after, states(baked(tiny, tiny.config))) < 1e-5
+    assert largest_difference(after, before) > 1e-4
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return 0.5 * weight
+
+
+@torch.no_grad()
+def test_parametrizations(encoder):
+    states(encoder)
+    wanted = same_weights_elsewhere(encoder)
+    for name, module, weight in maps_and_convolutions(encoder):
+        parametrize.register_parametrization(module, weight, Halved())
+        getattr(wanted.get_submodule(name), weight).mul_(0.5)
+    for gates in (None, gates_of(encoder)):
+        assert largest_difference(states(encoder, gates), states(wanted, gates)) < 1e-5
+
+
+def test_averaged_weights(encoder):
+    average = torch.optim.swa_utils.AveragedModel(encoder)
+    other = random_encoder(encoder.config, seed=7)
+    with torch.no_grad():
+        for source in (encoder, other):
+            average.update_parameters(source)
+            states(average.module)
+        mean = Encoder(encoder.config).eval()
+        pairs = zip(encoder.state_dict().items(), other.state_dict().values(), strict=True)
+        mean.load_state_dict({name: (a + b) / 2 for (name, a), b in pairs})
+        assert largest_difference(states(average.module), states(mean)) < 1e-5
+
+
+# what wraps the whole ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_dynamic_8_bit_weights(encoder):
+    quantised = torch.ao.quantization.quantize_dynamic(encoder, {nn.Linear}, dtype=torch.qint8)
+    assert isinstance(quantised.encoder.layers[0].self_attn.v_proj, torch.ao.nn.quantized.dynamic.Linear)
+    difference = largest_difference(states(quantised), states(encoder))
+    assert 0 < difference < 0.2
+
+
+@contextmanager
+def one_process(folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def gradients(model, encoder):
+    model.zero_grad()
+    states(model)[-1].square().mean().backward()
+    return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        found_here = found[name].full_tensor() if hasattr(found[name], "full_tensor") else found[name]
+        torch.testing.assert_close(found_here, gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("name", ["wavlm", "ragged"])
+def test_data_parallel(name, tmp_path):
+    encoder = random_encoder(CONFIGS[name])
+    expected = gradients(encoder, encoder)
+    with one_process(tmp_path):
+        wrapped = nn.parallel.DistributedDataParallel(encoder, find_unused_parameters=True)
+        assert_same_gradients(gradients(wrapped, encoder), expected)
+
+
+@pytest.mark.parametrize("every_map", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_fully_sharded(every_map, tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    encoder = random_encoder(tiny_config())
+    expected, wanted = gradients(encoder, encoder), states(encoder)
+    with one_process(tmp_path):
+        mesh = init_device_mesh("cpu", (1,))
+        for module in [m for _, m in parts(encoder) if every_map and type(m) is nn.Linear]:
+            fully_shard(module, mesh=mesh)
+        for layer in encoder.encoder.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(encoder, mesh=mesh)
+        assert largest_difference(states(encoder), wanted) < 1e-5
+        assert_same_gradients(gradients(encoder, encoder), expected)
+        with torch.no_grad():
+            assert largest_difference(states(encoder), wanted) < 1e-5
+
+
+def test_gradient_checkpointing(encoder):
+    from torch.utils.checkpoint import checkpoint
+
+    expected = gradients(encoder, encoder)
+    for layer in encoder.encoder.layers:
+        plain = layer.forward
+        layer.forward = lambda *inputs, plain=plain: checkpoint(plain, *inputs, use_reentrant=False)
+    assert_same_gradients(gradients(encoder, encoder), expected)
+
+
+class FlatOutput(nn.Module):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, waveforms):
+        return tuple(self.encoder(waveforms).hidden_states)
+
+
+@pytest.mark.parametrize("name", ["wavlm", "ragged"])
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_traced_and_exported(name):
+    encoder = random_encoder(CONFIGS[name])
+    flat = FlatOutput(encoder).eval()
+    waveforms = torch.randn(2, 800, generator=torch.Generator().manual_seed(3))
+    longer = torch.randn(1, 1300, generator=torch.Generator().manual_seed(5))
+    traced = torch.jit.trace(flat, (waveforms,))
+    dynamic = {"waveforms": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}}
+    exported = torch.export.export(flat, (waveforms,), dynamic_shapes=dynamic).module()
+    for captured in (traced, exported):
+        assert largest_difference(list(captured(waveforms)), list(flat(waveforms))) < 1e-5
+    assert largest_difference(list(exported(longer)), list(flat(longer))) < 1e-5
+
+
+def test_other_parameters_for_one_call(encoder):
+    """torch.func.functional_call, on which meta-learning and ensembles are built."""
+    with torch.no_grad():
+        states(encoder)
+    other = random_encoder(encoder.config, seed=9)
+    waveforms = torch.randn(2, 800, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        found = torch.func.functional_call(encoder, other.state_dict(), (waveforms,)).hidden_states
+        assert largest_difference(found, other(waveforms).hidden_states) < 1e-6
+
+
+# adapters ------------------------------------------------------------------------------------------------------------
+
+
+def adapted(model, targets):
+    """`model` with adapters whose second matrices are not zero, as after some training."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=list(targets)))
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def transformers_wavlm(encoder, folder):
+    """transformers' WavLM of a tiny shape, and our encoder of its weights."""
+    import transformers
+
+    from pruned_upstream.model.convert import load_teacher
+
+    options = fairseq_options(encoder.config)
+    config = transformers.WavLMConfig(
+        hidden_size=options["encoder_embed_dim"],
+        num_hidden_layers=options["encoder_layers"],
+        num_attention_heads=options["encoder_attention_heads"],
+        intermediate_size=options["encoder_ffn_embed_dim"],
+        conv_dim=tuple(layer.channels for layer in encoder.config.conv),
+        conv_kernel=tuple(layer.kernel for layer in encoder.config.conv),
+        conv_stride=tuple(layer.stride for layer in encoder.config.conv),
+        num_conv_pos_embeddings=options["conv_pos"],
+        num_conv_pos_embedding_groups=options["conv_pos_groups"],
+        num_buckets=32,
+        max_bucket_distance=40,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.WavLMModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if parameter.dim() > 1 and "original0" not in name:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    theirs.save_pretrained(folder)
+    return theirs, load_teacher(folder).eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_on_all_six_maps_are_those_of_transformers(tiny, tmp_path):
+    """transformers' own attention reads its maps' weights as well and passes over adapters: its are merged first."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    theirs, ours = transformers_wavlm(tiny, tmp_path)
+    waveforms, _ = ours.prepare(unequal_waveforms((1600,)))
+    with torch.no_grad():
+        without = ours(waveforms).hidden_states
+        assert largest_difference(without, list(theirs(waveforms, output_hidden_states=True).hidden_states)) < 1e-5
+    translated = {"fc1": "intermediate_dense", "fc2": "output_dense"}
+    ours = adapted(ours, MAPS)
+    theirs = adapted(theirs, [translated.get(name, name) for name in MAPS])
+    parameters = dict(theirs.named_parameters())
+    copied = 0
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if "lora" in name:
+                name = name.replace("self_attn", "attention")
+                for short, long in translated.items():
+                    name = name.replace(f".{short}.", f".feed_forward.{long}.")
+                parameters[name].copy_(parameter)
+                copied += 1
+        assert copied == 2 * len(MAPS) * tiny.config.num_layers
+        merged = theirs.merge_and_unload().eval()
+        expected = list(merged(waveforms, output_hidden_states=True).hidden_states)
+        assert largest_difference(ours(waveforms).hidden_states, expected) < 1e-5
+        assert largest_difference(without, expected) > 0.05
+        assert largest_difference(ours.merge_and_unload()(waveforms).hidden_states, expected) < 1e-5
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", ["wavlm", "ragged"])
+def test_every_adapter_learns(name, gated):
+    """A sublayer that is a bias alone has no map to adapt, so that the maps are listed by what they are."""
+    pytest.importorskip("peft")
+    encoder = random_encoder(CONFIGS[name])
+    maps = [name for name, module in encoder.named_modules() if name.endswith(MAPS) and isinstance(module, nn.Linear)]
+    model = adapted(encoder, maps)
+    gates = gates_of(model.get_base_model()) if gated else None
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in learning.items()}
+    optimiser = torch.optim.Adam(learning.values(), 1e-2)
+    head = nn.Linear(24, 5)
+    for _ in range(3):
+        optimiser.zero_grad()
+        loss = F.cross_entropy(head(states(model, gates)[-1].mean(1)), torch.tensor([3, 1]))
+        loss.backward()
+        optimiser.step()
+    still = [name for name, p in learning.items() if p.numel() and torch.equal(p, before[name])]
+    assert learning and not still
