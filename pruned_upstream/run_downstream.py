@@ -11,6 +11,7 @@ a machine without a GPU computes on its CPU; `--local-rank` is understood, as is
 from __future__ import annotations
 
 import argparse
+import builtins
 import difflib
 import importlib.util
 import os
@@ -44,15 +45,23 @@ def run(arguments: list[str]) -> None:
     if importlib.util.find_spec("s3prl") is None:
         raise ConfigError(remedy("s3prl"))
     register()
-    from s3prl import run_downstream as s3prl_runner
-
-    sys.argv = ["run_downstream.py", *prepare(arguments)]
+    before = sys.argv, builtins.isinstance
     try:
+        from s3prl import run_downstream as s3prl_runner
+
+        sys.argv = ["run_downstream.py", *prepare(arguments)]
         s3prl_runner.main()
+    except ModuleNotFoundError as error:
+        raise PrunedUpstreamError(
+            f"the package '{error.name}' is not installed, and s3prl imports it; `pip install {error.name}`, or "
+            "reinstall pruned_upstream, which declares what the ten tasks import"
+        ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{error.filename or error} does not exist; is the path in the config, or given with -o, the right one?"
         ) from error
+    finally:
+        sys.argv, builtins.isinstance = before  # s3prl's main exchanges the second
 
 
 def prepare(arguments: list[str]) -> list[str]:

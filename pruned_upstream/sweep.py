@@ -288,15 +288,12 @@ def measures(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Measure]:
 
 def _run_point(sweep: Sweep, point: Point) -> Failure | None:
     """Train and, if wanted, score; in a job."""
-    from .superb.worker import apart
-
     with locked(point.folder):
-        train = partial(sweep.method.run_recipe, point.recipe)
-        if sweep.scoring is None:
-            train()
-            return None
         if not sweep.is_trained(point):
-            apart(train)  # the tasks' processes will be forked from this one
+            sweep.method.run_recipe(point.recipe)
+            _release_gpu()  # the tasks' processes want the room
+        if sweep.scoring is None:
+            return None
         settings = Settings(
             folder=point.scores,
             upstream="pruned_upstream",
@@ -311,6 +308,13 @@ def _run_point(sweep: Sweep, point: Point) -> Failure | None:
         return None
     reasons = "; ".join(f"{task}: {failure.reason}" for task, failure in failures.items())
     return Failure(reasons, next(iter(failures.values())).log_tail)
+
+
+def _release_gpu() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _row(sweep: Sweep, point: Point) -> dict[str, Any]:

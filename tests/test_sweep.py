@@ -179,7 +179,6 @@ def test_points_are_scored(source, monkeypatch, tmp_path):
         return Report(results, {} if len(scored) != 2 else {"ks": Failure("was killed", ("last words",))})
 
     monkeypatch.setattr(sweep, "run_superb", score)
-    monkeypatch.setattr("pruned_upstream.superb.worker.apart", lambda work: work())
     axes = [Axis("run.seed", (0, 1))]
     planned = plan(source, [], axes, scoring=Scoring(("ks",), Data(tmp_path), short=True))
     outcome = run_sweep(planned, "debug")

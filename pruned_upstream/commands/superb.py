@@ -124,7 +124,6 @@ class Progress:
     """An observer of a run (`running.Observer`): bars for the tasks and for the stages that are running."""
 
     def __init__(self, console: Console | None = None) -> None:
-        # no thread of its own: the process forks, and a fork takes only the thread that calls it
         self.bars = rich.progress.Progress(
             rich.progress.SpinnerColumn(),
             rich.progress.TextColumn("{task.description}"),
@@ -132,7 +131,6 @@ class Progress:
             rich.progress.MofNCompleteColumn(),
             rich.progress.TimeElapsedColumn(),
             console=console,
-            auto_refresh=False,
         )
         self.of_stage: dict[tuple[str, str], rich.progress.TaskID] = {}
 
@@ -146,7 +144,6 @@ class Progress:
 
     def step(self, task: Task, stage: Stage, step: int) -> None:
         self.bars.update(self.of_stage[task.name, stage.name], completed=step)
-        self.bars.refresh()
 
     def stage_ended(self, task: Task, stage: Stage) -> None:
         self.bars.remove_task(self.of_stage.pop((task.name, stage.name)))

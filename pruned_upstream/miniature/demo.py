@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,14 +73,13 @@ def run_demo(
     from ..superb.layout import Data
     from ..superb.running import Settings, run
     from ..superb.tasks import select
-    from ..superb.worker import apart
 
     tasks = settings.tasks or (SHORT_TASKS if settings.short else tuple(task.name for task in select(None)))
     corpora = settings.folder / ("corpora-tiny" if settings.short else "corpora")
     say(f"speech: self-made corpora for {', '.join(tasks)} and for the teacher, in {corpora}")
     build(corpora, ["pretrain", *tasks], scale="tiny" if settings.short else "demo")
     say(f"pruning: recipe {settings.recipe}, the demo's teacher, in {settings.folder / 'prune'}")
-    model = apart(partial(_prune, settings, corpora))  # the tasks' processes will be forked from this one
+    model = _prune(settings, corpora)
     results, failures = {}, {}
     models = {"fbank": None, "compact": model} | ({"teacher": TEACHER} if settings.teacher else {})
     for name, checkpoint in models.items():

@@ -43,9 +43,10 @@ def register() -> None:
     >>> from s3prl.nn import S3PRLUpstream
     >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
     """
-    from . import caches, compat, parts
+    from . import caches, compat, deferral, parts
 
     compat.apply()
+    deferral.defer()
     parts.supply()
     caches.lead()
     after_import.after("s3prl.hub", add_entries)

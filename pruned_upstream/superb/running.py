@@ -1,4 +1,4 @@
-"""Running the tasks of one upstream: all in one process tree, in one folder, with resume after a kill at any point.
+"""Running the tasks of one upstream in one folder, with resume after a kill at any point.
 
     RUN/
       run.yaml               what is measured: upstream, checkpoint and its hash, data
@@ -19,8 +19,9 @@ search for the learning rate `lr-X/train`. The files of a submission lie in the 
     asr      test-clean-noLM-hyp.ark   ic            test_predict.csv    qbe  benchmark.stdlist.xml
     sd       scoring/predictions/*.h5, frame_shift
 
-A finished task or stage is never run again; a training goes on from its last checkpoint. One process works on a task
-at a time (a lock that dies with it), with settings that cannot change under way.
+A finished task or stage is never run again; a training goes on from its last checkpoint. One run works on a task at a
+time (a lock that dies with it), with settings that cannot change under way. Stages are processes of their own
+(`stage.py`), started afresh; short ones of a task that follow one another share one. They end with the run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,7 +45,7 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
 from ..jobs import LOG_LINES, Failure
 from ..model.hub import plain_name
-from . import configuration, worker
+from . import configuration
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+SHORT_STEPS = 1000
+"""A training of so many steps leaves its process to the task's next stage; it takes about as long as the imports do."""
 FINISHED, CONFIG, RUN, FACTS = "finished.yaml", "config.yaml", "run.yaml", "facts.yaml"
 
 
@@ -185,8 +187,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
             else:
                 open_tasks.append((task, inventory))
         if open_tasks:
-            worker.preload(sorted({task.downstream for task, _ in open_tasks}), settings.data.clone_downstream)
-            facts = _upstream_facts(settings)
+            facts, spare = _upstream_facts(settings)
             runs = []
             for task, inventory in open_tasks:
                 try:
@@ -194,7 +195,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
                 except PrunedUpstreamError as error:
                     failures[task.name] = Failure(str(error))
                     observer.task_ended(task, failures[task.name])
-            _Scheduler(settings, runs, observer).work()
+            _Scheduler(settings, runs, observer, spare).work()
             failures |= {run.task.name: run.failure for run in runs if run.failure is not None}
     return Report(collect_results(settings.folder), failures)
 
@@ -341,12 +342,19 @@ class _TaskRun:
 
 
 class _Scheduler:
-    """Keeps at most `jobs` stages running and hands their ends to the protocols."""
+    """Keeps at most `jobs` stages running and hands their ends to the protocols.
 
-    def __init__(self, settings: Settings, runs: Sequence[_TaskRun], observer: Observer) -> None:
-        self.settings, self.runs, self.observer = settings, runs, observer
+    Args:
+        spare: a process that waits for orders, for the first stage.
+    """
+
+    def __init__(
+        self, settings: Settings, runs: Sequence[_TaskRun], observer: Observer, spare: Worker | None = None
+    ) -> None:
+        self.settings, self.runs, self.observer, self.spare = settings, runs, observer, spare
         self.queue: deque[tuple[_TaskRun, Stage]] = deque()
-        self.running: dict[int, tuple[_TaskRun, Stage, Worker, float]] = {}
+        self.running: list[_Running] = []
+        self.idle: list[_Running] = []
 
     def work(self) -> None:
         try:
@@ -355,15 +363,18 @@ class _Scheduler:
             while self.queue or self.running:
                 while self.queue and len(self.running) < self.settings.jobs:
                     self._start(*self.queue.popleft())
-                multiprocessing.connection.wait(list(self.running), timeout=POLL_SECONDS)
-                for sentinel, (run, stage, child, began) in list(self.running.items()):
-                    self.observer.step(run.task, stage, child.step.value)
-                    if child.process.exitcode is not None:
-                        del self.running[sentinel]
-                        self._ended(run, stage, child, time.monotonic() - began)
+                self._dismiss_idle()
+                multiprocessing.connection.wait([each.worker.connection for each in self.running], POLL_SECONDS)
+                for each in list(self.running):
+                    each.worker.look()
+                    self.observer.step(each.run.task, each.stage, each.worker.step)
+                    if each.worker.done or each.worker.failure is not None:
+                        self.running.remove(each)
+                        self._ended(each)
         finally:
-            for _, _, child, _ in self.running.values():
-                child.stop()
+            workers = [each.worker for each in [*self.running, *self.idle]]
+            for process in [*workers, self.spare] if self.spare else workers:
+                process.stop()
 
     def _enqueue(self, run: _TaskRun, stages: Sequence[Stage], *, first: bool = True) -> None:
         # a task's later stages go first: a finished task is worth more than two that are half done
@@ -377,32 +388,60 @@ class _Scheduler:
         resumed = bool(stage.steps and saved_checkpoints(folder))
         if not resumed:
             shutil.rmtree(folder, ignore_errors=True)
-        child = worker.start(
-            partial(worker.run_s3prl, stage.arguments),
-            folder=folder,
-            append=resumed,
-            threads=self._threads(),
-        )
-        self.running[child.process.sentinel] = run, stage, child, time.monotonic()
+        process = self._worker_for(run)
+        process.run(stage.arguments, folder=folder, append=resumed)
+        self.running.append(_Running(run, stage, process, time.monotonic()))
         self.observer.stage_started(run.task, stage)
 
-    def _threads(self) -> int | None:
-        if self.settings.threads is None and "OMP_NUM_THREADS" in os.environ:
-            return None  # torch has read it
-        return self.settings.threads or max(1, (os.cpu_count() or 1) // self.settings.jobs)
+    def _worker_for(self, run: _TaskRun) -> Worker:
+        for each in self.idle:
+            if each.run is run:
+                self.idle.remove(each)
+                return each.worker
+        if self.spare is not None:
+            spare, self.spare = self.spare, None
+            return spare
+        return Worker(threads=_threads(self.settings))
 
-    def _ended(self, run: _TaskRun, stage: Stage, child: Worker, seconds: float) -> None:
+    def _dismiss_idle(self) -> None:
+        """A process that waits would keep its memory, and its GPU's."""
+        while self.idle:
+            self.idle.pop().worker.stop()
+
+    def _ended(self, ended: _Running) -> None:
+        run, stage, process = ended.run, ended.stage, ended.worker
         self.observer.stage_ended(run.task, stage)
         folder = run.folder / stage.name
-        if child.failure is None:
+        if process.done:
             command = " ".join(["run_downstream.py", *stage.arguments])
+            seconds = time.monotonic() - ended.began
             _write_yaml(folder / FINISHED, {"seconds": round(seconds, 2), "command": command})
             if run.failure is None:
                 self._enqueue(run, run.stage_finished(stage))
         elif run.failure is None:
             self.queue = deque(entry for entry in self.queue if entry[0] is not run)
-            run.fail(Failure(f"{run.task.name}/{stage.name} {child.failure}", tail(folder / STDERR)))
+            run.fail(Failure(f"{run.task.name}/{stage.name} {process.failure}", tail(folder / STDERR)))
             self.observer.task_ended(run.task, run.failure)
+        if process.done and stage.steps <= SHORT_STEPS:
+            self.idle.append(ended)
+        else:
+            process.stop()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A stage in its process, and when it was begun there."""
+
+    run: _TaskRun
+    stage: Stage
+    worker: Worker
+    began: float
+
+
+def _threads(settings: Settings) -> int | None:
+    if settings.threads is None and "OMP_NUM_THREADS" in os.environ:
+        return None  # torch reads it
+    return settings.threads or max(1, (os.cpu_count() or 1) // settings.jobs)
 
 
 def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
@@ -415,25 +454,31 @@ def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
     return tuple(line for line in written if line and "it/s]" not in line and "s/it]" not in line)[-lines:]
 
 
-def _upstream_facts(settings: Settings) -> dict[str, int]:
-    """Layers and parameters of the upstream, measured once a run folder.
+def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
+    """Layers and parameters of the upstream, measured once a run folder, and the process that has measured them.
 
     Raises:
         PrunedUpstreamError: it cannot be built; the message ends with the last words of its log.
     """
     folder = settings.folder / "upstream"
-    if not (folder / FACTS).exists():
-        checkpoint = str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None
-        model_config = str(settings.model_config.resolve()) if settings.model_config is not None else None
-        probe = partial(worker.probe_upstream, settings.upstream, checkpoint, model_config, folder / FACTS)
-        child = worker.start(probe, folder=folder)
-        child.process.join()
-        if child.failure is not None:
-            why = (tail(folder / STDERR, 1) or (child.failure,))[0]
+    if (folder / FACTS).exists():
+        return _read_yaml(folder / FACTS), None
+    checkpoint = str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None
+    model_config = str(settings.model_config.resolve()) if settings.model_config is not None else None
+    upstream = {"name": settings.upstream, "checkpoint": checkpoint, "model_config": model_config}
+    process = Worker(threads=_threads(settings))
+    try:
+        process.probe(upstream, facts=folder / FACTS, folder=folder)
+        process.wait()
+        if process.failure is not None:
+            why = (tail(folder / STDERR, 1) or (process.failure,))[0]
             raise PrunedUpstreamError(
                 f"the upstream {settings.upstream} cannot be built: {why.removeprefix('error: ')}"
             )
-    return _read_yaml(folder / FACTS)
+        return _read_yaml(folder / FACTS), process
+    except BaseException:
+        process.stop()
+        raise
 
 
 def _claim(settings: Settings) -> None:

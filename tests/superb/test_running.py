@@ -1,25 +1,25 @@
-"""Running: one folder a task, resume after a kill at any point, locks, failures, and s3prl itself once.
+"""Running: one folder a task, resume after a kill at any point, locks, failures.
 
-Most tests put a few lines in the place of s3prl: what a run of it does to the disk, in milliseconds.
+Stages are the processes that they are, with a few lines in the place of s3prl (`imitation.py`); s3prl itself runs in
+`test_superb_with_s3prl.py`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.files import locked
-from pruned_upstream.superb import running, worker
+from pruned_upstream.superb import running, stage, worker
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import read_results
 from pruned_upstream.superb.running import Settings, run
@@ -27,42 +27,11 @@ from pruned_upstream.superb.running import Settings, run
 fork = multiprocessing.get_context("fork")
 
 
-def option(arguments, name):
-    return arguments[arguments.index(name) + 1]
-
-
-def imitate_s3prl(arguments):
-    """Trainings write states-1 ... states-3 and, if one is there, go on behind the last; tests print a metric."""
-    if option(arguments, "-m") == "evaluate":
-        assert Path(option(arguments, "-e")).exists()
-        print("test acc: 0.5")
-        return
-    folder = Path(option(arguments, "-p"))
-    done = len(list(folder.glob("states-*.ckpt")))
-    for step in range(done + 1, 4):
-        print(f"dev acc: {step / 10}")
-        (folder / f"states-{step}.ckpt").touch()
-        if step == 2 and (folder.parents[1] / "hang").exists():
-            (folder / "hanging").write_text(str(os.getpid()))
-            time.sleep(60)
-        if (folder.parent / "fail").exists():
-            raise RuntimeError("the dog ate it")
-    (folder / "dev-best.ckpt").touch()
-
-
-def imitate_probe(upstream, checkpoint, model_config, report):
-    if upstream == "impossible":
-        raise PrunedUpstreamError("no such upstream")
-    report.write_text(yaml.safe_dump({"layers": 2, "parameters": 7}))
-
-
 @pytest.fixture
 def settings(tmp_path, monkeypatch) -> Settings:
     """KS and IC on minimal corpora, s3prl imitated."""
     soundfile = pytest.importorskip("soundfile")
-    monkeypatch.setattr(worker, "preload", lambda *_: None)
-    monkeypatch.setattr(worker, "run_s3prl", imitate_s3prl)
-    monkeypatch.setattr(worker, "probe_upstream", imitate_probe)
+    monkeypatch.setattr(worker, "COMMAND", (sys.executable, str(Path(__file__).with_name("imitation.py"))))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("pruned_upstream.files.LOCK_PATIENCE_SECONDS", 0.3)
     data = tmp_path / "data"
@@ -103,7 +72,7 @@ def test_finished_tasks_are_in_the_results_and_are_not_run_again(settings, monke
     assert "3 training steps instead of 200000" in result.notes
     assert stdout_of(settings, "ks/train") == ["dev acc: 0.1", "dev acc: 0.2", "dev acc: 0.3"]
 
-    monkeypatch.setattr(worker, "run_s3prl", lambda arguments: pytest.fail("was run again"))
+    monkeypatch.setattr(worker, "COMMAND", ("no-such-program",))  # nothing is run again
     assert run(settings).results == report.results == read_results(settings.folder)
 
 
@@ -125,10 +94,10 @@ def test_a_failing_task_does_not_stop_the_others_and_leaves_its_last_words(setti
     assert stdout_of(settings, "ks/train") == ["dev acc: 0.1", "dev acc: 0.2", "dev acc: 0.3"]
 
 
-def wait_for(path: Path) -> int:
-    for _ in range(500):
+def wait_for(path: Path) -> list[int]:
+    for _ in range(1500):
         if path.exists() and path.read_text():
-            return int(path.read_text())
+            return [int(word) for word in path.read_text().split()]
         time.sleep(0.02)
     raise TimeoutError(path)
 
@@ -141,20 +110,21 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at Linux's /proc")
-def test_after_kill_minus_nine_the_child_dies_too_and_the_run_goes_on_where_it_was(settings):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_when_it_is_killed_its_stages_die_too_and_the_run_goes_on_where_it_was(settings, end):
     settings.folder.mkdir()
     run(replace(settings, tasks=("ic",)))
     (settings.folder / "hang").touch()
     parent = fork.Process(target=run, args=(settings,))
     parent.start()
-    child = wait_for(settings.folder / "ks/train/hanging")
-    os.kill(parent.pid, signal.SIGKILL)
+    stage_and_its_loader = wait_for(settings.folder / "ks/train/hanging")
+    os.kill(parent.pid, end)
     parent.join()
     for _ in range(200):
-        if not is_alive(child):
+        if not any(map(is_alive, stage_and_its_loader)):
             break
         time.sleep(0.02)
-    assert not is_alive(child)
+    assert not any(map(is_alive, stage_and_its_loader))
     assert list(read_results(settings.folder).tasks) == ["ic"]
 
     (settings.folder / "hang").unlink()
@@ -165,10 +135,26 @@ def test_after_kill_minus_nine_the_child_dies_too_and_the_run_goes_on_where_it_w
     assert stdout_of(settings, "ks/train") == ["dev acc: 0.1", "dev acc: 0.2", "dev acc: 0.3"]
 
 
-def test_a_killed_worker_is_named_with_its_signal(settings, monkeypatch):
-    monkeypatch.setattr(worker, "run_s3prl", lambda arguments: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_killed_worker_is_named_with_its_signal(settings):
+    (settings.folder / "ks").mkdir(parents=True)
+    (settings.folder / "ks/die").touch()
     report = run(replace(settings, tasks=("ks",)))
     assert report.failures["ks"].reason.startswith("ks/train was killed by SIGKILL")
+
+
+def test_short_stages_of_one_task_share_a_process_and_two_tasks_do_not(settings, monkeypatch):
+    def processes() -> list[str]:
+        stages = ("ks/train", "ks/test", "ic/train", "ic/test")
+        return [(settings.folder / stage / worker.STDERR).read_text() for stage in stages]
+
+    run(settings)
+    ks_train, ks_test, ic_train, ic_test = processes()
+    assert ks_train == ks_test != ic_train == ic_test
+
+    shutil.rmtree(settings.folder)
+    monkeypatch.setattr(running, "SHORT_STEPS", 2)
+    run(settings)
+    assert len(set(processes())) == 4
 
 
 def test_two_runs_in_one_folder_are_refused(settings):
@@ -214,8 +200,10 @@ def test_impossible_settings_are_refused(settings, change, words):
         replace(settings, **change)
 
 
-def test_several_stages_run_side_by_side(settings, monkeypatch):
-    monkeypatch.setattr(worker, "run_s3prl", lambda arguments: (time.sleep(0.3), imitate_s3prl(arguments)))
+def test_several_stages_run_side_by_side(settings):
+    for task in settings.tasks:
+        (settings.folder / task).mkdir(parents=True)
+        (settings.folder / task / "slow").touch()
     report = run(replace(settings, jobs=2))
     assert set(report.results.tasks) == {"ks", "ic"}
 
@@ -240,7 +228,7 @@ def test_the_tail_of_a_log_leaves_progress_bars_out(tmp_path):
     assert running.tail(tmp_path / "absent") == ()
 
 
-def test_an_interrupted_checkpoint_is_not_seen(tmp_path):
+def test_an_interrupted_checkpoint_is_not_seen(tmp_path, monkeypatch):
     """s3prl takes the last states-N.ckpt there is, so half of one must never carry that name."""
     import torch
 
@@ -248,41 +236,13 @@ def test_an_interrupted_checkpoint_is_not_seen(tmp_path):
         def __reduce__(self):
             raise KeyboardInterrupt
 
-    with worker._whole_checkpoints():
-        torch.save({"Step": 1}, tmp_path / "states-1.ckpt")
-        with pytest.raises(KeyboardInterrupt):
-            torch.save([torch.zeros(3), Unpicklable()], str(tmp_path / "states-2.ckpt"))
+    monkeypatch.setattr(torch, "save", torch.save)  # put back behind this test
+    stage._save_whole_checkpoints()
+    torch.save({"Step": 1}, tmp_path / "states-1.ckpt")
+    with pytest.raises(KeyboardInterrupt):
+        torch.save([torch.zeros(3), Unpicklable()], str(tmp_path / "states-2.ckpt"))
     assert [path.name for path in tmp_path.iterdir()] == ["states-1.ckpt"]
     assert torch.load(tmp_path / "states-1.ckpt") == {"Step": 1}
-
-
-def test_a_parent_that_has_computed_with_threads_is_told_so(tmp_path):
-    """OpenMP's threads are gone in a forked child; found by a demo that hung after its pruning."""
-    program = """
-import sys, torch
-from functools import partial
-from pathlib import Path
-from pruned_upstream.superb import worker
-worker.OPENMP_PATIENCE_SECONDS = 5.0
-torch.set_num_threads(2)
-if sys.argv[2] == "apart":
-    total = worker.apart(partial(torch.ones, 1 << 20))
-else:
-    total = torch.ones(1 << 20).exp()
-child = worker.start(partial(print, "went well"), folder=Path(sys.argv[1]))
-child.process.join()
-print(child.failure)
-"""
-    here, apart = (
-        subprocess.run(
-            [sys.executable, "-c", program, tmp_path / how, how], capture_output=True, text=True, timeout=100
-        )
-        for how in ("here", "apart")
-    )
-    assert apart.stdout == "None\n", apart.stderr
-    assert here.stdout in ("ended with exit code 2\n", "None\n"), here.stderr  # some builds' threads survive
-    if here.stdout.startswith("ended"):
-        assert "start the run from a fresh process" in (tmp_path / "here" / "stderr.txt").read_text()
 
 
 def test_options_of_our_own_upstream_are_a_deviation(tmp_path):

@@ -1,18 +1,25 @@
-"""s3prl itself, once: a task trained and tested on a handful of sounds, through everything between."""
+"""s3prl itself: a task trained and tested on a handful of sounds, through everything between."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pruned_upstream.miniature.demo import TEACHER
+from pruned_upstream.superb import running
 from pruned_upstream.superb.layout import KEYWORD_CLASSES, Data
 from pruned_upstream.superb.running import Settings, run
 from pruned_upstream.superb.worker import STDOUT
 
 pytest.importorskip("s3prl")
 soundfile = pytest.importorskip("soundfile")
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def write_tones(root: Path) -> None:
@@ -54,3 +61,110 @@ def test_a_task_from_audio_to_result(tmp_path, monkeypatch):
     predictions = (settings.folder / folder / "test_predict.txt").read_text().splitlines()
     assert len(predictions) == len(KEYWORD_CLASSES)
     assert "dev acc:" in (settings.folder / "ks/train" / STDOUT).read_text()
+
+
+SHORT_KEYWORDS = {"upstream": "fbank_no_cmvn", "tasks": ("ks",), "steps": 4, "short": True, "threads": 1}
+
+# On a machine with a GPU, whoever asks for it first initialises its driver, and no fork of that process may use it:
+# s3prl asks while its hub is imported (upstream/log_stft/expert.py).
+GUARD = """
+import os, sys
+from pruned_upstream.s3prl_plugin import after_import
+
+def patch(torch):
+    owner = []
+    def touch(function):
+        def touched(*args, **kwargs):
+            if owner and owner[0] != os.getpid() and torch.utils.data.get_worker_info() is None:
+                raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+            owner[:] = [os.getpid()]
+            with open(os.environ["CUDA_GUARD"], "a") as log:
+                print(*sys.orig_argv[:3], file=log)
+            return function(*args, **kwargs)
+        return touched
+    for name in ("is_available", "device_count", "_lazy_init"):
+        setattr(torch.cuda, name, touch(getattr(torch.cuda, name)))
+
+after_import.after("torch", patch)
+"""
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+from pruned_upstream.superb.launching import launch
+from pruned_upstream.miniature.demo import TEACHER
+from pruned_upstream.superb import running
+from pruned_upstream.superb.layout import Data
+from pruned_upstream.superb.running import Settings, run
+
+root, how = Path(sys.argv[1]), sys.argv[2]
+settings = Settings(root / "run", data=Data(root / "data"), device="cpu", **{settings})
+report = run(settings) if how == "run" else launch(settings, how, {{}})
+assert not report.failures, report.failures
+print(report.results.tasks["ks"].metrics["acc"])
+"""
+
+
+@pytest.mark.parametrize("how", ["run", "local"])
+def test_nobody_but_a_stage_asks_for_cuda(tmp_path, how):
+    write_tones(tmp_path / "data")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(GUARD)
+    (tmp_path / "launched.py").write_text(LAUNCHED.format(settings=SHORT_KEYWORDS))
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY)]),
+        "CUDA_GUARD": str(tmp_path / "asked"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "launched.py", tmp_path, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert set((tmp_path / "asked").read_text().splitlines()) == {f"{sys.executable} -m pruned_upstream.superb.stage"}
+
+
+def test_stages_that_share_a_process_compute_what_they_compute_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_tones(tmp_path / "data")
+    printed = {}
+    for name, limit in (("shared", running.SHORT_STEPS), ("alone", -1)):
+        monkeypatch.setattr(running, "SHORT_STEPS", limit)
+        report = run(Settings(tmp_path / name, data=Data(tmp_path / "data"), device="cpu", **SHORT_KEYWORDS))
+        assert report.failures == {}
+        texts = [(tmp_path / name / "ks" / stage / STDOUT).read_text() for stage in ("train", "test")]
+        figures = [line for text in texts for line in text.splitlines() if " acc: " in line or " loss: " in line]
+        predictions = (tmp_path / name / "ks/test/test_predict.txt").read_text()
+        printed[name] = [*figures, predictions]
+    assert printed["shared"] == printed["alone"] and len(printed["alone"]) > 3
+
+
+@pytest.mark.gpu
+def test_two_tasks_on_a_gpu(tmp_path, monkeypatch):
+    import torch
+
+    from pruned_upstream.miniature import build
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build(tmp_path / "data", ["ks", "pr"], scale="tiny")
+    report = run(
+        Settings(
+            tmp_path / "run",
+            upstream="pruned_upstream",
+            checkpoint=TEACHER,
+            data=Data(tmp_path / "data"),
+            tasks=("ks", "pr"),
+            steps=4,
+            short=True,
+            device="cuda",
+            jobs=2,
+        )
+    )
+    assert report.failures == {}
+    assert set(report.results.tasks) == {"ks", "pr"}
