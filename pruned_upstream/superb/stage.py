@@ -24,9 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .. import after_import
 from ..errors import ConfigError, PrunedUpstreamError
 from ..files import atomic_write, write_text
-from ..s3prl_plugin import after_import
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 STEP, DONE = "step", "done"

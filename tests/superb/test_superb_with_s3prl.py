@@ -69,7 +69,7 @@ SHORT_KEYWORDS = {"upstream": "fbank_no_cmvn", "tasks": ("ks",), "steps": 4, "sh
 # s3prl asks while its hub is imported (upstream/log_stft/expert.py).
 GUARD = """
 import os, sys
-from pruned_upstream.s3prl_plugin import after_import
+from pruned_upstream import after_import
 
 def patch(torch):
     owner = []
