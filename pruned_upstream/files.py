@@ -5,15 +5,23 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from .errors import DataError, PrunedUpstreamError
 
 LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
 LOCK_POLL_SECONDS = 0.2
+# the name of what is not complete yet says who writes it, so that what a killed process left can be told and removed
+UNFINISHED = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[^.]+\.unfinished")
+NAME_SHOWN = 40  # characters of the final name within that of the unfinished; a name has at most 255 bytes
+FOREIGN_PATIENCE_SECONDS = 24 * 3600.0  # of another machine one cannot see whether a process lives
 
 
 @contextlib.contextmanager
@@ -27,7 +35,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(**_unfinished(path))
         temporary = Path(name)
         os.close(handle)
         yield temporary
@@ -50,14 +58,78 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def atomic_folder(path: str | Path, last: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success its files appear in `path`, on failure it vanishes.
+
+    Where `path` holds hidden files already (a clone's .git), the new ones move in beside them.
+
+    Args:
+        last: the file without which the folder does not count as complete; it moves last.
+
+    Raises:
+        PrunedUpstreamError: it cannot be written, or the disk is full; or `path` holds other files.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent)
+        there = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
+        if there or path.is_file():
+            held = f"holds {there[0].name} already" if there else "is a file"
+            raise PrunedUpstreamError(f"{path} {held}; name another folder, or remove what is there")
+        temporary = Path(tempfile.mkdtemp(**_unfinished(path)))
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        path.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, path / file.name)
+        temporary.rmdir()
+    except OSError as error:
+        _discard(temporary)
+        raise PrunedUpstreamError(f"could not write {path}: {error.strerror or error}; nothing was changed") from error
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        PrunedUpstreamError: it cannot be made; the reason is named.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise PrunedUpstreamError(f"{path} is a file where a folder is needed; name another place") from error
+    except OSError as error:
+        raise PrunedUpstreamError(
+            f"the folder {path} cannot be made: {error.strerror}; name another place, or ask for the right to write"
+        ) from error
+    return Path(path)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove from this folder (not from those in it) what dead processes left of files that they did not complete."""
+    for entry in folder.iterdir():
+        writer = UNFINISHED.fullmatch(entry.name)
+        if writer is not None and _is_dead(writer["host"], int(writer["pid"]), entry):
+            _discard(entry)
+
+
+@contextlib.contextmanager
 def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold the folder's lock; forked children hold it too, until the last of them has ended.
 
+    What killed processes left unfinished in the folder is removed.
+
     Raises:
         DataError: another process holds it.
+        PrunedUpstreamError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "w") as file:
+    make_folder(folder)
+    with _opened(folder / name) as file:
         give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
         while True:
             try:
@@ -69,11 +141,49 @@ def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
                         f"{folder} is in use by another run; wait for it, or give another folder"
                     ) from error
                 time.sleep(LOCK_POLL_SECONDS)
+        remove_unfinished(folder)
         yield
 
 
+def _opened(path: Path) -> TextIO:
+    try:
+        return open(path, "a")
+    except OSError as error:
+        raise PrunedUpstreamError(f"{path.parent} cannot be written: {error.strerror}; name another folder") from error
+
+
+def _unfinished(path: Path) -> dict[str, str]:
+    """Arguments of `tempfile` for something that will be called `path`; `UNFINISHED` reads the name."""
+    prefix = f".{path.name[:NAME_SHOWN]}.{_host()}.{os.getpid()}."
+    return {"prefix": prefix, "suffix": ".unfinished", "dir": str(path.parent)}
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")[:NAME_SHOWN]
+
+
+def _is_dead(host: str, pid: int, entry: Path) -> bool:
+    """Whether the process that writes `entry` is gone."""
+    if host != _host():
+        try:
+            return time.time() - entry.stat().st_mtime > FOREIGN_PATIENCE_SECONDS
+        except FileNotFoundError:  # completed meanwhile
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, alive
+        return False
+    return False
+
+
 def _discard(temporary: Path | None) -> None:
-    if temporary is not None:
+    if temporary is None:
+        return
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
         temporary.unlink(missing_ok=True)
 
 

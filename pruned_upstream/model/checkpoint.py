@@ -37,7 +37,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,9 +48,11 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
+from ..parsing import MALFORMED, is_text, parse_json, shown
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
 from .hub import local_file
+from .size import count_parameters
 
 FORMAT = "pruned_upstream"
 VERSION, SPARSE_VERSION = "1", "2"  # a file has the lowest that can hold it
@@ -89,6 +92,7 @@ def save(
     Raises:
         PrunedUpstreamError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     metadata = {
@@ -103,7 +107,10 @@ def save(
         for name, mask in masks.items():
             tensors |= _survivors(name, tensors.pop(name), mask.cpu())
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(str(error)) from error
 
 
 def read_header(path: str | Path) -> Header:
@@ -167,8 +174,10 @@ def assemble(
     """An encoder in evaluation mode with exactly these weights.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape; it is named, and `source` too.
+        CheckpointError: a tensor is missing, unexpected, of another shape, no dense tensor of floating-point numbers,
+            or holds NaN or infinity; it is named, and `source` too.
     """
+    _check_storage(config, tensors, source)
     with torch.device("meta"):  # no random weights are drawn to be thrown away
         encoder = Encoder(config, dropout)
     wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
@@ -183,8 +192,52 @@ def assemble(
                 f"{source}: tensor {name} has shape {tuple(tensors[name].shape)} where the description wants {shape}"
             )
     state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    _check_finite(state, source)
     nn.Module.load_state_dict(encoder, state, strict=True, assign=True)
     return encoder.eval()
+
+
+def _check_storage(config: EncoderConfig, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what is no plain tensor, and a description of far more weights than there are, before any is built."""
+    stored: dict[int, int] = {}
+    for name, tensor in tensors.items():
+        # the file's own word for what it holds, where it holds no numbers as they are
+        kind = next((kind for kind, is_so in _NOT_PLAIN.items() if is_so(tensor)), None)
+        if kind is not None:
+            raise CheckpointError(
+                f"{source}: tensor {shown(name)} is {kind}; the weights of an encoder are dense floating-point numbers"
+            )
+        storage = tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+    wanted = count_parameters(config)
+    if wanted > SLACK_FACTOR * sum(stored.values()) + SLACK:
+        raise CheckpointError(
+            f"{source} describes an encoder of {wanted:,} weights, and holds {sum(stored.values()):,} bytes of them; "
+            "its description is damaged"
+        )
+
+
+# a fitting file has at least a byte for each weight; where a tensor is merely missing, its name says more
+SLACK_FACTOR, SLACK = 2, 1 << 20
+_NOT_PLAIN = {
+    "quantised": lambda tensor: tensor.is_quantized,
+    "sparse": lambda tensor: tensor.layout != torch.strided,
+    "without values (meta)": lambda tensor: tensor.is_meta,
+    "of whole or complex numbers": lambda tensor: not tensor.is_floating_point(),
+    "stored as fewer numbers than it has": lambda tensor: (
+        tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ),
+}
+
+
+def _check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{source}: tensor {name} holds NaN or infinity ({bad:,} of {tensor.numel():,} values); the model "
+                "diverged, or the file is damaged: take another copy"
+            )
 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]:
@@ -198,7 +251,13 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
+            if with_tensors:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            else:
+                tensors = {}
+                _check_count(path, header, {name: file.get_slice(name).get_shape() for name in file.keys()})
+    except MALFORMED as error:
+        raise CheckpointError(f"{path} holds tensors that cannot be read ({shown(str(error))})") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of "
@@ -207,11 +266,23 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     return header, tensors
 
 
+def _check_count(path: Path, header: Header, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Hold the described number of weights against that of the tensors; `assemble` would say which do not fit."""
+    sparse = {name + ending for name in header.sparse for ending in (MASK, VALUES)}
+    held = sum(math.prod(shape) for name, shape in shapes.items() if name not in sparse)
+    held += sum(math.prod(shape) for shape in header.sparse.values())
+    wanted = count_parameters(header.config) + header.config.positions * header.config.embed_dim  # a table, not learned
+    if wanted != held:
+        raise CheckpointError(
+            f"{path} describes an encoder of {wanted:,} weights, and holds {held:,}; it is damaged, take another copy"
+        )
+
+
 def check_readable(path: Path) -> None:
     """Raises CheckpointError with the reason when `path` is not a file that can be opened."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder; name the model file inside it")
-    if not path.is_file():
+    if not os.path.isfile(path):  # which says no, and raises nothing, where the name itself is impossible
         raise CheckpointError(f"there is no model file {path}; check the path")
     try:
         with open(path, "rb") as file:
@@ -227,35 +298,48 @@ def check_readable(path: Path) -> None:
 def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file of another program (format '{metadata.get('format')}'); "
+            f"{path} is a safetensors file of another program (format {shown(metadata.get('format'))}); "
             "a transformers model is read from its folder by `pruned-upstream convert`"
         )
     version = metadata.get("version", "none")
     if version not in METADATA_KEYS:
         raise CheckpointError(
-            f"{path} has version {version} of the file layout, this program reads {' and '.join(METADATA_KEYS)}; "
+            f"{path} has version {shown(version)} of the file layout, this program reads {' and '.join(METADATA_KEYS)}; "
             "update pruned_upstream"
         )
     keys = METADATA_KEYS[version]
     unknown, missing = sorted(metadata.keys() - keys), sorted(keys - metadata.keys())
     if unknown or missing:
-        raise CheckpointError(f"{path}: unknown metadata {unknown}, missing metadata {missing}")
+        raise CheckpointError(f"{path}: unknown metadata {shown(unknown)}, missing metadata {missing}")
     return Header(*parse_description(path, metadata), version, _sparse_shapes(path, metadata))
 
 
 def parse_description(path: Path, metadata: Mapping[str, str]) -> tuple[EncoderConfig, dict[str, str]]:
     """What `config` and `provenance` say; raises CheckpointError where they cannot be read."""
     try:
-        return EncoderConfig.from_json(metadata["config"]), json.loads(metadata["provenance"])
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        config, provenance = EncoderConfig.from_json(metadata["config"]), parse_json(metadata["provenance"])
+    except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+    if not isinstance(provenance, dict) or not all(map(is_text, (*provenance, *provenance.values()))):
+        raise CheckpointError(
+            f"{path}: its provenance is {shown(provenance)}; it must be a JSON object of strings, such as "
+            '{"teacher": "WavLM-Base.pt"}'
+        )
+    return config, provenance
 
 
 def _sparse_shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     try:
-        return {name: tuple(map(int, shape)) for name, shape in json.loads(metadata.get("sparse", "{}")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        tree = parse_json(metadata.get("sparse", "{}"))
+    except ValueError as error:
         raise CheckpointError(f"{path}: its list of sparse tensors cannot be read: {error}") from error
+    shapes = tree.items() if isinstance(tree, dict) else [("", tree)]
+    for name, shape in shapes:
+        if not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
+            raise CheckpointError(
+                f"{path}: its list of sparse tensors says {shown(shape)} of {shown(name)}; it must give a shape"
+            )
+    return {name: tuple(shape) for name, shape in shapes}
 
 
 def _survivors(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:

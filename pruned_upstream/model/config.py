@@ -11,19 +11,48 @@ Names follow fairseq's configuration where it has one (`extractor_mode`, `conv_p
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from ..parsing import parse_json, shown
 
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec", "whisper")
 EXTRACTOR_MODES = ("default", "layer_norm", "none")
 PADDINGS = ("shares", "exact")
 
+# Far beyond every published encoder (48 layers, 16 heads, width 1920), and small enough that a damaged number ends in a
+# sentence and not in hours of building.
+MAX_LAYERS = MAX_HEADS = 512
+MAX_CONVOLUTIONS = MAX_CONV_POS_DEPTH = 64
+MAX_WIDTH = 1 << 17
+MAX_BANDS = 1024
+MAX_FFT = 1 << 14
+MAX_DISTANCE = 1 << 24  # frames
+MAX_RECEPTIVE_FIELD = 60 * 16_000  # samples
+
+
+class _Typed:
+    """Refuses values of another type than its fields', which a foreign file may bring."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _simple_fields(type(self)).items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise ConfigError(f"{name} of {type(self).__name__} is {shown(value)}; it must be of type {kind.__name__}")
+
+
+@functools.cache
+def _simple_fields(cls: type) -> dict[str, type]:
+    """The fields of a dataclass that are numbers, words or yes and no, with their types."""
+    kinds = {kind.__name__: kind for kind in (int, bool, str)}
+    return {field.name: kinds[field.type] for field in dataclasses.fields(cls) if field.type in kinds}
+
 
 @dataclass(frozen=True)
-class ConvLayer:
+class ConvLayer(_Typed):
     """One convolution of the front end; `channels` of its `dense_channels` output channels live."""
 
     channels: int
@@ -33,7 +62,7 @@ class ConvLayer:
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(_Typed):
     """A living attention head: its number in the dense layer, its query/key width and its value/output width."""
 
     id: int
@@ -42,7 +71,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class TransformerLayer:
+class TransformerLayer(_Typed):
     """One transformer layer.
 
     `attention` and `feed_forward` say whether the sublayer exists. A sublayer that exists without heads
@@ -67,7 +96,7 @@ class TransformerLayer:
 
 
 @dataclass(frozen=True)
-class RelativePosition:
+class RelativePosition(_Typed):
     """WavLM's relative position bias: one table of `buckets` x heads, shared by all layers."""
 
     buckets: int
@@ -76,7 +105,7 @@ class RelativePosition:
 
 
 @dataclass(frozen=True)
-class LogMel:
+class LogMel(_Typed):
     """Whisper's spectra, which its convolutions read instead of samples (`log_mel.py`).
 
     A recording is cut into windows as long as the table of positions (30 s for every published model). With
@@ -92,7 +121,7 @@ class LogMel:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(_Typed):
     """The shape of an encoder; everything needed to build it and to load its weights."""
 
     family: str
@@ -119,6 +148,7 @@ class EncoderConfig:
     key_bias: bool = True  # Whisper's keys have none
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check()
 
     @property
@@ -210,12 +240,13 @@ class EncoderConfig:
             ConfigError: unknown or missing key, wrong type, or a shape that cannot be built.
         """
         try:
-            tree = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"the encoder config is not JSON: {error}") from error
+            tree = parse_json(text)
+        except ValueError as error:
+            raise ConfigError(f"the encoder config cannot be read: {error}") from error
         tree = _fields(cls, tree, "config")
-        tree["conv"] = tuple(ConvLayer(**_fields(ConvLayer, c, f"conv[{i}]")) for i, c in enumerate(tree["conv"]))
-        tree["layers"] = tuple(_layer(layer, f"layers[{i}]") for i, layer in enumerate(tree["layers"]))
+        conv, layers = _list(tree, "conv", "config"), _list(tree, "layers", "config")
+        tree["conv"] = tuple(ConvLayer(**_fields(ConvLayer, c, f"conv[{i}]")) for i, c in enumerate(conv))
+        tree["layers"] = tuple(_layer(layer, f"layers[{i}]") for i, layer in enumerate(layers))
         if tree.get("relative_position") is not None:
             relative = _fields(RelativePosition, tree["relative_position"], "relative_position")
             tree["relative_position"] = RelativePosition(**relative)
@@ -231,18 +262,22 @@ class EncoderConfig:
         self._check_input()
         if self.padding not in PADDINGS:
             raise ConfigError(f"padding is '{self.padding}'; it must be one of {PADDINGS}")
-        sizes = ("embed_dim", "num_heads", "ffn_dim", "conv_pos", "conv_pos_groups")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.conv or not self.layers:
-            raise ConfigError("an encoder needs at least one convolution and one transformer layer")
+        for name, most in _MOST.items():
+            _in_range(name, getattr(self, name), 1, most)
+        _in_range("conv_pos_depth", self.conv_pos_depth, 0, MAX_CONV_POS_DEPTH)
+        _in_range("prediction_heads", self.prediction_heads, 0, MAX_LAYERS)
+        _in_range("the number of convolutions", len(self.conv), 1, MAX_CONVOLUTIONS)
+        _in_range("the number of layers", len(self.layers), 1, MAX_LAYERS)
         for name in ("num_heads", "conv_pos_groups"):
             if self.embed_dim % getattr(self, name):
                 raise ConfigError(f"embed_dim {self.embed_dim} is not divisible by {name} {getattr(self, name)}")
         for i, layer in enumerate(self.conv):
             if not 1 <= layer.channels <= layer.dense_channels or layer.kernel < 1 or layer.stride < 1:
                 raise ConfigError(f"conv[{i}] cannot be built: {layer}")
+            _in_range(f"conv[{i}].dense_channels", layer.dense_channels, 1, MAX_WIDTH)
+        _in_range("the receptive field of the front end", self.receptive_field, 1, MAX_RECEPTIVE_FIELD)
+        if self.relative_position is not None:
+            self._check_positions(self.relative_position)
         if not self.has_projection and self.feature_dim != self.embed_dim:
             raise ConfigError("the last convolution of a model without a projection cannot lose channels")
         for i, layer in enumerate(self.layers):
@@ -257,8 +292,15 @@ class EncoderConfig:
             return
         if self.extractor_mode == "default":
             raise ConfigError("extractor_mode 'default' normalises waveforms; a model of spectra has another")
-        if mel.bands < 1 or not 1 <= mel.hop <= mel.n_fft or mel.n_fft < 2:
-            raise ConfigError(f"spectra cannot be computed: {mel}")
+        _in_range("positions", table, 1, MAX_WIDTH)
+        _in_range("log_mel.bands", mel.bands, 1, MAX_BANDS)
+        _in_range("log_mel.n_fft", mel.n_fft, 2, MAX_FFT)
+        _in_range("log_mel.hop", mel.hop, 1, mel.n_fft)
+
+    def _check_positions(self, relative: RelativePosition) -> None:
+        _in_range("relative_position.buckets", relative.buckets, 4, MAX_WIDTH)
+        exact = relative.buckets // 4  # distances with a bucket of their own; the rest is logarithmic
+        _in_range("relative_position.max_distance", relative.max_distance, exact + 1, MAX_DISTANCE)
 
     def _check_layer(self, number: int, layer: TransformerLayer) -> None:
         ids = [head.id for head in layer.heads]
@@ -273,6 +315,26 @@ class EncoderConfig:
             raise ConfigError(f"layer {number}: a sublayer that is gone cannot have heads or dimensions")
 
 
+_MOST = {
+    "embed_dim": MAX_WIDTH,
+    "num_heads": MAX_HEADS,
+    "ffn_dim": MAX_WIDTH,
+    "conv_pos": MAX_WIDTH,
+    "conv_pos_groups": MAX_WIDTH,
+}
+
+
+def _in_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {shown(value)}; it must be from {least} to {most:,}")
+
+
+def _list(tree: dict[str, Any], key: str, where: str) -> list[Any]:
+    if not isinstance(tree[key], list):
+        raise ConfigError(f"{where}.{key} is {shown(tree[key])}; it must be a list")
+    return tree[key]
+
+
 def _fields(cls: type, tree: Any, where: str) -> dict[str, Any]:
     """The key-value pairs of `tree`, refused unless they are exactly the fields of `cls`."""
     if not isinstance(tree, dict):
@@ -281,16 +343,20 @@ def _fields(cls: type, tree: Any, where: str) -> dict[str, Any]:
     unknown = sorted(tree.keys() - known.keys())
     missing = sorted(n for n, f in known.items() if n not in tree and f.default is dataclasses.MISSING)
     if unknown or missing:
-        raise ConfigError(f"{where}: unknown keys {unknown}, missing keys {missing}; did a newer version write it?")
+        raise ConfigError(
+            f"{where}: unknown keys {shown(unknown)}, missing keys {missing}; did a newer version write it?"
+        )
     for name, value in tree.items():
-        if known[name].type in ("int", "bool", "str") and type(value).__name__ != known[name].type:
-            raise ConfigError(f"{where}.{name} is {value!r}; it must be of type {known[name].type}")
+        kind = _simple_fields(cls).get(name)
+        if kind is not None and type(value) is not kind:
+            raise ConfigError(f"{where}.{name} is {shown(value)}; it must be of type {kind.__name__}")
     return dict(tree)
 
 
 def _layer(tree: Any, where: str) -> TransformerLayer:
     tree = _fields(TransformerLayer, tree, where)
-    tree["heads"] = tuple(Head(**_fields(Head, h, f"{where}.heads[{i}]")) for i, h in enumerate(tree["heads"]))
+    heads = _list(tree, "heads", where)
+    tree["heads"] = tuple(Head(**_fields(Head, h, f"{where}.heads[{i}]")) for i, h in enumerate(heads))
     return TransformerLayer(**tree)
 
 
@@ -363,7 +429,9 @@ def dense_config(
         conv_layers: (channels, kernel, stride) of each convolution, as fairseq's `conv_feature_layers`.
         padding: the family's own by default.
     """
-    if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+    _in_range("num_layers", num_layers, 1, MAX_LAYERS)
+    _in_range("num_heads", num_heads, 1, MAX_HEADS)
+    if embed_dim < 1 or embed_dim % num_heads:
         raise ConfigError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
     width = embed_dim // num_heads
     layer = TransformerLayer(True, tuple(Head(i, width, width) for i in range(num_heads)), True, ffn_dim)

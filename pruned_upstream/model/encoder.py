@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
+from .derived import captured
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
+from .memory import require_memory
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,13 @@ class Encoder(nn.Module):
             gates: multipliers; None for an encoder without gates.
 
         Raises:
-            DataError: the batch is shorter than the front end's receptive field.
+            DataError: the batch is shorter than the front end's receptive field, or too long for the memory that is
+                free.
         """
         samples = waveforms.size(1)
         self.config.require_frames(samples)
+        if not captured():
+            require_memory(self.config, len(waveforms), samples, waveforms.device)
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples)
         if not self.config.whole_windows:

@@ -20,7 +20,9 @@ from ..extras import remedy
 RELEASED = "model.safetensors"
 MODEL_TYPE = "pruned_upstream"  # in the config.json of a folder that transformers reads
 SCHEME = re.compile("hf:/{1,2}")  # a Path has lost the second slash
-ON_HUB = re.compile(r"(?P<repo_id>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?(/(?P<filename>[^@]+))?")
+PART = r"[\w-][\w.-]*"  # no "..", which would lead out of the cache
+ON_HUB = re.compile(rf"(?P<repo_id>{PART}/{PART})(@(?P<revision>{PART}))?(/(?P<filename>{PART}(/{PART})*))?", re.ASCII)
+LONGEST = 1000  # characters of a name on the hub
 
 
 def local_file(name: str | Path) -> Path:
@@ -67,8 +69,8 @@ def _place(name: str | Path) -> re.Match[str] | None:
     if scheme is None:
         return None
     place = ON_HUB.fullmatch(str(name)[scheme.end() :])
-    if place is None:
-        raise CheckpointError(f"{name} is no place on the hub; write hf://OWNER/NAME[@REVISION][/FILE]")
+    if place is None or len(str(name)) > LONGEST:
+        raise CheckpointError(f"{str(name)[:LONGEST]} is no place on the hub; write hf://OWNER/NAME[@REVISION][/FILE]")
     return place
 
 
@@ -101,3 +103,8 @@ def _fetched(repo_id: str, revision: str | None, filename: str) -> str:
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{filename} of {place} could not be fetched from the hub: {reason}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{filename} of {place} could not be put into the hub's cache ({error.strerror or error}); name a folder "
+            "with room, that may be written, in the environment variable HF_HOME"
+        ) from error

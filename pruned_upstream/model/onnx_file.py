@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, PrunedUpstreamError
+from ..parsing import MALFORMED, printable, shown
 from .checkpoint import Header, check_readable, parse_description
 from .config import EncoderConfig
 from .hub import local_file
+from .memory import require_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -61,13 +63,22 @@ class OnnxEncoder:
         """Hidden states of unpadded waveforms, (samples,) each at 16 kHz; they lie where the waveforms lay.
 
         Raises:
-            DataError: all are shorter than the front end's receptive field.
+            DataError: all are shorter than the front end's receptive field, or too long for the memory that is free.
+            CheckpointError: the file computes something else than it describes.
         """
         waveforms = nn.utils.rnn.pad_sequence([wav.detach().float().cpu() for wav in wavs], batch_first=True)
         self.config.require_frames(waveforms.size(1))
+        require_memory(self.config, len(waveforms), waveforms.size(1), waveforms.device)
         lengths = torch.tensor([len(wav) for wav in wavs])
-        outputs = self._session().run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        session = self._session()
+        try:
+            outputs = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        except onnxruntime_errors() as error:
+            raise CheckpointError(f"onnxruntime cannot run {self.path} ({_reason(error)}); export it again") from error
         *states, mask = (torch.from_numpy(output).to(wavs[0].device) for output in outputs)
+        shape = (len(wavs), self.config.frames(waveforms.size(1)))
+        if mask.shape != shape or any(state.shape != (*shape, self.config.embed_dim) for state in states):
+            raise CheckpointError(f"{self.path} gives other shapes than its description says; export it again")
         return OnnxOutput(states, mask)
 
     def _session(self) -> InferenceSession:
@@ -77,22 +88,45 @@ class OnnxEncoder:
         """
         process = os.getpid()
         if process not in self._sessions:
-            self._sessions[process] = open_session(self.path, torch.get_num_threads())
+            session = open_session(self.path, torch.get_num_threads())
+            self._require_interface(session)
+            self._sessions[process] = session
         return self._sessions[process]
+
+
+    def _require_interface(self, session: InferenceSession) -> None:
+        """Raises CheckpointError where the graph takes or gives something else than the table at the top says."""
+        names = tuple([place.name for place in places] for places in (session.get_inputs(), session.get_outputs()))
+        states = [f"hidden_state_{i}" for i in range(self.config.num_layers + 1)]
+        if names != (["waveforms", "lengths"], [*states, "padding_mask"]):
+            raise CheckpointError(
+                f"{self.path} describes an encoder of {self.config.num_layers} layers, and its graph goes from "
+                f"{shown(names[0])} to {shown(names[1])}; export it again"
+            )
+
+
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its errors have no ancestor in common but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*found, *MALFORMED)
 
 
 def open_session(path: str | Path, threads: int) -> InferenceSession:
     """onnxruntime's session on the CPU. Raises CheckpointError: it cannot run what the file describes."""
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"onnxruntime cannot run {path} ({reason}); export it again") from error
+    except onnxruntime_errors() as error:
+        raise CheckpointError(f"onnxruntime cannot run {path} ({_reason(error)}); export it again") from error
+
+
+def _reason(error: Exception) -> str:
+    return printable(str(error)).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def read_onnx_header(path: Path) -> Header:
@@ -109,9 +143,11 @@ def read_onnx_header(path: Path) -> Header:
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise CheckpointError(f"{path} is not a complete ONNX file ({error}); copy or export it again") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    except (DecodeError, *MALFORMED) as error:
+        raise CheckpointError(
+            f"{path} is not a complete ONNX file ({_reason(error)}); copy or export it again"
+        ) from error
     if not metadata.keys() >= {"config", "provenance"}:
         raise CheckpointError(
             f"{path} is an ONNX file of another program: it does not say what encoder it holds; make one with "

@@ -110,7 +110,7 @@ def test_truncated_empty_and_foreign(saved, tmp_path):
 
 def test_unknown_version_and_metadata(saved):
     rewrite(saved, metadata={"version": "99"})
-    with pytest.raises(CheckpointError, match="version 99"):
+    with pytest.raises(CheckpointError, match="version .99."):
         load(saved)
     rewrite(saved, metadata={"version": "1", "colour": "red"})
     with pytest.raises(CheckpointError, match="colour"):
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_old_file(saved, tiny, monkeypatch):
     [
         ({"family": "whisper"}, "unknown model family"),
         ({"num_heads": 5}, "not divisible"),
-        ({"layers": []}, "at least one"),
+        ({"layers": []}, "number of layers is 0"),
         ({"embed_dim": "24"}, "must be of type int"),
         ({"tempo": 3}, "unknown keys"),
     ],

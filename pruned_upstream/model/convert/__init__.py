@@ -8,11 +8,13 @@ is never evaluated.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
+from ...parsing import MALFORMED, is_text, shown
 from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
 from ..hub import require_local
@@ -50,7 +52,7 @@ def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
             fit.
     """
     path = require_local(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = read_folder(path)
     else:
         check_readable(path)
@@ -68,17 +70,17 @@ def _is_safetensors(path: Path) -> bool:
 def _read_file(path: Path) -> Found:
     checkpoint = read_pickle(path)
     for source in SOURCES if isinstance(checkpoint, dict) else ():
-        if source.recognises(checkpoint):
-            try:
+        try:
+            if source.recognises(checkpoint):
                 return _of_tensors(source.read(checkpoint))
-            except ConfigError as error:
-                raise CheckpointError(f"{path}, taken for {source.description}: {error}") from error
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise CheckpointError(
-                    f"{path}, taken for {source.description}, is not built like one ({error!r}); download it again"
-                ) from error
+        except ConfigError as error:
+            raise CheckpointError(f"{path}, taken for {source.description}: {error}") from error
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"{path}, taken for {source.description}, is not built like one ({shown(error)}); download it again"
+            ) from error
     is_dict = isinstance(checkpoint, dict)
-    found = f"the keys {sorted(map(str, checkpoint))[:6]}" if is_dict else f"a {type(checkpoint).__name__}"
+    found = f"the keys {shown(sorted(map(str, checkpoint)))}" if is_dict else f"a {type(checkpoint).__name__}"
     raise CheckpointError(
         f"{path} holds {found}; known are {'; '.join(source.description for source in SOURCES)}; and folders of "
         "transformers and files of our own"
@@ -86,7 +88,7 @@ def _read_file(path: Path) -> Found:
 
 
 def _of_tensors(found: Found) -> Found:
-    strange = [name for name, tensor in found.tensors.items() if not isinstance(tensor, Tensor)]
+    strange = [name for name, tensor in found.tensors.items() if not (is_text(name) and isinstance(tensor, Tensor))]
     if strange:
-        raise ConfigError(f"{', '.join(strange[:4])} should be tensors")
+        raise ConfigError(f"{', '.join(map(shown, strange[:4]))} should be tensors")
     return found

@@ -25,9 +25,10 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...parsing import shown
 from ..config import EncoderConfig, dense_config
 from .pickles import plain
-from .shapes import shape
+from .shapes import flag, options_of, shape
 from .source import Found
 
 FAMILY_OF_MODEL = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec_audio": "data2vec"}
@@ -57,9 +58,9 @@ def recognises(checkpoint: Mapping[str, Any]) -> bool:
 def read(checkpoint: Mapping[str, Any]) -> Found:
     if checkpoint.get("cfg") is not None:
         cfg = plain(checkpoint["cfg"])
-        model, task = cfg["model"], cfg.get("task") or {}
+        model, task = options_of(cfg["model"], "cfg.model"), options_of(cfg.get("task") or {}, "cfg.task")
     else:
-        model = task = plain(checkpoint["args"])
+        model = task = options_of(plain(checkpoint["args"]), "args")
     return _found(model, task, checkpoint["model"])
 
 
@@ -68,7 +69,8 @@ def recognises_copy(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def read_copy(checkpoint: Mapping[str, Any]) -> Found:
-    return _found(plain(checkpoint["model_cfg"]), plain(checkpoint["task_cfg"]), checkpoint["model_weight"])
+    model, task = (options_of(plain(checkpoint[name]), name) for name in ("model_cfg", "task_cfg"))
+    return _found(model, task, checkpoint["model_weight"])
 
 
 def without_pretraining(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,10 +87,10 @@ def fairseq_config(model: Mapping[str, Any], task: Mapping[str, Any]) -> Encoder
     family = FAMILY_OF_MODEL.get(_name(model))
     if family is None:
         known = ", ".join((*FAMILY_OF_MODEL, *FINETUNED_MODELS))
-        raise ConfigError(f"a fairseq model '{_name(model)}'; known are {known}")
+        raise ConfigError(f"a fairseq model {shown(_name(model))}; known are {known}")
     if "normalize" not in task:
         raise ConfigError("the task's options do not say whether waveforms are normalised (normalize)")
-    return dense_config(family=family, normalize=bool(task["normalize"]), **shape(model, DEFAULTS))
+    return dense_config(family=family, normalize=flag("normalize", task["normalize"]), **shape(model, DEFAULTS))
 
 
 def _found(model: Mapping[str, Any], task: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Found:
@@ -110,7 +112,8 @@ def _pretrained_options(model: Mapping[str, Any]) -> Mapping[str, Any]:
             f"a finetuned model ({_name(model)}) that does not hold the pre-trained model's options in w2v_args; take "
             "the pre-trained file, or the finetuned model's transformers folder"
         )
-    return inner.get("model") or inner
+    inner = options_of(inner, "w2v_args")
+    return options_of(inner.get("model") or inner, "w2v_args.model")
 
 
 def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

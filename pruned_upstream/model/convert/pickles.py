@@ -9,9 +9,12 @@ reading. A file that names anything else is refused.
 from __future__ import annotations
 
 import argparse
+import itertools
 import pickle
 import pickletools
+import struct
 import zipfile
+import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which torch still writes
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError
+from ...parsing import MALFORMED, MAX_DEPTH, printable
 from ..checkpoint import check_readable
 
 # packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`, and
@@ -31,6 +35,8 @@ INERT_NAMES = ("collections.defaultdict", "functools.partial", "_codecs.encode",
 # plain data, real ones of which are built; of torch's own names its unpickler knows which are safe
 REAL = ("argparse.Namespace", "builtins.set", "builtins.bytearray", "builtins.complex")
 JUDGED_BY_TORCH = ("torch", "collections")
+MAX_OPTIONS = 100_000  # values, where published files have hundreds
+REASON = 200  # characters of a foreign message
 LEGACY_PICKLES = 4  # before torch 1.6 a file was several pickles in a row: magic number, protocol, system, object
 
 
@@ -75,24 +81,41 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path} was not opened: torch's safe reader refuses it, since it is truncated or could run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (*MALFORMED, EOFError, AssertionError, OSError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+        reason = printable(str(error)).partition("\n")[0][:REASON] or type(error).__name__
         raise CheckpointError(
-            f"{path} is no checkpoint of torch, or truncated or damaged ({error}); download it again"
+            f"{path} is no checkpoint of torch, or truncated or damaged ({reason}); download it again"
+        ) from error
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} asks for more memory than there is; it is damaged, or too large for this machine"
         ) from error
 
 
 def plain(tree: Any) -> Any:
-    """Options as plain dictionaries and lists, also where a Namespace or omegaconf's containers held them."""
+    """Options as plain dictionaries and lists, also where a Namespace or omegaconf's containers held them.
+
+    Raises:
+        ConfigError: they contain themselves, or stand for more values than options are.
+    """
+    return _plain(tree, 0, itertools.count())
+
+
+def _plain(tree: Any, depth: int, counted: Iterator[int]) -> Any:
+    if depth > MAX_DEPTH or next(counted) > MAX_OPTIONS:
+        raise ConfigError(
+            f"the options contain themselves, are nested more than {MAX_DEPTH} deep, or are more than {MAX_OPTIONS:,}"
+        )
     if isinstance(tree, argparse.Namespace):
         tree = vars(tree)
     elif isinstance(tree, Inert) and "_content" in vars(tree):  # omegaconf's DictConfig and ListConfig
-        tree = vars(tree)["_content"]
+        return _plain(vars(tree)["_content"], depth + 1, counted)
     elif isinstance(tree, Inert) and "_val" in vars(tree):  # omegaconf's nodes
-        tree = vars(tree)["_val"]
+        return _plain(vars(tree)["_val"], depth + 1, counted)
     if isinstance(tree, dict):
-        return {key: plain(value) for key, value in tree.items()}
+        return {key: _plain(value, depth + 1, counted) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(plain(value) for value in tree)
+        return type(tree)(_plain(value, depth + 1, counted) for value in tree)
     return tree
 
 
@@ -100,10 +123,20 @@ def _named(path: Path) -> set[str]:
     """Every class and function that the file names, as "module.name"; the pickle is read for it, not run."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, path)
             members = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
             return {name for member in members for name in _globals(archive.read(member))}
     with open(path, "rb") as file:
         return {name for _ in range(LEGACY_PICKLES) for name in _globals(file)}
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive that would grow when it is read; torch's own are not compressed."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+        sum(entry.file_size for entry in entries) > path.stat().st_size
+    ):
+        raise CheckpointError(f"{path} is a compressed archive, which no checkpoint of torch is; download it again")
 
 
 def _globals(stream: bytes | BinaryIO) -> Iterator[str]:

@@ -5,19 +5,21 @@ torchaudio's wav2vec 2.0 names its modules alike, so DPHuBERT's files (`peers.py
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
+from ...parsing import MALFORMED, is_text, read_json, shown
 from ..checkpoint import check_readable
 from ..config import EncoderConfig, RelativePosition, dense_config
 from ..hub import MODEL_TYPE
 from . import ours, whisper
 from .pickles import read_pickle
+from .shapes import flag, options_of, whole, word
 from .source import Found
 
 FAMILY_OF_MODEL_TYPE = {"wavlm": "wavlm", "hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec-audio": "data2vec"}
@@ -51,12 +53,18 @@ POSITION_WEIGHTS = {
 }
 POSITION_GATE = "attention.gru_rel_pos_const"
 POSITION_TABLE = "layers.0.attention.rel_attn_embed.weight"
+# of the convolutions: channels, kernels and strides
+CONV_LISTS = {
+    "conv_dim": (512,) * 7,
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+}
 PRETRAINING_ONLY = ("masked_spec_embed",)
 PREFIXES = ("wavlm.", "hubert.", "wav2vec2.", "data2vec_audio.")  # of an encoder under a head
 
 
 def read_folder(folder: Path) -> Found:
-    """The encoder in a folder with config.json and model.safetensors or pytorch_model.bin.
+    """The encoder in a folder with config.json and model.safetensors or pytorch_model.bin, whole or in parts.
 
     Raises:
         CheckpointError: one of them is missing or damaged, the model is of another kind, or a tensor is unknown.
@@ -65,16 +73,16 @@ def read_folder(folder: Path) -> Found:
     if not description.is_file():
         raise CheckpointError(f"{folder} is a folder without config.json; name a model file or a transformers folder")
     try:
-        cfg = json.loads(description.read_text(encoding="utf-8"))
+        cfg = options_of(read_json(description), "what the file holds")
         if cfg.get("model_type") == MODEL_TYPE:
             return ours.read(cfg, _weights(folder))
         if cfg.get("model_type") == WHISPER:
             return whisper.read_transformers(cfg, _weights(folder))
         config = transformers_config(cfg)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{description} is not JSON: {error}") from error
-    except ConfigError as error:
-        raise CheckpointError(f"{description}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{description} cannot be read: {error.strerror}") from error
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{description} does not describe an encoder: {error}") from error
     foreign = _weights(folder)
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in foreign)), "")
     names = tensor_names(config)
@@ -88,9 +96,10 @@ def read_folder(folder: Path) -> Found:
         elif own not in PRETRAINING_ONLY:
             unknown.append(own)
     if unknown:
-        raise CheckpointError(f"{folder}: unknown tensors {sorted(unknown)[:4]} in a {cfg['model_type']} encoder")
-    grep = [name for name in tensors if name.endswith("grep_a")]
-    tensors.update({name: tensors[name].reshape(1, -1, 1, 1) for name in grep})
+        raise CheckpointError(f"{folder}: unknown tensors {shown(sorted(unknown))} in a {cfg['model_type']} encoder")
+    for name, tensor in tensors.items():
+        if name.endswith("grep_a") and tensor.layout == torch.strided:
+            tensors[name] = tensor.reshape(1, -1, 1, 1)
     return Found(config, tensors)
 
 
@@ -103,47 +112,56 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     Raises:
         ConfigError: another model type, activation or adapter.
     """
-    family = FAMILY_OF_MODEL_TYPE.get(cfg.get("model_type", ""))
+    family = FAMILY_OF_MODEL_TYPE.get(word("model_type", cfg.get("model_type", "")))
     if family is None:
         known = ", ".join([*FAMILY_OF_MODEL_TYPE, WHISPER])
-        raise ConfigError(f"model_type '{cfg.get('model_type')}'; known are {known}")
+        raise ConfigError(f"model_type {shown(cfg.get('model_type'))}; known are {known}")
     for key in ("hidden_act", "feat_extract_activation"):
         if cfg.get(key, "gelu") != "gelu":
-            raise ConfigError(f"{key} '{cfg[key]}' is not supported; the published encoders use gelu")
+            raise ConfigError(f"{key} {shown(cfg[key])} is not supported; the published encoders use gelu")
     if cfg.get("add_adapter"):
         raise ConfigError("models with an adapter are not supported")
+
+    def count(key: str, default: int) -> int:
+        return whole(key, cfg.get(key, default))
+
     relative = None
     if family == "wavlm":
-        relative = RelativePosition(int(cfg.get("num_buckets", 320)), int(cfg.get("max_bucket_distance", 800)), True)
+        relative = RelativePosition(count("num_buckets", 320), count("max_bucket_distance", 800), True)
     layer_norms = cfg.get("feat_extract_norm", "group") == "layer" or family == "data2vec"
-    depth = int(cfg.get("num_conv_pos_embeddings", 5)) if family == "data2vec" else 1
-    kernel = int(cfg.get("conv_pos_kernel_size", 19)) * depth
+    depth = count("num_conv_pos_embeddings", 5) if family == "data2vec" else 1
+    kernel = count("conv_pos_kernel_size", 19) * depth
     if family != "data2vec":
-        kernel = int(cfg.get("num_conv_pos_embeddings", 128))
+        kernel = count("num_conv_pos_embeddings", 128)
     return dense_config(
         family=family,
-        conv_layers=tuple(
-            zip(
-                cfg.get("conv_dim", (512,) * 7),
-                cfg.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
-                cfg.get("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
-                strict=True,
-            )
-        ),
-        num_layers=int(cfg.get("num_hidden_layers", 12)),
-        embed_dim=int(cfg.get("hidden_size", 768)),
-        num_heads=int(cfg.get("num_attention_heads", 12)),
-        ffn_dim=int(cfg.get("intermediate_size", 3072)),
+        conv_layers=_conv_layers(cfg),
+        num_layers=count("num_hidden_layers", 12),
+        embed_dim=count("hidden_size", 768),
+        num_heads=count("num_attention_heads", 12),
+        ffn_dim=count("intermediate_size", 3072),
         extractor_mode="layer_norm" if layer_norms else "default",
-        conv_bias=bool(cfg.get("conv_bias", False)),
+        conv_bias=flag("conv_bias", cfg.get("conv_bias", False)),
         normalize=layer_norms,
-        layer_norm_first=bool(cfg.get("do_stable_layer_norm", False)),
+        layer_norm_first=flag("do_stable_layer_norm", cfg.get("do_stable_layer_norm", False)),
         conv_pos=kernel,
-        conv_pos_groups=int(cfg.get("num_conv_pos_embedding_groups", 16)),
+        conv_pos_groups=count("num_conv_pos_embedding_groups", 16),
         conv_pos_depth=depth,
         relative_position=relative,
-        feature_norm=bool(cfg.get("feat_proj_layer_norm", True)) or family != "hubert",
+        feature_norm=flag("feat_proj_layer_norm", cfg.get("feat_proj_layer_norm", True)) or family != "hubert",
     )
+
+
+def _conv_layers(cfg: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    lists = {key: cfg.get(key, default) for key, default in CONV_LISTS.items()}
+    for key, sizes in lists.items():
+        if not isinstance(sizes, list | tuple):
+            raise ConfigError(f"{key} is {shown(sizes)}; it must list a number for each convolution")
+    lengths = {key: len(sizes) for key, sizes in lists.items()}
+    if len(set(lengths.values())) != 1:
+        raise ConfigError(f"{', '.join(lengths)} list {', '.join(map(str, lengths.values()))} convolutions")
+    counts = ([whole(key, size) for size in sizes] for key, sizes in lists.items())
+    return tuple(zip(*counts, strict=True))
 
 
 def tensor_names(config: EncoderConfig, *, front_end: str = "", encoder: str = "encoder.") -> dict[str, str]:
@@ -175,16 +193,58 @@ def tensor_names(config: EncoderConfig, *, front_end: str = "", encoder: str = "
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
+    """The weights, of one file or of several that an index lists."""
+    for name, read in WEIGHTS.items():
+        if (folder / name).is_file():
+            return read(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return _sharded(folder / f"{name}.index.json", read)
+    raise CheckpointError(f"{folder} has neither {' nor '.join(WEIGHTS)}, nor an index of parts (*.index.json)")
+
+
+def _sharded(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that `weight_map` of an index names, each from the file beside it that holds it."""
+    try:
+        tree = read_json(index)
+    except OSError as error:
+        raise CheckpointError(f"{index} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{index} cannot be read: {error}") from error
+    places = tree.get("weight_map") if isinstance(tree, dict) else None
+    if not isinstance(places, dict) or not all(
+        isinstance(part, str) and Path(part).name == part for part in places.values()
+    ):
+        raise CheckpointError(f"{index} has no weight_map from the names of tensors to files beside it")
+    tensors: dict[str, Tensor] = {}
+    for part in sorted(set(places.values())):
+        held = read(index.parent / part)
+        listed = {name for name, place in places.items() if place == part}
+        if held.keys() != listed:
+            odd = sorted(map(str, held.keys() ^ listed))
+            raise CheckpointError(f"{index.parent / part} does not hold what {index.name} says: {shown(odd)}")
+        tensors |= held
+    return tensors
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    safetensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    if safetensors.is_file():
-        check_readable(safetensors)
-        try:
-            return load_file(safetensors)
-        except SafetensorError as error:
-            raise CheckpointError(f"{safetensors} is damaged ({error}); download it again") from error
-    if pickled.is_file():
-        return read_pickle(pickled)
-    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    check_readable(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, *MALFORMED) as error:
+        raise CheckpointError(f"{path} is damaged ({shown(str(error))}); download it again") from error
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    tensors = read_pickle(path)
+    if not isinstance(tensors, dict) or not all(is_text(n) and isinstance(t, Tensor) for n, t in tensors.items()):
+        raise CheckpointError(f"{path} does not hold tensors by name; download it again")
+    return tensors
+
+
+WEIGHTS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "model.safetensors": _safetensors,
+    "pytorch_model.bin": _pickled,
+}

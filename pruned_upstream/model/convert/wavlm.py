@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ConfigError
 from ..config import EncoderConfig, RelativePosition, dense_config
 from .fairseq import without_pretraining
 from .pickles import plain
-from .shapes import shape
+from .shapes import flag, options_of, shape, whole
 from .source import Found
 
 RENAMED = {"encoder.layers.0.self_attn.relative_attention_bias.weight": "encoder.relative_attention_bias.weight"}
@@ -52,15 +51,13 @@ def wavlm_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     Raises:
         ConfigError: an option that changes the function and is not one WavLM was published with.
     """
-    if not isinstance(cfg, Mapping):
-        raise ConfigError(f"'cfg' is not a dictionary but {type(cfg).__name__}")
+    cfg = options_of(cfg, "'cfg'")
     relative = None
-    if cfg.get("relative_position_embedding", False):
+    if flag("relative_position_embedding", cfg.get("relative_position_embedding", False)):
         relative = RelativePosition(
-            buckets=int(cfg.get("num_buckets", 320)),
-            max_distance=int(cfg.get("max_distance", 1280)),
-            gated=bool(cfg.get("gru_rel_pos", False)),
+            buckets=whole("num_buckets", cfg.get("num_buckets", 320)),
+            max_distance=whole("max_distance", cfg.get("max_distance", 1280)),
+            gated=flag("gru_rel_pos", cfg.get("gru_rel_pos", False)),
         )
-    return dense_config(
-        family="wavlm", normalize=bool(cfg.get("normalize", False)), relative_position=relative, **shape(cfg, DEFAULTS)
-    )
+    normalize = flag("normalize", cfg.get("normalize", False))
+    return dense_config(family="wavlm", normalize=normalize, relative_position=relative, **shape(cfg, DEFAULTS))

@@ -22,9 +22,12 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...parsing import shown
 from ..checkpoint import assemble
 from ..config import EncoderConfig, LogMel, whisper_config
 from ..encoder import Encoder
+from .pickles import plain
+from .shapes import options_of, whole
 from .source import Found
 
 OF_OPENAI, OF_TRANSFORMERS = "encoder.", ("model.encoder.", "encoder.")
@@ -62,12 +65,13 @@ def recognises(checkpoint: Mapping[str, Any]) -> bool:
 
 def read(checkpoint: Mapping[str, Any]) -> Found:
     """Raises ConfigError: a number is missing from the file's `dims`."""
-    dims = checkpoint["dims"]
+    dims = options_of(plain(checkpoint["dims"]), "dims")
     missing = sorted({*DIMENSIONS, "n_mels"} - dims.keys())
     if missing:
         raise ConfigError(f"dims does not say {', '.join(missing)}, and a shape is not guessed")
     config = whisper_config(
-        **{ours: int(dims[theirs]) for theirs, ours in DIMENSIONS.items()}, log_mel=LogMel(bands=int(dims["n_mels"]))
+        **{ours: whole(theirs, dims[theirs]) for theirs, ours in DIMENSIONS.items()},
+        log_mel=LogMel(bands=whole("n_mels", dims["n_mels"])),
     )
     modules = WHOLE | {"ln_post": "encoder.layer_norm"}
     for i in range(config.num_layers):
@@ -80,9 +84,11 @@ def read(checkpoint: Mapping[str, Any]) -> Found:
 def read_transformers(cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Found:
     """Of a folder whose `config.json` is `cfg`. Raises ConfigError: another activation, or a tensor is unknown."""
     if cfg.get("activation_function", "gelu") != "gelu":
-        raise ConfigError(f"activation_function '{cfg['activation_function']}' is not supported; Whisper's is gelu")
-    shape = {ours: int(cfg.get(theirs, default)) for theirs, (ours, default) in OPTIONS.items()}
-    config = whisper_config(**shape, log_mel=LogMel(bands=int(cfg.get("num_mel_bins", 80))))
+        raise ConfigError(
+            f"activation_function {shown(cfg['activation_function'])} is not supported; Whisper's is gelu"
+        )
+    shape = {ours: whole(theirs, cfg.get(theirs, default)) for theirs, (ours, default) in OPTIONS.items()}
+    config = whisper_config(**shape, log_mel=LogMel(bands=whole("num_mel_bins", cfg.get("num_mel_bins", 80))))
     modules = WHOLE | {"layer_norm": "encoder.layer_norm"}
     for i in range(config.num_layers):
         modules |= {f"layers.{i}.{name}": f"encoder.layers.{i}.{name}" for name in IN_LAYER.values()}
@@ -116,5 +122,5 @@ def _renamed(
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     unknown = sorted(own.keys() - names.keys())
     if unknown:
-        raise ConfigError(f"unknown tensors {unknown[:4]} in a Whisper encoder")
+        raise ConfigError(f"unknown tensors {shown(unknown)} in a Whisper encoder")
     return Found(config, {names[name]: tensor for name, tensor in own.items()})

@@ -1,0 +1,157 @@
+"""Text of unknown origin as plain data: bounded before it is built, and fit to be shown."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import yaml
+
+# what Python raises where data has another shape than the code that takes it apart expects; RecursionError is a
+# RuntimeError, and what JSON and Unicode raise are ValueErrors
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+MAX_DEPTH = 32  # of lists and mappings within each other
+MAX_YAML_BYTES = 4_000_000
+MAX_YAML_NODES = 100_000  # once aliases are followed: ten short lines can stand for a billion values
+MAX_INTEGER = 1 << 63
+
+
+def parse_json(text: str) -> Any:
+    """JSON as plain data.
+
+    Raises:
+        ValueError: it is not JSON, is nested more than `MAX_DEPTH` deep, or holds an integer beyond 64 bits.
+    """
+    try:
+        tree = json.loads(text, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from error
+    level, depth = [tree], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+        depth += 1
+    return tree
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file as plain data.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as `parse_json`; or it is not UTF-8.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file as plain data.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as `bounded_yaml`.
+    """
+    import yaml
+
+    text = bounded_yaml(path)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, *MALFORMED) as error:
+        raise ValueError(_yaml_fault(error)) from error
+
+
+def bounded_yaml(path: Path) -> str:
+    """The text of a YAML file that is no larger than such files are, also when its aliases are followed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no YAML, too large, nested too deep, or refers to itself. Its text is not quoted, for the path
+            may lead to a file that is nobody's business.
+    """
+    import yaml
+
+    with open(path, "rb") as file:
+        raw = file.read(MAX_YAML_BYTES + 1)
+    if len(raw) > MAX_YAML_BYTES:
+        raise ValueError(f"it has more than {MAX_YAML_BYTES / 1e6:g} MB")
+    try:
+        text = raw.decode("utf-8-sig")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        nodes = 0 if root is None else _expanded(root, {}, 0)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+    except (yaml.YAMLError, *MALFORMED) as error:
+        raise ValueError(_yaml_fault(error)) from error
+    if nodes > MAX_YAML_NODES:
+        raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES:,} values")
+    return text
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that would steer a terminal or cannot be encoded; line breaks and tabs stay."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: like repr(), never long."""
+    return _SHORT.repr(value)
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that can be written to a file; one with half a surrogate pair cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlevel = 3
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -MAX_INTEGER <= int(digits) < MAX_INTEGER:
+        raise ValueError("it holds an integer beyond 64 bits")
+    return int(digits)
+
+
+def _children(node: dict[str, Any] | list[Any]) -> Any:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
+    """Nodes below and with `node`, each counted as often as aliases name it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if isinstance(node.value, str):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = None
+        children = (
+            child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))
+        )
+        known[id(node)] = 1 + sum(_expanded(child, known, depth + 1) for child in children)
+    count = known[id(node)]
+    if count is None:
+        raise ValueError("a value in it contains itself")
+    return count
+
+
+def _yaml_fault(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return f"it is nested more than {MAX_DEPTH} deep"
+    return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
