@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from .errors import PrunedUpstreamError
 from .extras import remedy
+from .parsing import printable
 
 if TYPE_CHECKING:
     import typer
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+LONGEST_SENTENCE = 2000  # characters
 
 
 def build_app() -> typer.Typer:
@@ -45,17 +47,23 @@ def main() -> None:
         if sentence is None:
             raise
         _complain(sentence)
+    except OSError as error:  # a full disk, a folder without permission: the machine's fault, wherever it shows
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror or error}; mend that, and give the same command again")
+    except MemoryError:
+        _complain("there is not enough memory; take smaller batches, or a larger machine")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def _complain(sentence: str) -> None:
-    """Say what is wrong, and end; without colours where rich is what is missing."""
+    """Say what is wrong, and end; without colours where rich is what is missing or broken."""
+    sentence = printable(sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]} ...")
     try:
         from rich.console import Console
         from rich.text import Text
-    except ModuleNotFoundError:
+    except ImportError:
         print(f"error: {sentence}", file=sys.stderr)
     else:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)

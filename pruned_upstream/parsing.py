@@ -138,9 +138,7 @@ def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = None
-        children = (
-            child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))
-        )
+        children = (child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,)))
         known[id(node)] = 1 + sum(_expanded(child, known, depth + 1) for child in children)
     count = known[id(node)]
     if count is None:

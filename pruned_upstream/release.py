@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import PrunedUpstreamError
+from .errors import DataError
 from .export import OnnxReport, export_onnx
-from .files import write_text
-from .model.checkpoint import Header, load, read_header, read_masks, save
+from .files import atomic_folder, write_text
+from .model.checkpoint import load, read_header, read_masks, save
 from .model.config import EncoderConfig
 from .model.hub import RELEASED as MODEL
 from .model.hub import local_file
@@ -26,6 +29,8 @@ def write_release(
 ) -> list[Path]:
     """Make `folder` from a model file.
 
+    It appears with all its files or not at all, and none of them names a place on this machine.
+
     Args:
         license: of the weights, an identifier of the Hugging Face hub's list.
         results: a run folder with a results.yaml, whose scores the card shows.
@@ -36,28 +41,49 @@ def write_release(
 
     Raises:
         CheckpointError: `file` is no model file.
-        PrunedUpstreamError: the folder holds another model already, or an export fails.
+        DataError: `results` are of another model.
+        PrunedUpstreamError: the folder holds something already, or an export fails.
     """
     folder = Path(folder)
-    if (folder / MODEL).exists():
-        raise PrunedUpstreamError(f"{folder} holds a released model already; name another folder or remove it")
     file = local_file(file)
     header, encoder = read_header(file), load(file)
-    scores = "" if results is None else _scores(Path(results))
-    save(folder / MODEL, encoder, provenance=header.provenance, masks=read_masks(file))
-    written = [folder / MODEL, *describe(folder, header.config, header.provenance)]
-    written.append(write_preprocessor(folder, header.config))
-    sections = [_front_matter(license), f"# {name}\n", _summary(header.config), _loading(name), _origin(header), scores]
-    if onnx:
-        reports = [
-            export_onnx(encoder, folder / file_name, int8=int8, provenance=header.provenance)
-            for file_name, int8 in (("model.onnx", False), ("model.int8.onnx", True))
-        ]
-        written += [report.path for report in reports]
-        sections.append(_runtimes(reports))
-    sections.append(_widths(header.config))
-    write_text(folder / "README.md", "\n".join(section for section in sections if section))
-    return [*written, folder / "README.md"]
+    provenance = {key: without_places(value) for key, value in header.provenance.items()}
+    scores = "" if results is None else _scores(Path(results), file, header.config)
+    sections = [_front_matter(license), f"# {name}\n", _summary(header.config), _loading(name), _origin(provenance)]
+    sections.append(without_places(scores))
+    with atomic_folder(folder, last=MODEL) as unfinished:
+        save(unfinished / MODEL, encoder, provenance=provenance, masks=read_masks(file))
+        described = [*describe(unfinished, header.config, provenance), write_preprocessor(unfinished, header.config)]
+        written = [MODEL, *(path.name for path in described)]
+        if onnx:
+            reports = [
+                export_onnx(encoder, unfinished / file_name, int8=int8, provenance=provenance)
+                for file_name, int8 in (("model.onnx", False), ("model.int8.onnx", True))
+            ]
+            written += [report.path.name for report in reports]
+            sections.append(_runtimes(reports))
+        sections.append(_widths(header.config))
+        write_text(unfinished / "README.md", "\n".join(section for section in sections if section))
+    return [folder / file_name for file_name in (*written, "README.md")]
+
+
+def without_places(text: str) -> str:
+    """Text whose absolute paths, and those from ~, ./ or ../, are cut to their last part.
+
+    >>> without_places("teacher: /home/someone/models/WavLM-Base.pt")
+    'teacher: WavLM-Base.pt'
+    """
+    return PLACE.sub(lambda place: re.split(r"[/\\]", place[0].rstrip("/\\"))[-1], text)
+
+
+_START = r"(?:~[\w.-]*|\.{1,2}|[A-Za-z]:)?(?:/(?!/)|\\)"
+_WORD = r"[^\s\"'`,;:(){}\[\]<>]"
+PLACE = re.compile(
+    rf"""(?<=["']){_START}[^"'\n]+(?=["'])"""  # in quotes, where spaces belong to it
+    rf"""|(?<=[:-][ ]){_START}[^"'\n\[\]{{}}]+$"""  # a value of YAML, up to the end of its line
+    rf"""|(?<![\w/\\.~<-])(?<!hf:){_START}{_WORD}+""",
+    re.MULTILINE,
+)
 
 
 def _front_matter(license: str) -> str:
@@ -102,21 +128,37 @@ its name there will do in both: `hf://OWNER/{name}`, or `hf://OWNER/{name}@REVIS
 """
 
 
-def _origin(header: Header) -> str:
-    if not header.provenance:
+def _origin(provenance: Mapping[str, str]) -> str:
+    if not provenance:
         return "## Origin\n\nThe model file does not say what it was made from.\n"
     parts = []
-    for key, value in sorted(header.provenance.items()):
-        block = "\n" in value
-        parts.append(f"\n{key}:\n\n```yaml\n{value.strip()}\n```\n" if block else f"- {key}: {value}\n")
-    return "## Origin\n\n" + "".join(sorted(parts, key=lambda part: "```" in part))
+    for key, value in sorted(provenance.items()):
+        if "\n" in value:
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", value)), default=0))  # longer than any in the text
+            parts.append((True, f"\n{key}:\n\n{fence}yaml\n{value.strip()}\n{fence}\n"))
+        else:
+            parts.append((False, f"- {key}: {value}\n"))
+    return "## Origin\n\n" + "".join(part for _, part in sorted(parts, key=lambda part: part[0]))
 
 
-def _scores(run: Path) -> str:
+def _scores(run: Path, file: Path, config: EncoderConfig) -> str:
     from .superb.report import Entry, overview
     from .superb.results import read_results
 
     results = read_results(run)
+    measured = results.provenance.get("checkpoint_sha256")
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if measured not in (None, digest):
+        raise DataError(
+            f"{run} holds results of another model (its file's SHA-256 begins with {measured[:8]}, that of {file} with "
+            f"{digest[:8]}); score this one, or name the folder of its scores"
+        )
+    if results.parameters not in (None, count_parameters(config)):
+        raise DataError(
+            f"{run} holds results of another model, of {results.parameters:,} parameters, where {file} has "
+            f"{count_parameters(config):,}; score this one, or name the folder of its scores"
+        )
     text = "## SUPERB\n\n" + overview([Entry.measured(results)]).markdown() + "\n"
     unofficial = sorted(task for task, result in results.tasks.items() if not result.official)
     if unofficial:

@@ -6,6 +6,7 @@ In the repository they lie at the top level, where a reader looks for them; a wh
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from .errors import ConfigError
@@ -13,6 +14,7 @@ from .errors import ConfigError
 PACKAGE = Path(__file__).parent
 RECIPES = "recipes"
 DOWNSTREAM_CONFIGS = "downstream_configs"
+LONGEST_SHOWN = 300  # characters
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -40,7 +42,7 @@ def _folder(kind: str) -> Path:
 
 
 def _path(name: str | Path, kind: str, what: str) -> Path:
-    if Path(name).is_file():
+    if os.path.isfile(name):  # which says no, and raises nothing, where the name itself is impossible
         return Path(name)
     bare = str(name).removesuffix(".yaml")
     known = names(kind)
@@ -48,4 +50,4 @@ def _path(name: str | Path, kind: str, what: str) -> Path:
         return _folder(kind) / f"{bare}.yaml"
     close = difflib.get_close_matches(bare, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(known) or 'none'}"
-    raise ConfigError(f"there is no {what} {name}, neither as a file nor by that name; {hint}")
+    raise ConfigError(f"there is no {what} {str(name)[:LONGEST_SHOWN]}, neither as a file nor by that name; {hint}")

@@ -304,7 +304,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     version = metadata.get("version", "none")
     if version not in METADATA_KEYS:
         raise CheckpointError(
-            f"{path} has version {shown(version)} of the file layout, this program reads {' and '.join(METADATA_KEYS)}; "
+            f"{path} has version {shown(version)} of the layout, this program reads {' and '.join(METADATA_KEYS)}; "
             "update pruned_upstream"
         )
     keys = METADATA_KEYS[version]

@@ -41,7 +41,9 @@ class _Typed:
         for name, kind in _simple_fields(type(self)).items():
             value = getattr(self, name)
             if type(value) is not kind:
-                raise ConfigError(f"{name} of {type(self).__name__} is {shown(value)}; it must be of type {kind.__name__}")
+                raise ConfigError(
+                    f"{name} of {type(self).__name__} is {shown(value)}; it must be of type {kind.__name__}"
+                )
 
 
 @functools.cache

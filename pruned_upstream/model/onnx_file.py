@@ -93,7 +93,6 @@ class OnnxEncoder:
             self._sessions[process] = session
         return self._sessions[process]
 
-
     def _require_interface(self, session: InferenceSession) -> None:
         """Raises CheckpointError where the graph takes or gives something else than the table at the top says."""
         names = tuple([place.name for place in places] for places in (session.get_inputs(), session.get_outputs()))

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
+import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +21,14 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from ..errors import ConfigError
 from ..files import write_text
+from ..parsing import MALFORMED, bounded_yaml, printable, shown
 from ..resources import recipe_path
 
 PRECISIONS = ("fp32", "bf16")
 LISTS = ("train", "test")  # of data: one entry may stand without brackets
 BASE = "base"  # key of a recipe file: the recipe that it differs from
+NO_SECTIONS = "it must hold sections and keys"
+KEY = r"\w+(\.\w+)*"
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
 
 
@@ -129,7 +136,7 @@ def require(condition: bool, key: str, value: object, wanted: str) -> None:
         ConfigError: `condition` is false.
     """
     if not condition:
-        raise ConfigError(f"{key} is {value!r}; it must {wanted}")
+        raise ConfigError(f"{key} is {shown(value)}; it must {wanted}")
 
 
 def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequence[str] = ()) -> RecipeType:
@@ -144,10 +151,11 @@ def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequenc
         ConfigError: no such recipe or base, a base of itself, not YAML, an unknown key, a missing one, or an
             impossible value; it is named.
     """
-    from omegaconf import OmegaConf
-
-    given = OmegaConf.merge(_read_with_bases(source), *(_override(text) for text in overrides))
-    return resolve_recipe(OmegaConf.to_container(given), schema)
+    tree: dict[str, Any] = {}
+    for layer in (*_layers(source), *map(_override, overrides)):
+        _check_keys(layer)
+        tree = _laid_over(tree, layer)
+    return resolve_recipe(tree, schema)
 
 
 def recipe_from(overrides: Sequence[str], schema: type[RecipeType]) -> RecipeType:
@@ -162,10 +170,13 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+    _check_keys(tree)
     for name, section in _sections(schema).items():
         if name in tree and not isinstance(tree[name], dict):
             first = dataclasses.fields(section)[0].name
-            raise ConfigError(f"recipe section '{name}' is {tree[name]!r}; it must hold keys, such as {name}.{first}")
+            raise ConfigError(
+                f"recipe section '{name}' is {shown(tree[name])}; it must hold keys, such as {name}.{first}"
+            )
     data = tree.get("data")
     if data is not None:
         alone = {key: [data[key]] for key in LISTS if isinstance(data.get(key), str) and data[key] != REQUIRED}
@@ -178,9 +189,12 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
         raise ConfigError(f"there is no recipe key '{error.full_key}'{_suggestion(error.full_key, schema)}") from error
     except MissingMandatoryValue as error:
         raise ConfigError(f"the recipe does not say {error.full_key}; add {error.full_key}=<value>") from error
-    except OmegaConfBaseException as error:
-        where = f"recipe key '{error.full_key}'" if error.full_key else "the recipe"
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, *MALFORMED) as error:
+        raise _unmergeable(error) from error
+    for key, value in flat_keys(recipe).items():
+        for number in value if isinstance(value, list) else [value]:
+            finite = not isinstance(number, float) or math.isfinite(number)
+            require(finite, key, number, "be a finite number")
     for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
         if isinstance(section, Section):
             section.check()
@@ -225,14 +239,12 @@ def default_keys(recipe: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _read_with_bases(source: str | Path, below: tuple[Path, ...] = ()) -> Any:
-    """A recipe laid over the one that it names as its base, that over its own, and so on.
+def _layers(source: str | Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """A recipe's file and those that it is based on, the deepest first.
 
     Args:
         below: files that led here, each based on the next.
     """
-    from omegaconf import OmegaConf
-
     path = recipe_path(source).resolve()
     chain = (*below, path)
     if path in below:
@@ -240,44 +252,85 @@ def _read_with_bases(source: str | Path, below: tuple[Path, ...] = ()) -> Any:
     tree = _read(path)
     base = tree.pop(BASE, None)
     if base is None:
-        return tree
+        return [tree]
     if not isinstance(base, str):
-        raise ConfigError(f"{path.name}: {BASE} must be the name or path of one recipe, not {base}")
+        raise ConfigError(f"{path.name}: {BASE} must be the name or path of one recipe, not {shown(base)}")
     beside = path.parent / f"{base.removesuffix('.yaml')}.yaml"
     try:
-        found = beside if beside.is_file() else recipe_path(base)
+        found = beside if os.path.isfile(beside) else recipe_path(base)
     except ConfigError as error:
         raise ConfigError(f"{path.name} is based on a recipe that is not there: {error}") from error
-    return OmegaConf.merge(_read_with_bases(found, chain), tree)
+    if found.suffix != ".yaml":
+        raise ConfigError(f"{path.name}: {BASE} is {shown(base)}; recipes end in .yaml")
+    return [*_layers(found, chain), tree]
 
 
-def _read(path: Path) -> Any:
-    import yaml
+def _read(path: Path) -> dict[str, Any]:
+    """A recipe's file as plain values; references to other keys (${...}) stay as they are written."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        tree = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"the recipe {path} is not YAML: {error}") from error
-    if not OmegaConf.is_dict(tree):
-        raise ConfigError(f"the recipe {path} must hold sections and keys")
+        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(bounded_yaml(path))))
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror or NO_SECTIONS}") from error
+    except (OmegaConfBaseException, *MALFORMED) as error:
+        raise ConfigError(f"the recipe {path} is not YAML: {_fault(error)}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the recipe {path} cannot be read: {NO_SECTIONS}")
     return tree
 
 
-def _override(text: str) -> Any:
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Keys of both, of sections too; where both say something, what `above` says."""
+    merged = dict(below)
+    for key, value in above.items():
+        here = below.get(key)
+        if isinstance(value, dict) and isinstance(here, dict):
+            merged[key] = _laid_over(here, value)
+        elif key not in below or value != REQUIRED:
+            merged[key] = value
+    return merged
+
+
+def _override(text: str) -> dict[str, Any]:
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     key, equals, _ = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{text}' does not override anything; write section.key=value")
+    if not re.fullmatch(KEY, key):
+        raise ConfigError(f"'{key}' is no recipe key; write section.key=value, and a list as key=[a,b]")
     try:
-        return OmegaConf.from_dotlist([text])
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value in '{text}' is not YAML: {error}") from error
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    except (yaml.YAMLError, OmegaConfBaseException, *MALFORMED) as error:
+        raise ConfigError(f"the value of {key} is not YAML: {_fault(error)}") from error
+
+
+def _check_keys(tree: Any, prefix: str = "") -> None:
+    """Raises ConfigError where a key is no word, or a section is written flat."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if not isinstance(key, str) or not re.fullmatch(KEY, key):
+            raise ConfigError(f"the recipe key {prefix}{shown(key)} is no word; check what stands there")
+        if "." in key:
+            section, _, rest = key.partition(".")
+            raise ConfigError(
+                f"the recipe has the key '{prefix}{key}' in one piece, as an override on the command line is written; "
+                f"in a file it is a section: write '{section}:', and '{rest}:' indented below it"
+            )
+        _check_keys(value, f"{prefix}{key}.")
+
+
+def _unmergeable(error: Exception) -> ConfigError:
+    key = getattr(error, "full_key", None)
+    return ConfigError(f"{f'recipe key {key!r}' if key else 'the recipe'}: {_fault(error)}")
+
+
+def _fault(error: Exception) -> str:
+    """The first line of a foreign message."""
+    return printable(str(error)).partition("\n")[0][:300] or type(error).__name__
 
 
 def _make_writable(typed: Any) -> None:

@@ -125,7 +125,7 @@ def test_what_is_missing_is_named() -> None:
 def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"recipe\.yaml|no recipe key 'just words'"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml|the recipe key 'just words'"):
         load_recipe(path, PruneRecipe)
 
 
