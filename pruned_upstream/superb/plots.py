@@ -1,12 +1,13 @@
 """Plots of a comparison: superb_s against parameters, against multiply-accumulates, and the points of each task.
 
 Filled marks were measured, open ones were published by others, and a measured result that is not official is
-crossed. Figures are made without pyplot, so nothing global is touched.
+crossed; beside other models it has no points and is not drawn (see `report`). Axes hold every mark: none is cut off.
+Figures are made without pyplot, so nothing global is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..description.figures import COLOURS
@@ -19,28 +20,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#666666"
-FEWEST_POINTS, MOST_POINTS = -500, 1500  # of a task in its profile; on toy data it may be thousands
 KINDS = {"measured": "o", "measured, not official": "X", "published": "o"}
 
 
 def score_against_size(entries: Sequence[Entry], *, macs: bool = False) -> Figure:
     """superb_s against parameters, or against the MACs of the official utterances.
 
-    A model without a superb_s or without the size is not drawn but named below the axes.
+    A model without a superb_s or without the size is not drawn but named below the axes, and so is one that is not
+    official beside others.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     unit, label = (1e9, "MACs of the official 32 utterances (G)") if macs else (1e6, "parameters (M)")
     sizes = {id(entry): entry.macs if macs else entry.parameters for entry in entries}
-    drawn = [entry for entry in entries if entry.superb_s is not None and sizes[id(entry)]]
+    alone = len(entries) == 1
+    scores = {id(entry): entry.comparable(alone=alone).superb_s for entry in entries}
+    drawn = [entry for entry in entries if scores[id(entry)] is not None and sizes[id(entry)]]
     figure = Figure(figsize=(9.5, max(4.5, 1.5 + 0.27 * len(drawn))), layout="constrained")
     axes = figure.add_subplot()
-    points = [(sizes[id(entry)] / unit, entry.superb_s) for entry in drawn]
+    points = [(sizes[id(entry)] / unit, scores[id(entry)]) for entry in drawn]
     for entry, (x, y) in zip(drawn, points, strict=True):
         _mark(axes, entry, x, y, COLOURS[0] if entry.origin == "measured" else COLOURS[1])
     if not drawn:
-        axes.text(0.5, 0.5, "no model has all ten tasks and a size", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no model has all ten tasks, official, and a size", ha="center", transform=axes.transAxes)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -50,48 +53,55 @@ def score_against_size(entries: Sequence[Entry], *, macs: bool = False) -> Figur
     axes.grid(alpha=0.25)
     _label_beside(axes, drawn, points)
     _legend(axes, drawn)
-    left_out = [entry.name for entry in entries if entry not in drawn]
-    if left_out:
-        figure.supxlabel(_wrap("not drawn (tasks or size missing): " + ", ".join(left_out)), fontsize=7, color=GREY)
+    _say_not_drawn(
+        figure,
+        {
+            "not official": [entry.name for entry in entries if entry.unofficial and entry not in drawn],
+            "tasks or size missing": [e.name for e in entries if not e.unofficial and e not in drawn],
+        },
+    )
     return figure
 
 
 def task_profile(entries: Sequence[Entry]) -> Figure:
     """Points of each task on superb_s's scale, a mark a model; missing tasks stay empty.
 
-    A task far outside the scale is drawn at its edge, its points beside it.
+    Beside other models, tasks that are not official stay empty, too, and are named below the axes.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 6.5), layout="constrained")
     axes = figure.add_subplot()
     tasks = list(TASK_METRICS)
+    alone = len(entries) == 1
     for number, entry in enumerate(entries):
-        scores = SUPERB_S.task_scores(entry.metrics)
+        scores = SUPERB_S.task_scores(entry.comparable(alone=alone).metrics)
         offset = 0.8 * ((number + 0.5) / len(entries) - 0.5)
         colour = COLOURS[number % len(COLOURS)]
         for task, score in scores.items():
-            row = tasks.index(task) + offset
-            shown = min(max(score, FEWEST_POINTS), MOST_POINTS)
-            _mark(axes, entry, shown, row, colour)
-            if shown != score:
-                side = "left" if shown > 0 else "right"
-                axes.annotate(
-                    f"{score:.0f}", (shown, row), (8 if side == "left" else -8, 0), textcoords="offset points",
-                    ha=side, va="center", fontsize=7, color=colour,
-                )  # fmt: skip
-        axes.plot([], [], **_style(entry, colour), linestyle="none", label=f"{entry.name}, {_kind(entry)}")
+            _mark(axes, entry, score, tasks.index(task) + offset, colour)
+        if scores:
+            axes.plot([], [], **_style(entry, colour), linestyle="none", label=f"{entry.name}, {_kind(entry)}")
     for row in range(len(tasks) + 1):
         axes.axhline(row - 0.5, color=GREY, alpha=0.2, linewidth=0.8)
     for points in (0, 1000):
         axes.axvline(points, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(tasks)), [_task_label(task) for task in tasks])
     axes.set_ylim(len(tasks) - 0.5, -0.5)
-    axes.margins(x=0.08)  # room for the points of tasks at the edge
+    axes.margins(x=0.05)
     axes.set_xlabel("points: 0 is FBANK, 1000 is WavLM Large")
     axes.grid(axis="x", alpha=0.25)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8, frameon=False)
+    without = [f"{entry.name} ({', '.join(entry.unofficial)})" for entry in entries if entry.unofficial and not alone]
+    _say_not_drawn(figure, {"not official": without})
     return figure
+
+
+def _say_not_drawn(figure: Figure, names: Mapping[str, Sequence[str]]) -> None:
+    """Whom the figure lacks, and why, below everything else."""
+    said = [f"not drawn ({why}): {', '.join(of_why)}" for why, of_why in names.items() if of_why]
+    if said:
+        figure.supxlabel("\n".join(map(_wrap, said)), fontsize=7, color=GREY)
 
 
 def _kind(entry: Entry) -> str:

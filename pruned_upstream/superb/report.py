@@ -3,11 +3,15 @@
 Three things are said wherever a number stands: whether it was measured or published by others, whether it is
 official (a star otherwise), and which tasks are missing. A model without all ten tasks has no superb_s; the mean of
 its points over the tasks it has stands in a column of its own.
+
+Points place a result between those of FBANK and of WavLM Large, on official data and with the official training. So
+results that are not official have none beside other models: toy data give thousands, or less than nothing.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,6 +70,10 @@ class Entry:
         return missing_tasks(self.metrics)
 
     @property
+    def official_metrics(self) -> dict[str, float]:
+        return on_tasks(self.metrics, tuple(task for task in TASK_METRICS if task not in self.unofficial))
+
+    @property
     def superb_s(self) -> float | None:
         return self._score(SUPERB_S)
 
@@ -75,6 +83,10 @@ class Entry:
 
     def _score(self, scale: Scale) -> float | None:
         return None if self.missing else scale(self.metrics)
+
+    def comparable(self, *, alone: bool = False) -> Entry:
+        """The entry for what is made of points: with its official results alone, unless it stands alone."""
+        return self if alone or not self.unofficial else dataclasses.replace(self, metrics=self.official_metrics)
 
 
 def references(teacher: str, measured: Sequence[Entry] = ()) -> list[Entry]:
@@ -110,15 +122,33 @@ class Table:
         return f"### {self.title}\n\n{body}\n" + (f"\n{notes}" if notes else "")
 
     def latex(self) -> str:
-        """A booktabs tabular with its notes as comments."""
-        from tabulate import tabulate
+        r"""A floating booktabs table over the full width, with its notes in print below it.
 
-        body = tabulate(
-            self.rows, self.header, tablefmt="latex_booktabs", disable_numparse=True, colalign=self._alignment()
-        )
-        for sign, command in {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", ABSENT: "--"}.items():
-            body = body.replace(sign, command)
-        return "".join(f"% {line}\n" for line in (self.title, *self.notes)) + body + "\n"
+        It needs the packages booktabs and adjustbox, which shrinks what is wider than the page.
+        """
+        columns = "l" + "r" * (len(self.header) - 1)
+        lines = [
+            "% \\usepackage{booktabs,adjustbox}",
+            "\\begin{table*}[tbp]",
+            "\\centering",
+            f"\\caption{{{_latex(self.title)}}}\\smallskip",
+            "\\footnotesize",
+            "\\setlength{\\tabcolsep}{3pt}",
+            "\\begin{adjustbox}{max width=\\textwidth}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            " & ".join(_latex_heading(title) for title in self.header) + " \\\\",
+            "\\midrule",
+            *[" & ".join(map(_latex, row)) + " \\\\" for row in self.rows],
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{adjustbox}",
+        ]
+        if self.notes:
+            notes = [_latex(note) + "\\par" for note in self.notes]
+            lines += ["\\par\\smallskip", "\\begin{minipage}{\\textwidth}", "\\scriptsize\\raggedright", *notes]
+            lines.append("\\end{minipage}")
+        return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
     def terminal(self) -> RichTable:
         """The table turned on its side, a model a column: eleven metrics do not fit into the width of a terminal."""
@@ -143,7 +173,11 @@ class Table:
 
 
 def overview(entries: Sequence[Entry]) -> Table:
-    """One row a model: size, cost, eleven metrics, both scores."""
+    """One row a model: size, cost, eleven metrics, both scores.
+
+    Beside other models, results that are not official have no points (see above).
+    """
+    alone = len(entries) == 1
     partial = any(entry.missing for entry in entries)
     header = ["Model", "Origin", "Params (M)", "MACs (G)", *_labels(), "superb_s", "Score"]
     rows = []
@@ -151,16 +185,18 @@ def overview(entries: Sequence[Entry]) -> Table:
         star = STAR if entry.unofficial else ""
         row = [entry.name, entry.origin, _scaled(entry.parameters, 1e6, 2), _scaled(entry.macs, 1e9, 1)]
         row += [_metric_cell(entry, key) for key in METRICS]
-        row.append(ABSENT if entry.superb_s is None else truncate(entry.superb_s) + star)
-        row.append(ABSENT if entry.leaderboard_score is None else f"{entry.leaderboard_score:.0f}{star}")
+        pointed = entry.comparable(alone=alone)
+        row.append(ABSENT if pointed.superb_s is None else truncate(pointed.superb_s) + star)
+        row.append(ABSENT if pointed.leaderboard_score is None else f"{pointed.leaderboard_score:.0f}{star}")
         if partial:
-            mean = partial_mean(entry.metrics)
-            tasks = len(SUPERB_S.task_scores(entry.metrics))
+            star = STAR if alone and entry.unofficial else ""
+            mean = partial_mean(pointed.metrics)
+            tasks = len(SUPERB_S.task_scores(pointed.metrics))
             row.append(ABSENT if mean is None else f"{truncate(mean)}{star} ({tasks}/{len(TASK_METRICS)})")
         rows.append(row)
     if partial:
         header.append("mean points (tasks)")
-    return Table("SUPERB", header, rows, notes=_notes(entries))
+    return Table("SUPERB", header, rows, notes=_notes(entries, alone=alone))
 
 
 def differences(entry: Entry, references: Sequence[Entry]) -> Table:
@@ -170,31 +206,46 @@ def differences(entry: Entry, references: Sequence[Entry]) -> Table:
     if partial:
         header.append("mean points over shared tasks")
     rows, better = [], []
+    pointed = entry.comparable()
     for reference in references:
+        other = reference.comparable()
         deltas = [
             (_minus(entry.parameters, reference.parameters, 1e6), 2, False),
             (_minus(entry.macs, reference.macs, 1e9), 1, False),
         ]
+        starred = [False, False]
         for key, metric in METRICS.items():
             deltas.append((_minus(entry.metrics.get(key), reference.metrics.get(key)), 2, metric.higher_is_better))
-        deltas.append((_minus(entry.superb_s, reference.superb_s), 2, True))
-        deltas.append((_minus(entry.leaderboard_score, reference.leaderboard_score), 0, True))
+            starred.append(metric.task in entry.unofficial or metric.task in reference.unofficial)
+        deltas.append((_minus(pointed.superb_s, other.superb_s), 2, True))
+        deltas.append((_minus(pointed.leaderboard_score, other.leaderboard_score), 0, True))
         if partial:
-            shared = tuple(t for t in TASK_METRICS if t not in entry.missing + reference.missing)
-            means = [partial_mean(on_tasks(e.metrics, shared)) for e in (entry, reference)]
+            shared = tuple(t for t in TASK_METRICS if t not in pointed.missing + other.missing)
+            means = [partial_mean(on_tasks(e.metrics, shared)) for e in (pointed, other)]
             deltas.append((_minus(*means), 2, True))
-        rows.append(
-            [f"{reference.name} ({reference.origin})", *[_signed(delta, digits) for delta, digits, _ in deltas]]
-        )
-        better.append([None, *[_improves(delta, higher) for delta, _, higher in deltas]])
-    notes = []
-    if entry.unofficial:
-        notes.append(f"{entry.name}: results that are not official are not comparable with published ones")
+        starred += [False] * (len(deltas) - len(starred))
+        cells = [_signed(delta, digits) for delta, digits, _ in deltas]
+        cells = [cell + STAR if star and cell != ABSENT else cell for cell, star in zip(cells, starred, strict=True)]
+        rows.append([f"{reference.name} ({reference.origin})", *cells])
+        judged = [
+            None if star else _improves(delta, higher) for (delta, _, higher), star in zip(deltas, starred, strict=True)
+        ]
+        better.append([None, *judged])
+    notes = [
+        f"{STAR} {each.name}: results that are not official are not comparable with published ones, and have no points "
+        f"({', '.join(each.unofficial)})"
+        for each in (entry, *references)
+        if each.unofficial
+    ]
     return Table(f"{entry.name}: difference to", header, rows, notes=notes, better=better)
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
-    """Plain numbers, one row a model; what is missing or not official is named, never left to guess."""
+    """Plain numbers, one row a model; what is missing or not official is named, never left to guess.
+
+    Scores are empty where `overview` has none.
+    """
+    alone = len(entries) == 1
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -202,12 +253,19 @@ def to_csv(entries: Sequence[Entry]) -> str:
         + ["unofficial_tasks", "notes"]
     )
     for entry in entries:
-        score = "" if entry.superb_s is None else truncate(entry.superb_s)
-        leaderboard = "" if entry.leaderboard_score is None else f"{entry.leaderboard_score:.2f}"
+        pointed = entry.comparable(alone=alone)
+        score = "" if pointed.superb_s is None else truncate(pointed.superb_s)
+        leaderboard = "" if pointed.leaderboard_score is None else f"{pointed.leaderboard_score:.2f}"
         writer.writerow(
             [entry.name, entry.origin, _plain(entry.parameters), _plain(entry.macs)]
             + [_plain(entry.metrics.get(key), 4) for key in METRICS]
-            + [score, leaderboard, " ".join(entry.missing), " ".join(entry.unofficial), " | ".join(_notes([entry]))]
+            + [
+                score,
+                leaderboard,
+                " ".join(entry.missing),
+                " ".join(entry.unofficial),
+                " | ".join(_notes([entry], alone=alone)),
+            ]
         )
     return out.getvalue()
 
@@ -222,7 +280,7 @@ def _metric_cell(entry: Entry, key: str) -> str:
     return f"{entry.metrics[key]:.2f}" + (STAR if METRICS[key].task in entry.unofficial else "")
 
 
-def _notes(entries: Sequence[Entry]) -> list[str]:
+def _notes(entries: Sequence[Entry], *, alone: bool) -> list[str]:
     notes = []
     for entry in entries:
         if entry.missing:
@@ -230,8 +288,35 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
         for why in dict.fromkeys(entry.unofficial.values()):
             tasks = [task for task, reason in entry.unofficial.items() if reason == why]
             notes.append(f"{STAR} {entry.name}, not official ({', '.join(tasks)}): {why}")
+        if entry.unofficial and not alone:
+            notes.append(f"{entry.name}: no points for results that are not official")
         notes += [f"{entry.name}: {remark}" for remark in entry.remarks]
     return [" ".join(note.split()) for note in notes]
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "×": r"$\times$", ABSENT: "--",
+    STAR: r"\textsuperscript{*}", "[": "{[}",  # a line that begins with one would be an option of the line before
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    if text[:1] == "-" and text[1:2].isdigit():  # a minus, not a hyphen
+        return "$-$" + _latex(text[1:])
+    if text[-2:-1].isdigit() and text.endswith(STAR):  # behind the column, so that the digits stand below each other
+        return _latex(text[:-1]) + rf"\rlap{{{_LATEX[STAR]}}}"
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_heading(title: str) -> str:
+    """On two lines, broken at the blank next to the middle."""
+    blanks = [place for place, character in enumerate(title) if character == " "]
+    if not blanks:
+        return _latex(title)
+    middle = min(blanks, key=lambda place: abs(place - len(title) / 2))
+    return rf"\shortstack{{{_latex(title[:middle])}\\{_latex(title[middle + 1 :])}}}"
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> str:

@@ -50,7 +50,7 @@ def test_a_partial_result_is_named_but_not_drawn(make_results):
     figure = score_against_size([Entry.measured(make_results("half", tasks=("ks",)))])
     assert marks(figure) == set()
     assert "half" in texts(figure).split("not drawn")[1]
-    assert "no model has all ten tasks" in texts(figure)
+    assert "no model has all ten tasks, official, and a size" in texts(figure)
 
 
 def test_the_profile_marks_the_tasks_that_are_there(make_results):
@@ -61,10 +61,26 @@ def test_the_profile_marks_the_tasks_that_are_there(make_results):
     assert "ours, measured, not official" in texts(figure)
 
 
-def test_a_task_far_off_the_scale_is_drawn_at_its_edge_with_its_points(make_results):
-    figure = task_profile([Entry.measured(make_results(tasks=("qbe",), metrics={"qbe.mtwv": 75.0}))])
-    assert [x for x, _ in marks(figure)] == [1500]
-    assert f"{1000 * (75 - 0.58) / (8.86 - 0.58):.0f}" in texts(figure).splitlines()
+@pytest.mark.parametrize("value", [75.0, 0.0])
+def test_the_axis_holds_every_mark(make_results, value):
+    """None is moved to an edge: the axis has no break."""
+    figure = task_profile([Entry.measured(make_results(tasks=("qbe",), metrics={"qbe.mtwv": value}))])
+    ((x, _),) = marks(figure)
+    assert x == pytest.approx(1000 * (value - 0.58) / (8.86 - 0.58))
+    low, high = figure.axes[0].get_xlim()
+    assert low < min(x, 0) and high > max(x, 1000)
+
+
+def test_beside_other_models_nothing_is_drawn_that_is_not_official(make_results):
+    whole, toy = make_results("mixed"), make_results(tasks=("qbe",), metrics={"qbe.mtwv": 75.0}, why_unofficial="toy")
+    whole.tasks["qbe"] = toy.tasks["qbe"]
+    entries = [Entry.measured(whole), Entry.published(published_rows()[3])]
+    profile = task_profile(entries)
+    assert len(marks(profile)) == 9 + 10 and max(x for x, _ in marks(profile)) < 1100
+    assert "not drawn (not official): mixed (qbe)" in texts(profile)
+    size = score_against_size(entries)
+    assert len(marks(size)) == 1 and "not drawn (not official): mixed" in texts(size)
+    assert len(marks(score_against_size(entries[:1]))) == 1, "alone it is drawn, and crossed"
 
 
 @given(st.lists(st.floats(-0.5, 1.5), max_size=15))

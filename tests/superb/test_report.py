@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -44,7 +46,10 @@ def test_a_result_that_is_not_official_is_starred_wherever_it_stands(make_result
     numbers = row[table.header.index("PR PER ↓") :]
     assert len(numbers) == 13 and all(cell.endswith("*") for cell in numbers)
     assert "200 steps instead of 200000" in table.notes[0] and "not official" in table.notes[0]
-    assert "not official" in differences(entry, references(TEACHER)).notes[0]
+    beside = differences(entry, references(TEACHER))
+    assert "not official" in beside.notes[0]
+    assert all(cell.endswith("*") for cell in beside.rows[0][3:-2])
+    assert not any(beside.better[0][3:-2]), "nothing is better or worse than what it cannot be compared with"
 
 
 def test_one_task_that_is_not_official_stars_itself_and_the_scores(make_results):
@@ -53,6 +58,32 @@ def test_one_task_that_is_not_official_stars_itself_and_the_scores(make_results)
     table = overview([Entry.measured(whole)])
     starred = [title for title, cell in zip(table.header, table.rows[0], strict=True) if cell.endswith("*")]
     assert starred == ["KS Acc ↑", "superb_s", "Score"]
+
+
+def test_results_that_are_not_official_have_no_points_beside_other_models(make_results):
+    """Toy data once gave 3907.55 and -1195 points in a comparison with published models."""
+    toy = {"pr.per": 97.0, "qbe.mtwv": 90.0, **{key: 50.0 for key in METRICS if key not in ("pr.per", "qbe.mtwv")}}
+    entry = Entry.measured(make_results("toy", metrics=toy, why_unofficial="toy data"))
+    assert entry.superb_s is not None
+    table = overview([entry, *references(TEACHER)])
+    assert column(table, "superb_s")[0] == column(table, "Score")[0] == ABSENT
+    assert "toy: no points for results that are not official" in table.notes
+    beside = differences(entry, references(TEACHER))
+    cells = dict(zip(beside.header, beside.rows[0], strict=True))
+    assert cells["superb_s"] == cells["Score"] == ABSENT
+    rows = list(csv.DictReader(io.StringIO(to_csv([entry, *references(TEACHER)]))))
+    assert rows[0]["superb_s"] == rows[0]["leaderboard_score"] == "" and rows[1]["superb_s"] == "647.88"
+
+
+def test_a_mean_beside_other_models_is_taken_over_official_tasks_alone(make_results):
+    part, toy = make_results(tasks=("pr", "ks")), make_results(tasks=("ks",), why_unofficial="toy data")
+    part.tasks["ks"] = toy.tasks["ks"]
+    table = overview([Entry.measured(part), *references(TEACHER)])
+    assert column(table, "mean points (tasks)")[0] == "923.62 (1/10)"  # (82.01 - 9.09) / (82.01 - 3.06)
+    rows = differences(Entry.measured(part), [Entry.published(published("DPHuBERT"))])
+    assert rows.rows[0][-1] == f"{1000 * (9.67 - 9.09) / (82.01 - 3.06):+.2f}"
+    alone = overview([Entry.measured(part)])
+    assert column(alone, "mean points (tasks)")[0].endswith("* (2/10)")
 
 
 def test_differences_know_which_way_is_better(make_results):
@@ -98,12 +129,35 @@ def test_markdown_has_one_line_a_model_and_escapes_names(make_results):
     assert all(line.replace(r"\|", "").count("|") == lines[0].count("|") for line in lines)
 
 
-def test_latex_escapes_names_and_keeps_notes_as_comments(make_results):
-    text = overview([Entry.measured(make_results("our_model & 50%", why_unofficial="one\ntwo"))]).latex()
+def test_latex_escapes_names_and_prints_its_notes(make_results):
+    text = overview([Entry.measured(make_results("our_model & 50%", why_unofficial="one\ntwo #3"))]).latex()
     assert r"our\_model \& 50\%" in text and r"superb\_s" in text and r"$\uparrow$" in text
-    body = text[text.index(r"\begin{tabular}") :]
-    assert all(line.startswith("%") for line in text[: text.index(r"\begin{tabular}")].splitlines())
-    assert body.rstrip().endswith(r"\end{tabular}") and r"\toprule" in body
+    body = text[text.index(r"\end{tabular}") :]
+    assert r"\textsuperscript{*} our\_model \& 50\%, not official" in body and r"one two \#3" in body
+    comments = [line for line in text.splitlines() if line.startswith("%")]
+    assert comments == [r"% \usepackage{booktabs,adjustbox}"]
+
+
+def test_latex_that_a_compiler_takes(make_results, tmp_path):
+    """With every sign that means something to it, on a page of two columns; nothing sticks out."""
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("no pdflatex")
+    strange = make_results(r"[a] \ {b} $c$ #d ~e ^f <g> |h|", why_unofficial="1 % of the data & no_more")
+    entries = [Entry.measured(strange), Entry.measured(make_results(tasks=("ks",))), *references(TEACHER)]
+    tables = [overview(entries), differences(entries[0], entries[1:])]
+    (tmp_path / "page.tex").write_text(
+        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs,adjustbox}\n\\begin{document}\n"
+        + "\n".join(table.latex() for table in tables)
+        + "\\end{document}\n"
+    )
+    ran = subprocess.run(
+        [compiler, "-interaction=nonstopmode", "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if "adjustbox.sty' not found" in ran.stdout:
+        pytest.skip("no adjustbox")
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    assert "Overfull" not in ran.stdout and "Output written on page.pdf" in ran.stdout
 
 
 def test_the_terminal_shows_every_number(make_results):
