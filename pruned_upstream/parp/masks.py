@@ -94,10 +94,8 @@ def _smallest(scores: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(count).values
-    chosen = scores < threshold
-    equal = (scores == threshold).nonzero().squeeze(1)
-    chosen[equal[: count - int(chosen.sum())]] = True
-    return chosen
+    below, equal = scores < threshold, scores == threshold
+    return below | (equal & (equal.cumsum(0, dtype=torch.int32) <= count - below.sum()))
 
 
 @dataclass(frozen=True)

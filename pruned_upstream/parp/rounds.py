@@ -188,7 +188,7 @@ class Pruner:
         """
         if self.due(done):
             masks = magnitude_masks(self.weights, self.sparsity(done), self.scope)
-            self.revived = sum(int((mask & ~self.masks[name]).sum()) for name, mask in masks.items())
+            self.revived = int(sum((mask & ~self.masks[name]).sum() for name, mask in masks.items()))
             self.start(masks)
         elif not self.round.adjusts and self.round.sparsity:
             self._apply()  # weight decay and momentum know nothing of masks

@@ -203,6 +203,7 @@ class Gates(nn.Module):
         living = {} if config.is_dense else living_places(config)
         for kind in self.log_alpha:  # follow from the config: never saved, and None where everything lives
             self.register_buffer(f"living_{kind}", living.get(kind), persistent=False)
+        self.register_buffer("quadrature", hard_concrete.quadrature(), persistent=False)
 
     def sample(self, generator: torch.Generator | None = None) -> GateSample:
         """Draw every gate once.
@@ -211,11 +212,14 @@ class Gates(nn.Module):
             generator: source of the noise, on any device: processes whose generators agree draw the same gates.
         """
         cut = hard_concrete.ClippedStraightThrough.apply if self.settings.straight_through else hard_concrete.hard_tanh
-        drawn = {}
-        for kind, log_alpha in self.log_alpha.items():
-            device = log_alpha.device if generator is None else generator.device
-            noise = torch.rand(log_alpha.shape, generator=generator, device=device).to(log_alpha.device)
-            drawn[kind] = self._living(kind, cut(hard_concrete.stretched(log_alpha, noise, self.settings.beta)))
+        device = self.quadrature.device
+        count = sum(log_alpha.numel() for log_alpha in self.log_alpha.values())
+        noise = torch.rand(count, generator=generator, device=device if generator is None else generator.device)
+        noises = self._by_kind(noise.to(device))  # one copy for all
+        drawn = {
+            kind: self._living(kind, cut(hard_concrete.stretched(log_alpha, noises[kind], self.settings.beta)))
+            for kind, log_alpha in self.log_alpha.items()
+        }
         return GateSample(self.config, drawn)
 
     def probabilities(self) -> dict[str, Tensor]:
@@ -225,8 +229,14 @@ class Gates(nn.Module):
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
         """E[z] of every gate: what plots show, and what tells a living layer from a dead one."""
-        means = {kind: hard_concrete.mean(a, self.settings.beta) for kind, a in self.log_alpha.items()}
+        flat = torch.cat([log_alpha.flatten() for log_alpha in self.log_alpha.values()])
+        means = self._by_kind(hard_concrete.mean(flat, self.settings.beta, self.quadrature))
         return {kind: self._living(kind, mean) for kind, mean in means.items()}
+
+    def _by_kind(self, flat: Tensor) -> dict[str, Tensor]:
+        """A number for each gate, all kinds one after another, as {kind: in its stacked shape}."""
+        parts = flat.split([log_alpha.numel() for log_alpha in self.log_alpha.values()])
+        return {kind: part.view_as(a) for part, (kind, a) in zip(parts, self.log_alpha.items(), strict=True)}
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -61,15 +61,25 @@ def probability_open(log_alpha: Tensor, beta: float = BETA) -> Tensor:
     return torch.sigmoid(log_alpha - beta * math.log(-GAMMA / ZETA))
 
 
-def mean(log_alpha: Tensor, beta: float = BETA) -> Tensor:
-    """E[z], the integral over t in [0, 1] of P(z > t).
+def quadrature() -> Tensor:
+    """(2, 16): where `mean` looks at its integrand, as log((t - gamma) / (zeta - t)), and with which weights.
 
     The integrand is smooth, so that 16 Gauss-Legendre nodes give it to single precision.
     """
     nodes, weights = np.polynomial.legendre.leggauss(16)  # on [-1, 1]
-    t = log_alpha.new_tensor((nodes + 1) / 2)
-    above = torch.sigmoid(log_alpha.unsqueeze(-1) - beta * torch.log((t - GAMMA) / (ZETA - t)))  # (..., 16)
-    return above @ log_alpha.new_tensor(weights / 2)
+    t = (nodes + 1) / 2
+    return torch.tensor(np.stack([np.log((t - GAMMA) / (ZETA - t)), weights / 2]), dtype=torch.float32, device="cpu")
+
+
+def mean(log_alpha: Tensor, beta: float = BETA, rule: Tensor | None = None) -> Tensor:
+    """E[z], the integral over t in [0, 1] of P(z > t).
+
+    Args:
+        rule: `quadrature()` on the device of `log_alpha`, for who asks often: it need not be copied there each time.
+    """
+    offsets, weights = quadrature().to(log_alpha) if rule is None else rule
+    above = torch.sigmoid(log_alpha.unsqueeze(-1) - beta * offsets)  # (..., 16)
+    return above @ weights
 
 
 def soft_value(log_alpha: Tensor, beta: float = BETA) -> Tensor:

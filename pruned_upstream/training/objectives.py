@@ -70,8 +70,10 @@ class DistillationObjective:
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.step = step
-        self.frames = self._sum(torch.tensor(float(sum(self._count(part) for part in parts if part.wavs))))
-        self.distillation = torch.zeros((), device=self.processes.device)
+        self.frames = self.processes.sum_(
+            self.processes.scalar(sum(self._count(part) for part in parts if part.wavs))
+        )
+        self.distillation = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
         loss = self.distance(self._encode(part)) / self.frames
@@ -79,7 +81,7 @@ class DistillationObjective:
         return loss
 
     def end_step(self) -> None:
-        self._sum(self.distillation)
+        self.processes.sum_(self.distillation)
 
     def after_step(self) -> None:
         """Nothing to project."""
@@ -103,8 +105,7 @@ class DistillationObjective:
     def _encode(self, part: Batch) -> Encoded:
         torch.manual_seed(part.seed)
         waveforms, lengths = self.student.prepare(part.wavs, pad_to=part.pad_to)
-        waveforms = waveforms.to(self.processes.device, non_blocking=True)
-        lengths = lengths.to(self.processes.device, non_blocking=True)
+        waveforms, lengths = self.processes.to_device(waveforms), self.processes.to_device(lengths)
         with torch.no_grad():
             teacher = self.teacher(waveforms, lengths)
         student = self.student(waveforms, lengths, gates=self._gates())
@@ -118,9 +119,6 @@ class DistillationObjective:
         """Frames of a part that are not padding."""
         lengths = torch.tensor([len(wav) for wav in part.wavs])
         return int((~self.student.padding_mask(lengths, part.pad_to)).sum())
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        return self.processes.sum_(tensor.to(self.processes.device))
 
 
 class PairedDistillation(DistillationObjective):
@@ -145,6 +143,8 @@ class PairedDistillation(DistillationObjective):
         super().__init__(teacher, student, options, processes)
         self.pairing = pairing
         self.modules["pairing"] = pairing
+        layers = student.config.layers
+        self._living = torch.tensor([layer.attention or layer.feed_forward for layer in layers]).to(processes.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         # decay would pull the layer maps away from the identity they start as
@@ -164,14 +164,14 @@ class PairedDistillation(DistillationObjective):
             with torch.no_grad():
                 for part in filled:
                     table += self.pairing.table(*super()._encode(part))
-        self.pairs = self.pairing.choose(self._sum(table), self._alive())
+        self.pairs = self.pairing.choose(self.processes.sum_(table), self._alive())
 
     def distance(self, encoded: Encoded) -> Tensor:
         return self.pairing(*encoded, self.pairs)
 
     def metrics(self) -> dict[str, Tensor]:
         pairs = zip(self.pairing.teacher_layers, self.pairs, strict=True)
-        chosen = {f"pair/{k}": torch.tensor(float(j), device=self.frames.device) for k, j in pairs}
+        chosen = {f"pair/{k}": self.processes.scalar(j) for k, j in pairs}
         return super().metrics() | {"distillation": self.distillation.clone()} | chosen
 
     def _encode(self, part: Batch) -> Encoded:
@@ -181,4 +181,4 @@ class PairedDistillation(DistillationObjective):
 
     def _alive(self) -> Tensor:
         """(L,) bool: layers that do anything."""
-        return torch.tensor([layer.attention or layer.feed_forward for layer in self.student.config.layers])
+        return self._living

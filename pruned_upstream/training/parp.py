@@ -186,9 +186,8 @@ class CtcObjective:
         self.step = step
         filled = [part for part in parts if part.wavs]
         counts = [sum(len(part.wavs) for part in filled), sum(int(self._valid(part).sum()) for part in filled)]
-        summed = self.processes.sum_(torch.tensor(counts, dtype=torch.double, device=self.processes.device))
-        self.utterances, self.frames = summed.float().unbind()
-        self.total = torch.zeros((), device=self.processes.device)
+        self.utterances, self.frames = (self.processes.sum_(self.processes.scalar(count)) for count in counts)
+        self.total = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
         torch.manual_seed(part.seed)
@@ -197,9 +196,9 @@ class CtcObjective:
         labels = [torch.tensor(self.labels[utterance]) for utterance in part.utterances]
         summed = F.ctc_loss(
             scores.transpose(0, 1),
-            torch.cat(labels).to(scores.device),
-            valid.sum(1),
-            torch.tensor([len(label) for label in labels]),
+            self.processes.to_device(torch.cat(labels)),
+            valid.sum(1).tolist(),  # of the CPU, where the kernels of every device want the lengths
+            [len(label) for label in labels],
             reduction="sum",
             zero_infinity=True,
         )
@@ -222,8 +221,7 @@ class CtcObjective:
             "revived": float(self.pruner.revived),
             "frames": self.frames,
         }
-        device = self.processes.device
-        return {name: torch.as_tensor(value, device=device, dtype=torch.float32) for name, value in scalars.items()}
+        return {name: self.processes.scalar(value) for name, value in scalars.items()}
 
     def shown(self) -> Sequence[str]:
         return ("loss", "sparsity")
@@ -237,14 +235,13 @@ class CtcObjective:
 
     def _scores(self, part: Batch, valid: Tensor) -> Tensor:
         """Log probabilities (B, T, classes) of what the head reads in a part of which much is hidden."""
-        device = self.processes.device
         waveforms, _ = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
         with torch.no_grad():
-            features = self.encoder.features(waveforms.to(device))
+            features = self.encoder.features(self.processes.to_device(waveforms))
         learns = torch.is_grad_enabled() and self.step >= self.pruner.frozen
         with torch.set_grad_enabled(learns):
             visible = self._hide(self.encoder.project(features), valid)
-            hidden = self.encoder.contextualize(visible, ~valid.to(device))[-1]
+            hidden = self.encoder.contextualize(visible, self.processes.to_device(~valid))[-1]
         return self.recogniser.read(hidden)
 
     def _hide(self, projected: Tensor, valid: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
@@ -253,7 +250,7 @@ class CtcObjective:
         frames = masked_spans(valid, options.frames / options.frame_span, options.frame_span)
         everywhere = torch.ones(projected.size(0), projected.size(2), dtype=torch.bool)
         channels = masked_spans(everywhere, options.channels / options.channel_span, options.channel_span)
-        frames, channels = frames.to(projected.device), channels.to(projected.device)
+        frames, channels = self.processes.to_device(frames), self.processes.to_device(channels)
         shown = torch.where(frames.unsqueeze(-1), self.recogniser.mask_emb.to(projected.dtype), projected)
         return shown.masked_fill(channels.unsqueeze(1), 0.0)
 

@@ -164,16 +164,15 @@ class MaskedPrediction:
                 hidden += int(self._hidden(part).sum())
                 valid += int(self._valid(part).sum())
         shown = self.recipe.masking.unmasked if self.predicts_units else 1.0  # weight of frames that are not hidden
-        counted = torch.tensor([hidden + shown * (valid - hidden), hidden], device=self.processes.device)
-        self.frames, self.hidden = self.processes.sum_(counted)
-        self.total = torch.zeros((), device=self.processes.device)
-        self.correct = torch.zeros((), device=self.processes.device)
+        counts = (hidden + shown * (valid - hidden), hidden)
+        self.frames, self.hidden = (self.processes.sum_(self.processes.scalar(count)) for count in counts)
+        self.total, self.correct = self.processes.scalar(0.0), self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
-        hidden = self._hidden(part).to(self.processes.device)  # seeds torch's RNG, then dropout goes on from it
+        hidden = self.processes.to_device(self._hidden(part))  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
-        target = self._target(part, waveforms).to(self.processes.device)
-        waveforms, lengths = waveforms.to(self.processes.device), lengths.to(self.processes.device)
+        target = self.processes.to_device(self._target(part, waveforms))
+        waveforms, lengths = self.processes.to_device(waveforms), self.processes.to_device(lengths)
         projected = self.encoder.project(self.encoder.features(waveforms))
         padding = self.encoder.padding_mask(lengths, waveforms.size(1))
         if self.predicts_units:
@@ -183,8 +182,8 @@ class MaskedPrediction:
             summed = (losses * torch.where(hidden, 1.0, self.recipe.masking.unmasked) * ~padding).sum()
             self.correct += ((logits.argmax(-1) == target) & hidden).sum()
         else:
-            mel = self.heads["mel"](projected)[~padding].float()  # (N, 40)
-            summed = F.mse_loss(mel, target[~padding], reduction="sum") / MELS
+            errors = (self.heads["mel"](projected).float() - target).square().mean(-1)  # (B, T)
+            summed = errors.masked_fill(padding, 0.0).sum()
         loss = summed / self.frames.clamp(min=1.0)
         self.total += loss.detach()
         return loss

@@ -37,6 +37,18 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A copy where this process computes. A GPU goes on with what it is doing meanwhile: that takes pinned memory."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def scalar(self, value: float | Tensor) -> Tensor:
+        """() float32 where this process computes; a number of Python's is filled in there, so that nothing is copied."""
+        if isinstance(value, Tensor):
+            return value.to(torch.float32)
+        return torch.full((), value, dtype=torch.float32, device=self.device)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:

@@ -210,10 +210,7 @@ class PruningObjective(PairedDistillation):
             if not kind.startswith(CONV):  # the others are stacked, all layers in one tensor
                 layers = mean.flatten(1).mean(1) if mean.dim() > 1 else mean  # (L,)
                 scalars |= {f"layer_gate/{kind}/{number}": value for number, value in enumerate(layers)}
-        device = self.processes.device
-        return super().metrics() | {
-            name: torch.as_tensor(value, device=device, dtype=torch.float32) for name, value in scalars.items()
-        }
+        return super().metrics() | {name: self.processes.scalar(value) for name, value in scalars.items()}
 
     def shown(self) -> Sequence[str]:
         return ("distillation", "sparsity", "target")
