@@ -62,7 +62,10 @@ class _Probabilities:
     def of(self, kind: str) -> Tensor:
         if kind in self._given:
             return self._given[kind].double()
-        return self._living[kind].to(self.one.device).double()
+        living = self._living[kind]
+        if living.all():
+            return self.one.expand(living.shape)  # filled in where the others are: a step copies nothing there
+        return living.to(self.one.device).double()
 
     @cached_property
     def _living(self) -> dict[str, Tensor]:
