@@ -140,14 +140,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32, whatever training has allowed."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Single precision that is computed as such, whatever training has allowed; all other settings stay."""
+    backends = torch.backends
+    if not hasattr(backends.cudnn, "conv"):  # torch before 2.9
+        places, name, exact = [backends.cuda.matmul, backends.cudnn], "allow_tf32", False
+    else:
+        places = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
+        name, exact = "fp32_precision", "ieee"
+    before = [getattr(place, name) for place in places]
+    for place in places:
+        setattr(place, name, exact)
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
+        for place, setting in zip(places, before, strict=True):
+            setattr(place, name, setting)
 
 
 def _factors(config: EncoderConfig, gates: EncoderGates) -> Iterator[tuple[str, int, Tensor]]:

@@ -70,9 +70,7 @@ class DistillationObjective:
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.step = step
-        self.frames = self.processes.sum_(
-            self.processes.scalar(sum(self._count(part) for part in parts if part.wavs))
-        )
+        self.frames = self.processes.sum_(self.processes.scalar(sum(self._count(part) for part in parts if part.wavs)))
         self.distillation = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -207,6 +209,43 @@ def test_channels(shape, random_gates, fractional):
     assert [layer.channels for layer in living] == [int(gate.count_nonzero()) for gate in gated]
     assert all(layer.channels < layer.dense_channels for layer in living)
     assert smaller.config.feature_scale == (fractional and shape.has_projection)
+
+
+@pytest.mark.parametrize("asked", ["tf32", "legacy", "cudnn alone", "nothing"])
+def test_full_precision_leaves_settings_as_they_were(asked):
+    """torch has two ways to allow less than single precision, and refuses to read one where the other was used."""
+    program = SETTINGS.format(asked=asked)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+SETTINGS = """
+import torch
+from pruned_upstream.pruning.compaction import full_precision
+
+backends, asked = torch.backends, "{asked}"
+if asked == "tf32":
+    backends.fp32_precision = "tf32"
+elif asked == "legacy":
+    torch.set_float32_matmul_precision("high")
+elif asked == "cudnn alone":
+    backends.cudnn.allow_tf32 = False
+places = [backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
+
+
+def now():
+    return [place.fp32_precision for place in places] + [backends.cudnn.enabled, backends.cudnn.benchmark]
+
+
+before = now()
+with full_precision():
+    within = now()
+    assert within[0] == within[2] == within[3] == within[4] == "ieee", within
+    assert within[5:] == before[5:], within
+assert now() == before, (before, now())
+if asked == "legacy":
+    assert torch.get_float32_matmul_precision() == "high"
+"""
 
 
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])

@@ -66,7 +66,9 @@ class Steps:
         return distill.build_objective(recipe, processes), recipe
 
     def parp(self, processes: Processes) -> tuple[Any, Any]:
-        recipe = self._other(ParpRecipe, {"parp.every": 2, "masking.frames": 0.3, "masking.channel_span": 4, "masking.frame_span": 2})
+        recipe = self._other(
+            ParpRecipe, {"parp.every": 2, "masking.frames": 0.3, "masking.channel_span": 4, "masking.frame_span": 2}
+        )
         recogniser = Recogniser(random_encoder(self.config), classes=5)
         recogniser.reset_head(0)
         recogniser.to(processes.device)
