@@ -183,7 +183,7 @@ class Trainer:
         return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def _report(self, writer: MetricsLog | None) -> None:
-        """Means since the last report. The host waits here for the device, and at each step where an objective says so."""
+        """Means since the last report. The host waits here for the device, and in steps where an objective says so."""
         if not self._gathered:
             return
         names = list(self._gathered[0])

@@ -38,13 +38,13 @@ class Processes:
         return tensor
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """A copy where this process computes. A GPU goes on with what it is doing meanwhile: that takes pinned memory."""
+        """A copy where this process computes. It is pinned first: so a GPU goes on with what it is doing meanwhile."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
     def scalar(self, value: float | Tensor) -> Tensor:
-        """() float32 where this process computes; a number of Python's is filled in there, so that nothing is copied."""
+        """() float32 where this process computes; a number of the host is filled in there, not copied."""
         if isinstance(value, Tensor):
             return value.to(torch.float32)
         return torch.full((), value, dtype=torch.float32, device=self.device)
