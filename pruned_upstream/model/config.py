@@ -55,12 +55,24 @@ def _simple_fields(cls: type) -> dict[str, type]:
 
 @dataclass(frozen=True)
 class ConvLayer(_Typed):
-    """One convolution of the front end; `channels` of its `dense_channels` output channels live."""
+    """One convolution of the front end; `channels` of its `dense_channels` output channels live.
+
+    norm_channels: how many a layer norm behind it counts, removed ones as zeros; 0 for all of the dense ones. Others
+        count the living alone (DPHuBERT, whose norms forget what is removed).
+    """
 
     channels: int
     kernel: int
     stride: int
     dense_channels: int
+    norm_channels: int = 0
+
+    @property
+    def counted_by_norms(self) -> int:
+        return self.norm_channels or self.dense_channels
+
+    def densified(self) -> ConvLayer:
+        return ConvLayer(self.dense_channels, self.kernel, self.stride, self.dense_channels)
 
 
 @dataclass(frozen=True)
@@ -228,7 +240,7 @@ class EncoderConfig(_Typed):
 
     def densified(self) -> EncoderConfig:
         """The same encoder before anything was pruned."""
-        conv = tuple(dataclasses.replace(layer, channels=layer.dense_channels) for layer in self.conv)
+        conv = tuple(layer.densified() for layer in self.conv)
         return dataclasses.replace(self, conv=conv, layers=(self.dense_layer(),) * self.num_layers)
 
     def to_json(self) -> str:
@@ -274,7 +286,8 @@ class EncoderConfig(_Typed):
             if self.embed_dim % getattr(self, name):
                 raise ConfigError(f"embed_dim {self.embed_dim} is not divisible by {name} {getattr(self, name)}")
         for i, layer in enumerate(self.conv):
-            if not 1 <= layer.channels <= layer.dense_channels or layer.kernel < 1 or layer.stride < 1:
+            fits = 1 <= layer.channels <= layer.counted_by_norms <= layer.dense_channels
+            if not fits or layer.kernel < 1 or layer.stride < 1:
                 raise ConfigError(f"conv[{i}] cannot be built: {layer}")
             _in_range(f"conv[{i}].dense_channels", layer.dense_channels, 1, MAX_WIDTH)
         _in_range("the receptive field of the front end", self.receptive_field, 1, MAX_RECEPTIVE_FIELD)

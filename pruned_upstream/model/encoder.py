@@ -211,7 +211,7 @@ class Encoder(nn.Module):
         self.config = config
         self.dropout = dropout
         self.feature_extractor = ConvFeatureExtractor(config)
-        norm = ChannelNorm(config.feature_dim, config.conv[-1].dense_channels)
+        norm = ChannelNorm(config.feature_dim, config.conv[-1].counted_by_norms)
         self.layer_norm = norm if config.feature_norm else None
         self.post_extract_proj = nn.Linear(config.feature_dim, config.embed_dim) if config.has_projection else None
         self.encoder = TransformerEncoder(config, dropout)

@@ -151,7 +151,7 @@ class ConvFeatureExtractor(nn.Module):
         for number, layer in enumerate(config.conv):
             norm: nn.Module | None = None
             if config.extractor_mode == "layer_norm":
-                norm = TransposedChannelNorm(layer.channels, layer.dense_channels)
+                norm = TransposedChannelNorm(layer.channels, layer.counted_by_norms)
             elif number == 0 and config.extractor_mode == "default":
                 norm = nn.GroupNorm(layer.channels, layer.channels)
             padding = layer.kernel // 2 if config.conv_padding else 0

@@ -18,7 +18,7 @@ from ...parsing import MALFORMED, is_text, shown
 from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
 from ..hub import require_local
-from . import fairseq, peers, wavlm, whisper
+from . import fairseq, peers, torchaudio, wavlm, whisper
 from .pickles import read_pickle
 from .source import Found, Source
 from .transformers import read_folder
@@ -35,7 +35,12 @@ SOURCES = (
     ),
     Source("Whisper of OpenAI ('dims' and 'model_state_dict')", whisper.recognises, whisper.read),
     Source("DistilHuBERT ('Distiller' and 'Config')", peers.recognises_distiller, peers.read_distiller),
-    Source("DPHuBERT and DPWavLM ('state_dict' and 'config')", peers.recognises_dphubert, peers.read_dphubert),
+    Source("state dicts of torchaudio's wav2vec 2.0, HuBERT and WavLM", torchaudio.recognises, torchaudio.read),
+    Source(
+        "DPHuBERT, DPWavLM and DiariZen's WavLM ('state_dict' and 'config')",
+        peers.recognises_dphubert,
+        peers.read_dphubert,
+    ),
 )
 SAFETENSORS_HEADER = slice(8, 9)  # after eight bytes of length, an object of JSON
 

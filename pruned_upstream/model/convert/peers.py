@@ -17,7 +17,11 @@ wav2vec 2.0 with a width of its own in every layer (pyf98/DPHuBERT, wav2vec2/{mo
 | `feature_extractor.dummy_weight`, gates of the last convolution | `feature_extractor.scale` |
 | `attention.gru_rel_pos_const`, one a head of the dense model | `grep_a`, one a living head |
 | `encoder_remaining_heads` (WavLM), `encoder_num_heads` (others, whose heads' old numbers do not matter) | `heads` |
-| convolutions and norms that forgot their removed channels | `dense_channels` equal to `channels` |
+| convolutions and norms that forgot their removed channels | `norm_channels` equal to `channels` |
+
+The file does not tell how wide the dense model was: its front end is taken for the published 512 channels (more where
+the file has more), its feed-forward for four times the width. DiariZen's pruned WavLM (BUTSpeechFIT/DiariZen,
+recipes/diar_ssl_pruning/apply_pruning.py, main) is such a file too; its weights are published under CC BY-NC.
 """
 
 from __future__ import annotations
@@ -76,7 +80,8 @@ STILL_GATED = (
 )
 GATES_POSITIONS = ".attention.gru_rel_pos_"
 FEATURE_SCALE = "feature_extractor.dummy_weight"
-FFN_RATIO = 4  # of the dense layers' widths, which the file does not tell; so it is in every published model
+FFN_RATIO = 4  # of the dense layers' widths, which the file does not tell; so it is in every published model,
+CHANNELS = 512  # and so are its convolutions
 
 
 def recognises_dphubert(checkpoint: Mapping[str, Any]) -> bool:
@@ -147,7 +152,8 @@ def _dphubert_config(options: Mapping[str, Any]) -> EncoderConfig:
     return EncoderConfig(
         family="wavlm" if is_wavlm else "hubert",
         conv=tuple(
-            ConvLayer(dim, kernel, stride, dim) for dim, kernel, stride in options["extractor_conv_layer_config"]
+            ConvLayer(dim, kernel, stride, max(dim, CHANNELS), norm_channels=dim)
+            for dim, kernel, stride in options["extractor_conv_layer_config"]
         ),
         extractor_mode=mode,
         conv_bias=options["extractor_conv_bias"],

@@ -11,6 +11,7 @@ from tiny import largest_difference, tiny_config, unequal_waveforms
 from torch import nn
 
 from pruned_upstream.errors import CheckpointError
+from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.convert import load_teacher
 from pruned_upstream.model.size import count_parameters
 
@@ -229,6 +230,9 @@ def test_dphubert_equals_torchaudio(mode, layer_norm_first, tmp_path):
     assert ours.config.family == "hubert"
     assert [len(layer.heads) for layer in ours.config.layers] == [2, 0, 1, 4]
     assert count_parameters(ours.config) == sum(p.numel() for p in theirs.parameters())
+    # the norms count the living channels alone, but the model they were cut from was wider
+    assert [(layer.channels, layer.dense_channels) for layer in ours.config.conv] == [(16, 512), (11, 512), (9, 512)]
+    assert EncoderConfig.from_json(ours.config.to_json()) == ours.config and not ours.config.is_dense
     waveforms, lengths = ours.prepare(unequal_waveforms())
     output = ours(waveforms, lengths)
     expected = torchaudio_states(theirs, waveforms, lengths)
