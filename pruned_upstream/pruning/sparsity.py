@@ -6,7 +6,7 @@ counts 0 or 1: for every such pattern the formula gives the number of parameters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from .compaction import compact_config
 from .gates import Gates, conv_kind, living_places
 
 SCOPES = ("transformer", "everything")
+PRICES = ("multipliers", "gentle")
 SHIFT_RANGE = 16.0  # of log_alpha: beyond it every gate within the clamp is certain
 SHIFT_HALVINGS = 24
 
@@ -160,7 +161,68 @@ def _parts_in(scope: str, parts: Mapping[str, object]) -> tuple[str, ...]:
     return PRUNABLE_PARTS if scope == "transformer" else tuple(parts)
 
 
-class Lagrangian(nn.Module):
+class Price(nn.Module):
+    """What a student pays for missing its target; gates descend on it."""
+
+    def forward(self, expected: Tensor, target: float, gates: Sequence[nn.Parameter]) -> Tensor:
+        """The penalty of a step.
+
+        Args:
+            expected: p_hat, from these gates.
+            gates: which hold the gradient of the step's distillation, summed over processes.
+        """
+        raise NotImplementedError
+
+    def multipliers(self) -> dict[str, Tensor]:
+        """What is worth plotting, each a scalar."""
+        raise NotImplementedError
+
+
+class GentlePrice(Price):
+    """-price * (p_hat - p), where the price is a share of what the gates hear from distillation.
+
+    An ascended multiplier is an integral controller: it grows for as long as gates are on their way, and drives them
+    past the target before it has shrunk again (Sohrabi et al., On PI Controllers for Updating Lagrange Multipliers,
+    ICML 2024, treat that). This price follows the miss at once, is bounded, and knows no units: at `strength` 1 the
+    size alone would move the gates as far as distillation alone, whatever the teacher, the loss and the learning rate.
+    The optimiser divides both by the same root mean square, so that over n steps a gate drifts by about
+    strength * gate_learning_rate * n.
+
+    A gentle price may leave gates short of their target where steps are few. That is no loss: the exact cut goes on in
+    the order of the gates (`final_gates`), which a strong price would have spoilt.
+
+    Args:
+        strength: of the price where the target is missed by `band` or more; within, it falls in proportion.
+    """
+
+    BAND = 0.05
+    MEMORY = 0.98  # share of the gradients' means that the next step keeps
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+        for name in ("distillation", "size", "price"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.double))
+
+    def forward(self, expected: Tensor, target: float, gates: Sequence[nn.Parameter]) -> Tensor:
+        by_size = torch.autograd.grad(expected, gates, retain_graph=True)
+        self._remember(self.distillation, [gate.grad for gate in gates if gate.grad is not None])
+        self._remember(self.size, by_size)
+        miss = ((target - expected.detach()) / self.BAND).clamp(-1, 1)
+        ratio = (self.distillation / self.size.clamp(min=torch.finfo(torch.double).tiny)).sqrt()
+        self.price = self.strength * miss * ratio
+        return -self.price * (expected - target)
+
+    def multipliers(self) -> dict[str, Tensor]:
+        return {"price": self.price.clone()}
+
+    def _remember(self, mean: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Mean of the squared norm over the last steps; both means are short of the first steps in the same way."""
+        square = sum((gradient.double().square().sum() for gradient in gradients), start=torch.zeros_like(mean))
+        mean.mul_(self.MEMORY).add_((1 - self.MEMORY) * square)
+
+
+class Lagrangian(Price):
     """lambda1 (p_hat - p) + lambda2 (p_hat - p)^2, the price of missing the target (equation 5).
 
     The gates descend on it while the two multipliers ascend, so that the price rises for as long as the target is
@@ -172,9 +234,12 @@ class Lagrangian(nn.Module):
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
 
-    def forward(self, expected: Tensor, target: float) -> Tensor:
+    def forward(self, expected: Tensor, target: float, gates: Sequence[nn.Parameter] = ()) -> Tensor:
         excess = expected - target
         return self.lambda1 * excess + self.lambda2 * excess.square()
+
+    def multipliers(self) -> dict[str, Tensor]:
+        return {name: multiplier.detach().clone() for name, multiplier in self.named_parameters()}
 
 
 @dataclass(frozen=True)

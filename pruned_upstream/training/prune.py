@@ -31,7 +31,17 @@ from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample, GateSettings
 from ..pruning.scores import cut_by_scores, dimension_scores, warm_start_
-from ..pruning.sparsity import SCOPES, Lagrangian, TargetSparsity, counted_sparsity, expected_sparsity, final_gates
+from ..pruning.sparsity import (
+    PRICES,
+    SCOPES,
+    GentlePrice,
+    Lagrangian,
+    Price,
+    TargetSparsity,
+    counted_sparsity,
+    expected_sparsity,
+    final_gates,
+)
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup, Trainer
@@ -79,12 +89,16 @@ class Sparsity:
     target: float = REQUIRED
     scope: str = "transformer"  # what it is a share of; or "everything"
     warmup: float = 0.07  # share of the steps over which the target rises from 0
+    price: str = "multipliers"  # of missing the target: ascended (equation 5); or "gentle", see pruning/sparsity.py
+    strength: float = 0.3  # of the gentle price, against what gates hear from distillation
     exact: bool = False  # close as many gates at the end as meet the target to a row; else as many as the gates expect
 
     def check(self) -> None:
         require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
         require(self.scope in SCOPES, "sparsity.scope", self.scope, f"be one of {', '.join(SCOPES)}")
         require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
+        require(self.price in PRICES, "sparsity.price", self.price, f"be one of {', '.join(PRICES)}")
+        require(self.strength > 0, "sparsity.strength", self.strength, "be above 0")
 
 
 @dataclass
@@ -155,11 +169,13 @@ class PruningObjective(PairedDistillation):
     ) -> None:
         super().__init__(teacher, student, pairing, recipe.optimisation, processes)
         self.gates = gates
-        self.lagrangian = Lagrangian().to(processes.device)
+        gentle = recipe.sparsity.price == "gentle"
+        self.price: Price = GentlePrice(recipe.sparsity.strength) if gentle else Lagrangian()
+        self.price.to(processes.device)
         self.recipe = recipe
         steps = recipe.optimisation.steps
         self.target = TargetSparsity(recipe.sparsity.target, round(recipe.sparsity.warmup * steps))
-        self.modules.update({"gates": gates, "lagrangian": self.lagrangian})
+        self.modules.update({"gates": gates, "lagrangian": self.price})
         self._means = gates.means()
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -172,7 +188,7 @@ class PruningObjective(PairedDistillation):
             ),
             ParameterGroup(
                 "multipliers",
-                list(self.lagrangian.parameters()),
+                list(self.price.parameters()),
                 options.multiplier_learning_rate,
                 schedule,
                 maximise=True,
@@ -189,7 +205,7 @@ class PruningObjective(PairedDistillation):
         super().end_step()
         self.sample.backward(self.processes.sum_)
         self.expected = expected_sparsity(self.gates.config, self.gates.probabilities(), self.recipe.sparsity.scope)
-        self.penalty = self.lagrangian(self.expected, self.target(self.step))
+        self.penalty = self.price(self.expected, self.target(self.step), list(self.gates.parameters()))
         self.penalty.backward()
 
     def after_step(self) -> None:
@@ -202,8 +218,7 @@ class PruningObjective(PairedDistillation):
             "penalty": self.penalty.detach(),
             "sparsity": self.expected.detach(),
             "target": self.target(self.step),
-            "lambda1": self.lagrangian.lambda1.detach().clone(),
-            "lambda2": self.lagrangian.lambda2.detach().clone(),
+            **self.price.multipliers(),
         }
         scalars |= {f"gate/{kind}": mean.mean() for kind, mean in self._means.items()}
         for kind, mean in self._means.items():
