@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
@@ -113,9 +114,9 @@ class _Stack:
     """An encoder's layers on all batches at once: where each batch is, layer by layer.
 
     projected: (B, T, d) of each batch, before the position convolution.
-    states: what the next layer is given, (B, T, d) of each batch.
+    states: what the next layer is given, (B, T, d) of each batch; of models that hear windows, (B W, P, d).
     biases: what every layer is given besides.
-    valid: (B, T) of each batch, True at frames that count.
+    valid: as the states without d, True at frames that count.
     """
 
     def __init__(self, encoder: Encoder, heard: Sequence[tuple[Tensor, Tensor | None]]) -> None:
@@ -132,8 +133,7 @@ class _Stack:
                 self.projected.append(output.projected)
                 self.states.append(x)
                 self.biases.append(biases)
-                everywhere = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-                self.valid.append(everywhere if output.padding_mask is None else ~output.padding_mask)
+                self.valid.append(frames_that_count(output.padding_mask, output.projected, x))
 
     def advance(self, number: int) -> list[Streams]:
         """Pass layer `number`; its streams on each batch."""
@@ -245,6 +245,20 @@ def observed(layer: TransformerEncoderLayer) -> Iterator[Observation]:
             hook.remove()
 
 
+def frames_that_count(padding_mask: Tensor | None, own: Tensor, x: Tensor) -> Tensor:
+    """Which frames of `x` are speech: True where they are.
+
+    Args:
+        padding_mask: (B, T), of the recordings' own frames; None where nothing is padded.
+        own: (B, T, ...).
+        x: the same frames (B, T, ...), or in windows, (B W, P, ...): recording after recording, filled up with silence.
+    """
+    valid = torch.ones(own.shape[:2], dtype=torch.bool, device=x.device) if padding_mask is None else ~padding_mask
+    rows, width = x.shape[:2]
+    filled = rows * width // len(valid) - valid.size(1)
+    return F.pad(valid, (0, filled)).view(rows, width)
+
+
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
     """What a module is given, call after call."""
@@ -262,9 +276,10 @@ def _refit_projection(
     """What reads other channels than the teacher's projection is to meet the teacher's projected features."""
     fit = _LeastSquares(student.post_extract_proj)
     with inputs_of(student.post_extract_proj) as read:
-        for (waveforms, _), target, valid in zip(heard, dense.projected, dense.valid, strict=True):
-            error = target - student.project(student.features(waveforms))
-            fit.add(read.pop()[0][valid], error[valid])
+        for (waveforms, lengths), target in zip(heard, dense.projected, strict=True):
+            output = student(waveforms, lengths)
+            valid = frames_that_count(output.padding_mask, target, target)
+            fit.add(read.pop()[0][valid], (target - output.projected)[valid])
     fit.apply(damping)
 
 

@@ -27,6 +27,7 @@ from ..model.frontend import ConvBlock
 from ..model.gating import EncoderGates
 from .compaction import compact_config, evaluating, full_precision
 from .gates import CONV, Gates, GateSettings, conv_kind, encoder_gates, gate_shapes, living_places
+from .repair import frames_that_count
 from .sparsity import counted_sparsity
 
 HALVINGS = 24  # of the share that stays, on the way to a size
@@ -52,8 +53,7 @@ def dimension_scores(
     device = next(encoder.parameters()).device.type
     with watch, evaluating(encoder), full_precision(), torch.autocast(device, enabled=False):
         for waveforms, lengths in batches:
-            valid = None if lengths is None else ~encoder.padding_mask(lengths, waveforms.size(1))
-            watch.begin(valid)
+            watch.begin(None if lengths is None else encoder.padding_mask(lengths, waveforms.size(1)))
             encoder(waveforms, lengths)
     if watch.empty:
         raise DataError("scores need speech to be taken on, and there was none")
@@ -119,13 +119,13 @@ class _Watch:
 
     def __init__(self) -> None:
         self.empty = True
-        self._valid: Tensor | None = None
+        self._padding_mask: Tensor | None = None
         self._wanted: list[tuple[nn.Module, Callable[..., None]]] = []
         self._hooks: list[RemovableHandle] = []
 
-    def begin(self, valid: Tensor | None) -> None:
-        """A batch comes, of whose frames these are valid: (B, T) bool, None for all."""
-        self.empty, self._valid = False, valid
+    def begin(self, padding_mask: Tensor | None) -> None:
+        """A batch comes, with this mask (B, T)."""
+        self.empty, self._padding_mask = False, padding_mask
 
     def input(self, module: nn.Module, through: nn.Linear | None = None) -> _Moments:
         """Of a module's first input, or of what `through` makes of it; (B, T, n), or channels first, (B, n, T')."""
@@ -136,7 +136,8 @@ class _Watch:
             if isinstance(module, ConvBlock):  # at another frame rate, of which no mask is known
                 x = x.transpose(1, 2).flatten(0, 1)
             else:
-                x = x.flatten(0, 1) if self._valid is None else x[self._valid]
+                mask = self._padding_mask
+                x = x.flatten(0, 1) if mask is None else x[frames_that_count(mask, mask, x)]
             moments.add(x)
 
         self._wanted.append((module, add))

@@ -15,6 +15,7 @@ from pruned_upstream.model.size import count_parameters, parameters_by_part
 from pruned_upstream.pruning.compaction import compact_config
 from pruned_upstream.pruning.gates import Gates, GateSettings, encoder_gates
 from pruned_upstream.pruning.sparsity import (
+    GentlePrice,
     Lagrangian,
     TargetSparsity,
     counted_sparsity,
@@ -210,3 +211,55 @@ def test_final_gates_count_to_the_target(target):
     assert counted == pytest.approx(target, abs=1e-4)
     before, after = gates.deterministic(), final_gates(gates, target)
     assert [bool(layer.attention) for layer in before.layers] == [bool(layer.attention) for layer in after.layers]
+
+
+def test_a_gentle_price_is_a_share_of_what_gates_hear() -> None:
+    """Whatever the units of the loss: near the target it falls in proportion, beyond it it turns round."""
+    gates = Gates(tiny_config())
+    expected = expected_sparsity(gates.config, gates.probabilities())
+    parameters = list(gates.parameters())
+    by_size = torch.autograd.grad(expected, parameters, retain_graph=True)
+    size = torch.cat([gradient.flatten() for gradient in by_size]).norm().item()
+    for scale in (1e-3, 1.0, 1e3):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, scale)
+        heard = torch.cat([parameter.grad.flatten() for parameter in parameters]).norm().item()
+        for miss, share in ((0.3, 1.0), (0.05, 1.0), (0.02, 0.4), (0.0, 0.0), (-0.01, -0.2), (-0.5, -1.0)):
+            price = GentlePrice(0.3)
+            penalty = price(expected, expected.item() + miss, parameters)
+            assert price.multipliers()["price"].item() == pytest.approx(0.3 * share * heard / size, rel=1e-5, abs=1e-9)
+            assert penalty.item() == pytest.approx(price.price.item() * miss, rel=1e-5, abs=1e-9)
+            pull = torch.autograd.grad(penalty, parameters, retain_graph=True)
+            norm = torch.cat([gradient.flatten() for gradient in pull]).norm().item()
+            assert norm == pytest.approx(0.3 * abs(share) * heard, rel=1e-4, abs=1e-9)
+
+
+def test_a_gentle_price_does_not_wind_up() -> None:
+    """Gates that come late to their target do not go past it, as those under ascended multipliers do."""
+
+    def ends(price, options) -> tuple[float, float]:
+        torch.manual_seed(0)
+        gates = Gates(tiny_config(), GateSettings(init_std=0.01))
+        with torch.no_grad():
+            for log_alpha in gates.log_alpha.values():
+                log_alpha.fill_(2.5)
+        groups = [{"params": gates.parameters(), "lr": 0.05, "weight_decay": 0.0}]
+        groups += [{"params": price.parameters(), "lr": 0.03, "maximize": True, "weight_decay": 0.0}] * options
+        optimiser = torch.optim.AdamW(groups)
+        reached = []
+        for step in range(300):
+            optimiser.zero_grad()
+            for log_alpha in gates.parameters():  # distillation: noise, and a pull upwards
+                log_alpha.grad = 1e-3 * (torch.randn(log_alpha.shape) - 0.1)
+            expected = expected_sparsity(gates.config, gates.probabilities())
+            price(expected, TargetSparsity(0.67, 90)(step), list(gates.parameters())).backward()
+            optimiser.step()
+            gates.clamp_()
+            reached.append(expected.item())
+        return max(reached), reached[-1]
+
+    most, last = ends(GentlePrice(1.0), 0)
+    assert last == pytest.approx(0.67, abs=0.05)
+    assert most < 0.72
+    most, _ = ends(Lagrangian(), 1)
+    assert most > 0.85
