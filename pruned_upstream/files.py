@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -16,8 +18,11 @@ from typing import TextIO
 
 from .errors import DataError, PrunedUpstreamError
 
+log = logging.getLogger(__name__)
+
 LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
 LOCK_POLL_SECONDS = 0.2
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system without them
 # the name of what is not complete yet says who writes it, so that what a killed process left can be told and removed
 UNFINISHED = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[^.]+\.unfinished")
 NAME_SHOWN = 40  # characters of the final name within that of the unfinished; a name has at most 255 bytes
@@ -122,32 +127,48 @@ def remove_unfinished(folder: Path) -> None:
 def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold the folder's lock; forked children hold it too, until the last of them has ended.
 
-    What killed processes left unfinished in the folder is removed.
+    It goes with the process: a killed one leaves none. On a file system without locks a warning is all there is. What
+    killed processes left unfinished in the folder is removed.
 
     Raises:
-        DataError: another process holds it.
+        DataError: another process holds it; it is named.
         PrunedUpstreamError: the folder cannot be made or written.
     """
     make_folder(folder)
     with _opened(folder / name) as file:
         give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > give_up:
-                    raise DataError(
-                        f"{folder} is in use by another run; wait for it, or give another folder"
-                    ) from error
-                time.sleep(LOCK_POLL_SECONDS)
+        while not _take(file.fileno(), folder):
+            if time.monotonic() > give_up:
+                file.seek(0)
+                holder = file.read(200).strip()
+                raise DataError(
+                    f"{folder} is in use by another run{f' ({holder})' if holder else ''}; wait for it, or give "
+                    "another folder"
+                )
+            time.sleep(LOCK_POLL_SECONDS)
+        with contextlib.suppress(OSError):  # on a full disk: the name is a courtesy
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         remove_unfinished(folder)
         yield
 
 
+def _take(handle: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise PrunedUpstreamError(f"{folder} cannot be locked: {error.strerror}; name another folder") from error
+        log.warning("the file system of %s has no locks: see to it that no other run writes there", folder)
+    return True
+
+
 def _opened(path: Path) -> TextIO:
     try:
-        return open(path, "a")
+        return open(path, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise PrunedUpstreamError(f"{path.parent} cannot be written: {error.strerror}; name another folder") from error
 

@@ -5,9 +5,12 @@ A job is work that goes on where it stopped when it is done again; one that SLUR
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -67,9 +70,12 @@ def run_jobs(
     *,
     name: str,
     at_once: int | None = None,
+    grace_seconds: float = 0.0,
     ended: Callable[[str, Result | Failure], None] = lambda name, result: None,
 ) -> dict[str, Result | Failure]:
-    """Submit a job for each piece of work and wait for all of them; an interruption cancels those that run.
+    """Submit a job for each piece of work and wait for all of them.
+
+    Whatever ends this process (Ctrl-C, SIGTERM, the SIGHUP of a lost terminal) ends the jobs that it started.
 
     Args:
         work: picklable, by name.
@@ -78,6 +84,7 @@ def run_jobs(
         parameters: submitit's, e.g. `slurm_partition`, `timeout_min`, `gpus_per_node`.
         name: of the jobs in SLURM's queue.
         at_once: jobs that are submitted at the same time; all by default.
+        grace_seconds: for jobs on this machine that save their work on SIGTERM: so long they are waited for.
         ended: is told of each job as it ends.
 
     Raises:
@@ -88,21 +95,51 @@ def run_jobs(
     waiting = dict(work)
     running: dict[str, Any] = {}
     results: dict[str, Result | Failure] = {}
-    try:
-        while waiting or running:
-            while waiting and (at_once is None or len(running) < at_once):
-                job_name = next(iter(waiting))
-                running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment))
-            for job_name in [name for name, job in running.items() if job.done()]:
-                results[job_name] = _result(running.pop(job_name))
-                ended(job_name, results[job_name])
-            if running:
-                time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        for job in running.values():
-            job.cancel()
-        raise
+    with _signals_as_interruptions():
+        try:
+            while waiting or running:
+                while waiting and (at_once is None or len(running) < at_once):
+                    job_name = next(iter(waiting))
+                    running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment))
+                for job_name in [name for name, job in running.items() if job.done()]:
+                    results[job_name] = _result(running.pop(job_name))
+                    ended(job_name, results[job_name])
+                if running:
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            _cancel(running.values(), grace_seconds if launcher == "local" else 0.0)
+            raise
     return {job_name: results[job_name] for job_name in work}
+
+
+@contextlib.contextmanager
+def _signals_as_interruptions() -> Iterator[None]:
+    """What would end this process at once, and leave its jobs behind, is raised as Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cancel(jobs: Collection[Any], grace_seconds: float) -> None:
+    """End jobs. submitit gives local ones a second; those that save what they did are asked before, and waited for."""
+    give_up = time.monotonic() + grace_seconds
+    for job in jobs if grace_seconds else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(job.job_id), signal.SIGTERM)  # a local job's number is its process, which passes it on
+    while not all(job.done() for job in jobs) and time.monotonic() < give_up:
+        time.sleep(POLL_SECONDS)
+    for job in jobs:
+        if not job.done():
+            job.cancel()
 
 
 def _executor(folder: Path, launcher: str, parameters: Mapping[str, Any]) -> Any:

@@ -28,6 +28,7 @@ from typing import Any
 from .errors import ConfigError
 from .files import atomic_write, locked, write_text
 from .jobs import Failure, run_jobs
+from .report.runs import read_run
 from .superb.layout import Data
 from .superb.results import FILE_NAME, RunResults, read_results
 from .superb.running import Settings
@@ -35,14 +36,17 @@ from .superb.running import run as run_superb
 from .superb.tasks import select
 from .training.methods import Method, method_named
 from .training.provenance import RECIPE_FILE
-from .training.recipe import flat_keys, load_recipe
+from .training.recipe import flat_keys, key_kinds, load_recipe
 from .training.state import check_same_run
 
 SEED, FOLDER = "run.seed", "run.folder"
 JOBS_FOLDER, SCORES_FOLDER = "jobs", "superb"
+SWEEP_LOCK = ".sweep.lock"
+SAVING_SECONDS = 20.0  # that points get to finish their step and save
 CSV_FILE, YAML_FILE = "results.csv", "results.yaml"
-PARAMETERS, ZEROS, LOSS = "parameters", "sparsity", "loss"
-REPORTED = ("counted_sparsity", ZEROS, "file_bytes")  # what a run's report may say of its model
+PARAMETERS, ZEROS, REACHED, LOSS = "parameters", "sparsity", "counted_sparsity", "loss"
+REPORTED = (REACHED, ZEROS, "file_bytes")  # what a run's report may say of its model
+MISSED = "missed"  # column: 1 where the target is missed by more than the recipe tolerates
 
 
 @dataclass(frozen=True)
@@ -103,24 +107,32 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a grid, in the order of the axes."""
+    """All points of a grid, in the order of the axes; with `amend`, they go on with other rates or more steps."""
 
     folder: Path
     method: Method
     axes: tuple[Axis, ...]
     points: tuple[Point, ...]
     scoring: Scoring | None = None
+    amend: bool = False
 
     def model(self, point: Point) -> Path:
         return point.folder / self.method.model_file
 
     def is_trained(self, point: Point) -> bool:
-        """Raises ConfigError where the point's folder holds a run of another recipe."""
+        """Whether the point's model is what its recipe makes, and decoded where the recipe names tests.
+
+        Raises:
+            ConfigError: the point's folder holds a run of another recipe.
+            DataError: its files are damaged.
+        """
         saved = point.folder / RECIPE_FILE
-        if saved.is_file():
-            before = load_recipe(saved, self.method.recipe_class)
-            check_same_run(saved, flat_keys(before), flat_keys(point.recipe))
-        return self.model(point).is_file()
+        if not saved.is_file():
+            return False
+        before = load_recipe(saved, self.method.recipe_class)
+        kinds, wanted = key_kinds(self.method.recipe_class), flat_keys(point.recipe)
+        amended = check_same_run(point.folder, flat_keys(before), wanted, kinds, amend=self.amend)
+        return not amended and read_run(point.folder).finished
 
     def is_finished(self, point: Point) -> bool:
         if not self.is_trained(point):
@@ -164,6 +176,7 @@ def plan(
     *,
     method: str = "prune",
     scoring: Scoring | None = None,
+    amend: bool = False,
 ) -> Sweep:
     """Every combination of the axes' values as a recipe; the sweep's folder is the recipe's run.folder.
 
@@ -193,7 +206,7 @@ def plan(
     for name, times in Counter(point.name for point in points).items():
         if times > 1:
             raise ConfigError(f"{times} points of the sweep would share the folder {name}; vary other values")
-    return Sweep(folder, known, tuple(axes), tuple(points), scoring)
+    return Sweep(folder, known, tuple(axes), tuple(points), scoring, amend)
 
 
 def run_sweep(
@@ -214,6 +227,17 @@ def run_sweep(
         ConfigError: a point's folder holds a run of another recipe, or the launcher is not to be had.
         DataError: the corpora of `scoring` are incomplete.
     """
+    with locked(sweep.folder, SWEEP_LOCK):
+        return _run_locked(sweep, launcher, parameters or {}, at_once, ended)
+
+
+def _run_locked(
+    sweep: Sweep,
+    launcher: str,
+    parameters: Mapping[str, str | int],
+    at_once: int | None,
+    ended: Callable[[str, Failure | None], None],
+) -> Outcome:
     finished = [point.name for point in sweep.points if sweep.is_finished(point)]
     for name in finished:
         ended(name, None)
@@ -227,7 +251,9 @@ def run_sweep(
 
     if work:
         jobs = sweep.folder / JOBS_FOLDER
-        run_jobs(work, jobs, launcher, parameters or {}, name="sweep", at_once=at_once, ended=note)
+        run_jobs(
+            work, jobs, launcher, parameters, name="sweep", at_once=at_once, grace_seconds=SAVING_SECONDS, ended=note
+        )
     rows, means = collect_points(sweep)
     return Outcome(rows, means, failures, _draw(sweep, means))
 
@@ -283,27 +309,27 @@ def measures(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Measure]:
     else:
         size = Measure(PARAMETERS, "parameters (M)", 1e-6)
     names = dict.fromkeys(name for row in means for name in row if f"{name}_spread" in row)
-    return [size, *(Measure(name, labels.get(name, name)) for name in names if name not in (PARAMETERS, *REPORTED))]
+    others = [name for name in names if name not in (PARAMETERS, MISSED, *REPORTED)]
+    return [size, *(Measure(name, labels.get(name, name)) for name in others)]
 
 
 def _run_point(sweep: Sweep, point: Point) -> Failure | None:
     """Train and, if wanted, score; in a job."""
-    with locked(point.folder):
-        if not sweep.is_trained(point):
-            sweep.method.run_recipe(point.recipe)
-            _release_gpu()  # the tasks' processes want the room
-        if sweep.scoring is None:
-            return None
-        settings = Settings(
-            folder=point.scores,
-            upstream="pruned_upstream",
-            checkpoint=sweep.model(point),
-            model=point.name,
-            data=sweep.scoring.data,
-            tasks=sweep.scoring.tasks,
-            short=sweep.scoring.short,
-        )
-        failures = run_superb(settings).failures
+    if not sweep.is_trained(point):
+        sweep.method.run_recipe(point.recipe, amend=sweep.amend)
+        _release_gpu()  # the tasks' processes want the room
+    if sweep.scoring is None:
+        return None
+    settings = Settings(
+        folder=point.scores,
+        upstream="pruned_upstream",
+        checkpoint=sweep.model(point),
+        model=point.name,
+        data=sweep.scoring.data,
+        tasks=sweep.scoring.tasks,
+        short=sweep.scoring.short,
+    )
+    failures = run_superb(settings).failures
     if not failures:
         return None
     reasons = "; ".join(f"{task}: {failure.reason}" for task, failure in failures.items())
@@ -319,15 +345,17 @@ def _release_gpu() -> None:
 
 def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
     from .model.size import count_parameters
-    from .report.runs import read_run
+    from .training.recognition import COUNTS
 
     run = read_run(point.folder)
     row: dict[str, Any] = {"point": point.name, **point.values, PARAMETERS: count_parameters(run.header.config)}
     row |= {name: run.outcome[name] for name in REPORTED if name in run.outcome}
+    if MISSED in run.outcome:
+        row[MISSED] = int(run.missed is not None)
     if run.loss is not None:
         row[LOSS] = run.curves[run.loss].tail()
     for source, rates in run.outcome.get("tests", {}).items():
-        row |= {f"{name.upper()} (%) of {source}": 100 * rates[name] for name in rates if name != "recordings"}
+        row |= {f"{name.upper()} (%) of {source}": 100 * rates[name] for name in rates if name not in COUNTS}
     return row | _scores_of(point).metrics
 
 
@@ -347,13 +375,16 @@ def _draw(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
     pictures = []
     for quality in qualities:
         curves: dict[str, list[tuple[float, float, float, float]]] = {}
+        missed: set[tuple[float, float]] = set()
         for row in means:
             if quality.name in row:
                 name = ", ".join(f"{key}={json.dumps(row[key])}" for key in keys)
                 curves.setdefault(name or sweep.method.name, []).append((*size.of(row), *quality.of(row)))
+                if row.get(MISSED):
+                    missed.add((size.of(row)[0], quality.of(row)[0]))
         suffix = "" if quality.name == LOSS else "_" + _plain(quality.name).replace(".", "_")
         path = sweep.folder / f"trade_off{suffix}.png"
-        save_figure(trade_off(curves, size=size.label, quality=quality.label), path)
+        save_figure(trade_off(curves, size=size.label, quality=quality.label, missed=missed), path)
         pictures.append(path)
     return pictures
 

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+MISSED = 3  # exit code of a run whose model is further from its target than the recipe tolerates
+
+Amend = Annotated[
+    bool,
+    typer.Option(
+        "--amend",
+        help="Go on although keys differ that may change on the way (rates, steps ...); the report tells.",
+    ),
+]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")]
 
 
@@ -40,8 +49,14 @@ def train(
     recipe: str,
     overrides: Sequence[str] | None,
     report_table: Callable[[Mapping[str, Any]], Table] | None = None,
+    *,
+    amend: bool = False,
 ) -> None:
-    """Train by a method of `training.methods` as the recipe says, then show the run's report and where the model is."""
+    """Train by a method of `training.methods` as the recipe says, then show the run's report and where the model is.
+
+    Raises:
+        typer.Exit: with code 3 where the model misses its target by more than is tolerated.
+    """
     from rich.console import Console
 
     from ..training.methods import method_named
@@ -51,12 +66,18 @@ def train(
     way = method_named(method)
     console = Console()
     log_to_terminal()
-    model = way.run_recipe(load_recipe(recipe, way.recipe_class, overrides or []))
+    asked = load_recipe(recipe, way.recipe_class, overrides or [])
+    model = way.run_recipe(asked, amend=amend)
     if not is_first_process():
         return
+    report = json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))
     if report_table is not None:
-        console.print(report_table(json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))))
-    console.print(f"wrote {model}")
+        console.print(report_table(report))
+    console.print(f"wrote {model}", soft_wrap=True)
+    if report.get("missed"):
+        console.print(f"[bold red]{report['missed']}[/]", soft_wrap=True)
+        if not asked.sparsity.may_miss:
+            raise typer.Exit(MISSED)
 
 
 def pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -85,5 +106,21 @@ def size_row(report: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def recordings_row(report: Mapping[str, Any]) -> tuple[str, str]:
-    """Of a training's report in the terminal: what it learned from."""
-    return "recordings", f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped"
+    """Of a training's report in the terminal: what it learned from, and what it could not use."""
+    return "recordings", (
+        f"{report['recordings']} ({report['hours']:.2f} h), {len(report['skipped'])} skipped before training, "
+        f"{len(report['dropped'])} found unusable in it"
+    )
+
+
+def add_remarks(table: Table, report: Mapping[str, Any]) -> None:
+    """Rows of a training's report that only some runs have."""
+    if report["left_out"]:
+        table.add_row("left out, not for training", ", ".join(report["left_out"]))
+    if report["looks_held_out"]:
+        sets = ", ".join(f"{name} ({count})" for name, count in report["looks_held_out"].items())
+        table.add_row("TRAINED ON, LOOKS LIKE TEST DATA", sets, style="bold red")
+    for change in report["amendments"]:
+        where = f"{change['part']}, " if "part" in change else ""
+        row = f"{where}{change['key']}: {change['before']} -> {change['after']} after step {change['from_step']}"
+        table.add_row("amended", row)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from . import RecipeName, recordings_row, size_row, train
+from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,12 +20,13 @@ def distill(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER student.layers=3", show_default=False)
     ] = None,
+    amend: Amend = False,
 ) -> None:
     """Distil a speech encoder into a shallow student; the same command goes on after an interruption.
 
     Several processes: torchrun --nproc-per-node 4 -m pruned_upstream.cli distill RECIPE
     """
-    train("distill", recipe, overrides, report_table)
+    train("distill", recipe, overrides, report_table, amend=amend)
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
@@ -37,4 +38,5 @@ def report_table(report: Mapping[str, Any]) -> Table:
     table.add_row("prediction heads", "kept" if report["heads_kept"] else "dropped")
     table.add_row("steps", str(report["steps"]))
     table.add_row(*recordings_row(report))
+    add_remarks(table, report)
     return table

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import RecipeName, recordings_row, train
+from . import Amend, RecipeName, add_remarks, recordings_row, train
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ def parp(
         list[str] | None,
         typer.Option(help="section.key=a,b,c, repeatable: as `sweep --method parp`.", show_default=False),
     ] = None,
+    amend: Amend = False,
 ) -> None:
     """Prune while finetuning with CTC (PARP, or a baseline); the same command goes on after an interruption."""
     if vary:
-        sweep(recipe, overrides, vary=vary, method="parp")
+        sweep(recipe, overrides, vary=vary, method="parp", amend=amend)
     else:
-        train("parp", recipe, overrides, report_table)
+        train("parp", recipe, overrides, report_table, amend=amend)
 
 
 def masks(
@@ -66,10 +67,26 @@ def report_table(report: Mapping[str, Any]) -> Table:
     megabytes, dense = report["file_bytes"] / 1e6, report["dense_bytes"] / 1e6
     table.add_row("model file", f"{megabytes:.2f} MB (dense {dense:.2f} MB)")
     table.add_row(*recordings_row(report))
+    add_remarks(table, report)
     for source, found in report["tests"].items():
-        rates = ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name != "recordings")
-        table.add_row(source, rates)
+        table.add_row(source, _rates(found))
     return table
+
+
+def tests_table(tests: Mapping[str, Mapping[str, float]]) -> Table:
+    """What was recognised, for the terminal."""
+    table = Table(title="recognised", title_justify="left")
+    for column in ("source", "errors", "recordings", "skipped"):
+        table.add_column(column, justify="left" if column in ("source", "errors") else "right")
+    for source, found in tests.items():
+        table.add_row(source, _rates(found), f"{found['recordings']:.0f}", f"{found.get('skipped', 0):.0f}")
+    return table
+
+
+def _rates(found: Mapping[str, float]) -> str:
+    from ..training.recognition import COUNTS
+
+    return ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name not in COUNTS)
 
 
 def _pairs(overlaps: dict[tuple[str, str], Overlap]) -> Table:

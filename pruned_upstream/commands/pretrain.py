@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import RecipeName, train
+from . import Amend, RecipeName, train
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,6 +18,7 @@ def pretrain(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER shape.layers=4", show_default=False)
     ] = None,
+    amend: Amend = False,
 ) -> None:
     """Train a small encoder from scratch by masked prediction; the same command goes on after an interruption."""
-    train("pretrain", recipe, overrides)
+    train("pretrain", recipe, overrides, amend=amend)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from . import RecipeName, recordings_row, size_row, train
+from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,12 +20,15 @@ def prune(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to it: data.train=FOLDER run.seed=1", show_default=False)
     ] = None,
+    amend: Amend = False,
 ) -> None:
     """Prune a speech encoder with distillation; the same command goes on after an interruption.
 
+    Exit code 3: the model is there, and misses its target by more than sparsity.tolerance.
+
     Several processes: torchrun --nproc-per-node 4 -m pruned_upstream.cli prune RECIPE
     """
-    train("prune", recipe, overrides, report_table)
+    train("prune", recipe, overrides, report_table, amend=amend)
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
@@ -36,7 +39,8 @@ def report_table(report: Mapping[str, Any]) -> Table:
     table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of {scope}")
     if report["steps"]:
         table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")
-    table.add_row("sparsity, counted in the file", f"{report['counted_sparsity']:.2%}")
+    reached = f"{report['counted_sparsity']:.2%}"
+    table.add_row("sparsity, counted in the file", f"{reached}, TARGET MISSED" if report["missed"] else reached)
     table.add_row("compact against gated, largest difference", f"{report['difference_from_gated']:.1e}")
     table.add_row("steps", str(report["steps"]))
     if report.get("second_stage"):
@@ -47,4 +51,5 @@ def report_table(report: Mapping[str, Any]) -> Table:
         row = f"{found['before']:.4f} before, {found['after']:.4f} after"
         table.add_row(f"distance from the teacher's layers, repair {place.replace('_', ' ')}", row)
     table.add_row(*recordings_row(report))
+    add_remarks(table, report)
     return table

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError
-from . import RecipeName, number_or_text, pairs
+from . import MISSED as MISSED_TARGET
+from . import Amend, RecipeName, number_or_text, pairs
 
 if TYPE_CHECKING:
     from ..sweep import Axis, Outcome, Scoring, Sweep
@@ -42,17 +43,19 @@ def sweep(
         int | None, typer.Option(min=1, help="Points side by side; 1, with slurm all.", show_default=False)
     ] = None,
     slurm: Annotated[list[str] | None, typer.Option(help="Parameter of submitit: slurm_partition=gpu.")] = None,
+    amend: Amend = False,
 ) -> None:
     """Train every combination of some values, each in a folder of its own under run.folder, and compare them.
 
-    The same command goes on after an interruption. Exit code 1: a point failed, the others are finished.
+    The same command goes on after an interruption. Exit code 1: a point failed, the others are finished; 3: none
+    failed, but some missed their target by more than sparsity.tolerance.
     """
     from ..jobs import Failure
-    from ..sweep import CSV_FILE, plan, run_sweep
+    from ..sweep import CSV_FILE, MISSED, plan, run_sweep
 
     console = Console()
     axes = _axes(method, sparsity, seeds, vary)
-    planned = plan(recipe, overrides or [], axes, method=method, scoring=_scoring(superb, data, short))
+    planned = plan(recipe, overrides or [], axes, method=method, scoring=_scoring(superb, data, short), amend=amend)
 
     def say(name: str, failure: Failure | None) -> None:
         said = " finished" if failure is None else f" failed: {failure.reason}"
@@ -68,7 +71,11 @@ def sweep(
         console.print(_table(planned, outcome))
     for path in (planned.folder / CSV_FILE, *outcome.pictures):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    raise typer.Exit(FAILED if outcome.failures else 0)
+    missed = [str(row["point"]) for row in outcome.rows if row.get(MISSED)]
+    if missed:
+        console.print(f"[bold red]missed their target[/] (crosses in the plots): {', '.join(missed)}", soft_wrap=True)
+    may_miss = all(getattr(getattr(p.recipe, "sparsity", None), "may_miss", True) for p in planned.points)
+    raise typer.Exit(FAILED if outcome.failures else MISSED_TARGET if missed and not may_miss else 0)
 
 
 def _axes(method: str, sparsity: str | None, seeds: str | None, vary: list[str] | None) -> list[Axis]:
@@ -96,16 +103,21 @@ def _scoring(superb: str | None, data: Path, short: bool) -> Scoring | None:
 
 def _table(sweep: Sweep, outcome: Outcome) -> Table:
     """Means over seeds with their standard deviation, a row for each combination of the other keys."""
-    from ..sweep import SEED, measures
+    from ..sweep import MISSED, REACHED, SEED, measures
 
     keys = [axis.key for axis in sweep.axes if axis.key != SEED]
     shown = measures(sweep, outcome.means)
     table = Table(title="means over seeds", title_justify="left")
-    for column in (*(key.rpartition(".")[2] for key in keys), "runs", *(measure.label for measure in shown)):
+    reached = ["reached (%)"] if any(REACHED in row for row in outcome.means) else []
+    labels = [measure.label for measure in shown]
+    for column in (*(key.rpartition(".")[2] for key in keys), "runs", *reached, *labels):
         table.add_column(column, justify="right")
     for row in outcome.means:
         found = [measure.of(row) if measure.name in row else None for measure in shown]
         cells = ["" if pair is None else _spread(*pair, runs=row["seeds"]) for pair in found]
+        if reached:
+            ended = f"{100 * row[REACHED]:.1f}" if REACHED in row else ""
+            cells.insert(0, f"{ended} MISSED" if row.get(MISSED) else ended)
         table.add_row(*(str(row[key]) for key in keys), str(row["seeds"]), *cells)
     return table
 

@@ -41,7 +41,8 @@ class ParpSettings:
     modules: list[str] = field(default_factory=lambda: list(MODULES))
     scope: str = "global"  # magnitudes are compared over all matrices, or within each "matrix"
     every: int = 50  # updates between two prunings (parp, parp_p)
-    mask: str | None = None  # model file of another run, whose mask is the first (mpi, parp, parp_p)
+    # model file of another run, whose mask is the first (mpi, parp, parp_p)
+    mask: str | None = field(default=None, metadata={"kind": "input"})
     initial_sparsity: float | None = None  # parp_p: where it starts; half of `sparsity` by default
     rise: float = 0.5  # parp_p: share of the updates with an unfrozen encoder over which it rises
     rounds: int = 3  # imp: prunings

@@ -7,7 +7,7 @@ to show. Figures are made without pyplot, so nothing global is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,12 +142,19 @@ def gates_by_layer(run: Run) -> Figure | None:
     return figure
 
 
-def trade_off(groups: Mapping[str, Sequence[tuple[float, float, float, float]]], *, size: str, quality: str) -> Figure:
+def trade_off(
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    *,
+    size: str,
+    quality: str,
+    missed: Collection[tuple[float, float]] = (),
+) -> Figure:
     """Quality against size, a curve a group of points, error bars over seeds.
 
     Args:
         groups: name of the curve -> (size, its spread, quality, its spread) of each point.
         size, quality: what the axes say.
+        missed: (size, quality) of points whose target was missed; they stand where they ended, and are marked.
     """
     figure = _figure(1, 4.2)
     axes = figure.add_subplot()
@@ -157,10 +164,13 @@ def trade_off(groups: Mapping[str, Sequence[tuple[float, float, float, float]]],
         axes.errorbar(
             x, y, yerr=y_spread, xerr=x_spread, color=colour, linestyle=style, marker="o", capsize=3, label=name
         )
+    if missed:
+        x, y = np.array(sorted(missed)).T
+        axes.plot(x, y, "x", color="black", markersize=11, markeredgewidth=1.5, label="target missed", zorder=5)
     axes.set_xlabel(size)
     axes.set_ylabel(quality)
     axes.grid(alpha=0.25)
-    if len(groups) > 1:
+    if len(groups) > 1 or missed:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 

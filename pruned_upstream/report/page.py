@@ -6,7 +6,7 @@ Figures are part of the page (SVG), there is no script, and everything that come
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,7 @@ from ..superb.published import published_rows
 from ..superb.report import ABSENT, Entry, overview
 from ..superb.results import RunResults
 from ..superb.scores import truncate
-from ..training.recipe import REQUIRED
-from ..training.state import FREE_KEYS
+from ..training.recipe import REQUIRED, Kind, key_kinds
 from . import figures
 from .runs import Run, base_recipe
 from .svg import inline_svg
@@ -89,11 +88,11 @@ def write_page(
 def status(run: Run) -> str:
     """How far a run has come, in words."""
     if run.finished:
-        return "finished"
+        return f"finished; {run.missed}" if run.missed else "finished"
     if not run.curves:
         return "begun, nothing reported yet"
     if run.steps >= run.total_steps:
-        return f"trained ({run.steps} steps), its model is not written yet"
+        return f"trained ({run.steps} steps), its model is not finished yet"
     return f"unfinished: step {run.steps} of {run.total_steps}"
 
 
@@ -112,7 +111,8 @@ def recipe_differences(runs: Sequence[Run]) -> Grid | None:
     Cells that differ from the base are marked. Where the runs are, and how often they report, is left out.
     """
     bases = [base_recipe(run.method) if run.method else dict(run.recipe) for run in runs]
-    keys = [key for key in dict.fromkeys(key for run in runs for key in run.recipe) if key not in FREE_KEYS]
+    kinds = {key: kind for run in runs if run.method for key, kind in key_kinds(run.method.recipe_class).items()}
+    keys = [key for key in dict.fromkeys(key for run in runs for key in run.recipe) if _compared(key, kinds)]
     rows, marked = [], set()
     for key in keys:
         given = [run.recipe.get(key, ABSENT) for run in runs]
@@ -127,6 +127,10 @@ def recipe_differences(runs: Sequence[Run]) -> Grid | None:
         return None
     methods = dict.fromkeys(run.method.base for run in runs if run.method)
     return Grid([" / ".join(methods) or "base", *[run.name for run in runs]], rows, marked)
+
+
+def _compared(key: str, kinds: Mapping[str, Kind]) -> bool:
+    return key != "data.train" and kinds.get(key) is not Kind.LAUNCH
 
 
 def scores(superb: Sequence[RunResults]) -> Grid | None:
@@ -173,13 +177,30 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
     if "hours" in outcome:
         found["hours of speech"] = f"{outcome['hours']:.2f}"
     if "skipped" in outcome:
-        found["recordings skipped"] = str(len(outcome["skipped"]))
+        found["recordings skipped before training"] = str(len(outcome["skipped"]))
+    if "dropped" in outcome:
+        found["recordings found unusable in training"] = str(len(outcome["dropped"]))
+    if outcome.get("repeated"):
+        found["recordings named more than once"] = str(outcome["repeated"])
+    if outcome.get("left_out"):
+        found["left out, not for training"] = ", ".join(outcome["left_out"])
+    if outcome.get("looks_held_out"):
+        sets = ", ".join(f"{name} ({count})" for name, count in outcome["looks_held_out"].items())
+        found["TRAINED ON, LOOKS LIKE TEST DATA"] = sets
+    if outcome.get("amendments"):
+        found["amended on the way"] = "; ".join(map(_amendment, outcome["amendments"]))
     if run.launches:
         found["launches"] = str(len(run.launches))
         found["processes"] = ", ".join(dict.fromkeys(str(launch.get("processes", "?")) for launch in run.launches))
     if results is not None:
         found["superb_s"] = _superb_s(Entry.measured(results))
     return found
+
+
+def _amendment(change: Mapping[str, Any]) -> str:
+    where = f"{change['part']}, " if "part" in change else ""
+    before, after = _shown(change["before"]), _shown(change["after"])
+    return f"{where}{change['key']} {before} -> {after} after step {change['from_step']}"
 
 
 def _superb_s(entry: Entry) -> str:

@@ -84,7 +84,21 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.header is not None and self.steps >= self.total_steps
+        """Whether the model is what the recipe makes: all steps done, those of an extension and a second stage, too,
+        and the tests that it names decoded. The report is what training writes last."""
+        if self.header is None or self.steps < self.total_steps:
+            return False
+        stage = self.outcome.get("second_stage") or {}
+        return (
+            self.outcome.get("steps", self.steps) >= self.total_steps
+            and stage.get("steps", 0) >= self.recipe.get("second_stage.steps", 0)
+            and set(self.recipe.get("data.test") or ()) <= set(self.outcome.get("tests", {}))
+        )
+
+    @property
+    def missed(self) -> str | None:
+        """In words, if the model is further from its target than its recipe tolerates."""
+        return self.outcome.get("missed")
 
     @property
     def seconds(self) -> float:

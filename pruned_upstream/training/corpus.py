@@ -6,7 +6,10 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -24,6 +27,17 @@ SAMPLE_RATE = 16_000
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph"}
 HEADERS_FILE = "headers.json"  # of a run, what `find_corpus` keeps there
 SHOWN = 5  # files named in a message before "and so many more"
+RATES = range(1_000, 384_001)  # Hz; what lies outside is a damaged header, and would take gigabytes to resample
+MOST_FRAMES_A_BYTE = 8192  # more than any codec makes of silence: a header that says so is wrong
+HASHED_WHOLE = 1 << 16  # bytes; of longer files
+HASHED_BLOCKS, HASHED_BLOCK = 4, 1 << 12  # so many blocks of so many bytes count for the fingerprint
+
+TRAINING_PART = re.compile(r"train-.+")  # LibriSpeech's parts, and those of corpora laid out like it
+OTHER_PART = re.compile(r"(dev|test)-.+")
+KNOWN_TEST_SETS = re.compile(r"(dev|test)[-_](clean|other)")
+HELD_OUT_WORDS = frozenset(
+    "dev devel development test tests testing tst val valid validation eval evaluation heldout".split()
+)
 
 
 class BadRecording(Exception):
@@ -32,11 +46,12 @@ class BadRecording(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of an audio file says."""
+    """What the head of an audio file says, and what tells its content from others' (a hash)."""
 
     frames: int
     rate: int
     channels: int
+    content: str = ""
 
     @property
     def samples(self) -> int:
@@ -86,10 +101,19 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The usable recordings in a fixed order, and the reason for each that was left out."""
+    """The usable recordings in a fixed order, and what was left out.
+
+    skipped: recordings that cannot be used, with the reason.
+    repeated: recordings that were named a second time.
+    left_out: parts of a corpus that are not for training.
+    looks_held_out: sets that are used, and look like development or test sets, with the number of their recordings.
+    """
 
     utterances: list[Utterance]
     skipped: dict[str, str] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    looks_held_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
@@ -97,34 +121,44 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a recording comes, goes or changes its length; not when the folder moves."""
+        """Changes when a recording comes, goes, or changes its length or content; not when the folder moves.
+
+        Of files above 64 KiB the size and four blocks of 4 KiB count, spread over the file: a change between those
+        goes unnoticed. To hash every byte of LibriSpeech would take minutes at each launch.
+        """
         digest = hashlib.sha256()
         for utterance in self.utterances:
-            digest.update(f"{utterance.name}\t{utterance.samples}\n".encode())
+            digest.update(f"{utterance.name}\t{utterance.samples}\t{utterance.header.content}\n".encode())
         return digest.hexdigest()
 
 
-def find_corpus(sources: Sequence[str | Path], *, min_samples: int, cache: str | Path | None = None) -> Corpus:
+def find_corpus(
+    sources: Sequence[str | Path], *, min_samples: int, cache: str | Path | None = None, for_training: bool = True
+) -> Corpus:
     """Find the recordings of folders (LibriSpeech as published is one) and fairseq manifests (`.tsv`).
+
+    Links are followed, and no recording is taken twice, by whatever paths it is named.
 
     Args:
         sources: folders, searched through and through, and manifests.
         min_samples: at 16 kHz; what is shorter is skipped (an encoder's receptive field).
         cache: file that keeps what headers said, so that only new or changed files are opened again.
+        for_training: of a folder with LibriSpeech's parts take train-* alone, and warn of whatever else looks like a
+            development or test set.
 
     Raises:
         DataError: a source is missing or malformed, or nothing in all of them can be used.
     """
-    listed = [entry for source in sources for entry in _list(Path(source))]
-    if not listed:
-        raise DataError(
-            f"there is no audio file in {_named([str(source) for source in sources])}; "
-            f"known endings are {' '.join(sorted(AUDIO_SUFFIXES))}"
-        )
-    headers = _headers([path for _, path in listed], cache)
+    listings = [_list(Path(source), for_training) for source in sources]
+    listed, repeated = _without_repetitions(listings)
+    skipped = {name: reason for listing in listings for name, reason in listing.unusable.items()}
+    named = _named([str(source) for source in sources])
+    if not listed and not skipped:
+        raise DataError(f"there is no audio file in {named}; known endings are {' '.join(sorted(AUDIO_SUFFIXES))}")
+    headers = _headers([path for _, _, path in listed], cache)
     utterances: list[Utterance] = []
-    skipped: dict[str, str] = {}
-    for name, path in listed:
+    held_out: Counter[str] = Counter()
+    for source, name, path in listed:
         header = headers[path]
         if isinstance(header, str):
             skipped[name] = header
@@ -132,41 +166,160 @@ def find_corpus(sources: Sequence[str | Path], *, min_samples: int, cache: str |
             skipped[name] = f"{header.samples} samples at 16 kHz are fewer than the {min_samples} that a frame needs"
         else:
             utterances.append(Utterance(name, path, header))
-    corpus = Corpus(utterances, skipped)
+            held_out.update(_held_out_set(source, name) if for_training else ())
+    left_out = [part for listing in listings for part in listing.left_out]
+    corpus = Corpus(utterances, skipped, repeated, left_out, dict(held_out))
     _say(corpus)
     if not utterances:
         raise DataError(
-            f"none of the {len(listed)} recordings in {_named([str(source) for source in sources])} can be used: "
-            + _named([f"{name}: {reason}" for name, reason in skipped.items()], separator="; ")
+            f"none of the {len(listed) + len(skipped.keys() - {name for _, name, _ in listed})} recordings in {named} "
+            "can be used: " + _named([f"{name}: {reason}" for name, reason in skipped.items()], separator="; ")
         )
     return corpus
 
 
-def _list(source: Path) -> list[tuple[str, Path]]:
-    """(name, path) of every recording that a source lists, sorted by name in folders, in its order in manifests."""
+@dataclass
+class _Listing:
+    """What a source names: (name, path) of its recordings, and what of it cannot or must not be used."""
+
+    source: Path
+    recordings: list[tuple[str, Path]] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def _list(source: Path, for_training: bool) -> _Listing:
+    """The recordings of a source, sorted by name in folders, in its order in manifests."""
+    if not _is_utf8(str(source)):
+        raise DataError(f"the name of {printable(source)} is not UTF-8; rename it")
     if source.is_dir():
-        found = (path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-        return sorted((path.relative_to(source).as_posix(), path) for path in found)
+        found = _Listing(source)
+        for path in files_below(source, found.unusable, found.left_out if for_training else None):
+            name = path.relative_to(source).as_posix()
+            if path.suffix.lower() not in AUDIO_SUFFIXES:
+                continue
+            if _is_utf8(name):
+                found.recordings.append((name, path))
+            else:
+                found.unusable[printable(name)] = "its name is not UTF-8; rename it"
+        found.recordings.sort()
+        return found
     if source.suffix == ".tsv" and source.is_file():
-        return read_manifest(source)
+        return _Listing(source, read_manifest(source))
     if source.exists():
         raise DataError(f"{source} is neither a folder of audio nor a manifest ending in .tsv")
     raise DataError(f"there is no folder or manifest {source}; check data.train")
 
 
+def files_below(
+    folder: Path, unusable: dict[str, str] | None = None, left_out: list[str] | None = None
+) -> Iterator[Path]:
+    """Every file below a folder, links to folders followed, each folder entered once: links may lead in circles.
+
+    Args:
+        unusable: takes folders that cannot be read, with the reason.
+        left_out: takes LibriSpeech's parts other than train-*, which are then not entered; None enters them.
+    """
+    entered: set[tuple[int, int]] = set()
+    waiting, links = [folder], []
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop(0)  # links last: folders are known by their own names
+        try:
+            status = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            if unusable is None:
+                continue
+            unusable[printable(here)] = f"the folder cannot be read ({error.strerror})"
+            continue
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders = [entry for entry in entries if _is_folder(entry)]
+        names = {entry.name for entry in folders}
+        parts = any(TRAINING_PART.fullmatch(entry.name) for entry in folders)
+        for entry in folders:
+            if left_out is not None and parts and OTHER_PART.fullmatch(entry.name):
+                left_out.append(printable(entry.path))
+            elif entry.is_symlink():
+                links.append(Path(entry.path))
+            else:
+                waiting.append(Path(entry.path))
+        yield from (Path(entry.path) for entry in entries if entry.name not in names and not _is_device(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_device(entry: os.DirEntry[str]) -> bool:
+    """What is neither a file nor a link that leads to one, or to nothing: a pipe would be waited for."""
+    try:
+        return not entry.is_file() and not entry.is_symlink()
+    except OSError:
+        return False
+
+
+def _without_repetitions(listings: Iterable[_Listing]) -> tuple[list[tuple[Path, str, Path]], list[str]]:
+    """(source, name, path) of each recording once, and the names of those that were named before."""
+    folders: dict[Path, str] = {}
+    seen: set[str] = set()
+    kept, repeated = [], []
+    for listing in listings:
+        for name, path in listing.recordings:
+            if path.parent not in folders:
+                folders[path.parent] = os.path.realpath(path.parent)
+            real = os.path.realpath(path) if path.is_symlink() else os.path.join(folders[path.parent], path.name)
+            if real in seen:
+                repeated.append(name)
+            else:
+                seen.add(real)
+                kept.append((listing.source, name, path))
+    return kept, repeated
+
+
+def _held_out_set(source: Path, name: str) -> list[str]:
+    """The development or test set that a recording belongs to by the names of its folders or manifest, if any."""
+    inside = [source.stem if source.suffix == ".tsv" else source.resolve().name, *name.split("/")[:-1]]
+    for depth, part in enumerate(inside):
+        words = set(re.split(r"[^a-z]+", part.lower()))
+        if words & HELD_OUT_WORDS and "train" not in words:
+            return ["/".join(inside[: depth + 1])]
+    above = [part for part in source.resolve().parts if KNOWN_TEST_SETS.fullmatch(part)]
+    return [f"{above[-1]} ({source.name})"] if above else []
+
+
+def printable(name: object) -> str:
+    """A file's name as it can be shown: bytes that are not UTF-8 are escaped."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
-    """fairseq's manifest: the root folder, then a line `path<TAB>frames` a recording.
+    """fairseq's manifest: the root folder, then a line `path<TAB>frames` for each recording.
 
     The number of frames is checked to be one and otherwise left to the file's own header.
     """
     lines = read_lines(manifest)
+    while lines and not lines[-1].strip():
+        lines.pop()
     if not lines or "\t" in lines[0]:
         raise DataError(f"the first line of the manifest {manifest} must be the root folder of its paths")
     root = manifest.parent / lines[0]
     listed = []
     for number, line in enumerate(lines[1:], start=2):
         name, _, frames = line.partition("\t")
-        if not name or not frames.strip().isdigit():
+        if not name or not frames.strip().isdecimal():
             raise DataError(f"line {number} of the manifest {manifest} is '{line}'; it must be path<TAB>frames")
         listed.append((name, root / name))
     return listed
@@ -189,17 +342,24 @@ def lines_beside(manifest: Path, endings: Sequence[str], what: str) -> tuple[Pat
     if file is None:
         raise DataError(f"there is no {' or '.join(endings)} beside {manifest}, which {what} are read from")
     listed, lines = read_manifest(manifest), read_lines(file)
+    while len(lines) > len(listed) and not lines[-1].strip():
+        lines.pop()
     if len(listed) != len(lines):
         raise DataError(f"{file} has {len(lines)} lines and {manifest} lists {len(listed)} recordings")
     return file, [(path, line) for (_, path), line in zip(listed, lines, strict=True)]
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file about recordings. Raises DataError where it cannot be read."""
+    """The lines of a text file about recordings, a byte order mark left out; raises DataError where it cannot be read.
+
+    Lines end with a line feed and nothing else: `splitlines` would end them at U+2028 and its like, too, which occur in
+    texts from the web.
+    """
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
+    return lines if lines[-1] else lines[:-1]
 
 
 def _headers(paths: Iterable[Path], cache: str | Path | None) -> dict[Path, Header | str]:
@@ -220,43 +380,71 @@ def _headers(paths: Iterable[Path], cache: str | Path | None) -> dict[Path, Head
     return headers
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change: a file that keeps both keeps its header."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Size and times of change, that of the entry included, which nobody sets: what keeps them is the same."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_header(path: Path) -> Header | str:
     import soundfile
 
-    if not path.stat().st_size:
-        return "the file is empty"
     try:
+        size = path.stat().st_size
+        if not size:
+            return "the file is empty"
         info = soundfile.info(str(path))
+        content = _content(path, size)
     except (soundfile.SoundFileError, OSError) as error:
         return f"it cannot be read ({error})"
-    return Header(info.frames, info.samplerate, info.channels)
+    if info.frames > MOST_FRAMES_A_BYTE * size:
+        return "its header does not say how long it is, as of a stream that was not finished; write the file anew"
+    if info.samplerate not in RATES:
+        return f"its header says {info.samplerate} Hz, which is no rate of speech ({RATES[0]} to {RATES[-1]} Hz)"
+    return Header(info.frames, info.samplerate, info.channels, content)
 
 
-def _read_cache(cache: Path) -> dict[tuple[str, int, int], Header | str]:
+def _content(path: Path, size: int) -> str:
+    """A hash of the file, or of blocks of it, the first and the last among them, where it is long."""
+    digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+    with open(path, "rb") as file:
+        if size <= HASHED_WHOLE:
+            digest.update(file.read())
+        else:
+            for number in range(HASHED_BLOCKS):
+                file.seek(number * (size - HASHED_BLOCK) // (HASHED_BLOCKS - 1))
+                digest.update(file.read(HASHED_BLOCK))
+    return digest.hexdigest()
+
+
+def _read_cache(cache: Path) -> dict[tuple[str, int, int, int], Header | str]:
     """What an earlier launch learned; a cache of another make is as good as none."""
     try:
         rows = json.loads(cache.read_text(encoding="utf-8"))
         return {
-            (path, size, changed): found if isinstance(found, str) else Header(*found)
-            for path, size, changed, found in rows
+            (path, *map(int, stamp)): found if isinstance(found, str) else _header(*found)
+            for path, *stamp, found in rows
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         log.warning("the cache of durations %s cannot be used (%s); the headers are read again", cache, error)
         return {}
 
 
-def _write_cache(cache: Path, stamps: dict[Path, tuple[int, int] | None], headers: dict[Path, Header | str]) -> None:
+def _header(frames: int, rate: int, channels: int, content: str) -> Header:
+    """Of a cache, which anybody may have written."""
+    if not (frames >= 0 and int(rate) in RATES and channels >= 1):
+        raise ValueError("a header that cannot be")
+    return Header(int(frames), int(rate), int(channels), str(content))
+
+
+def _write_cache(
+    cache: Path, stamps: dict[Path, tuple[int, int, int] | None], headers: dict[Path, Header | str]
+) -> None:
     rows = [
         [str(path), *stamp, found if isinstance(found, str) else list(astuple(found))]
         for (path, stamp), found in zip(stamps.items(), headers.values(), strict=True)
@@ -271,6 +459,19 @@ def _say(corpus: Corpus) -> None:
     if corpus.skipped:
         reasons = [f"{name} ({reason})" for name, reason in corpus.skipped.items()]
         log.warning("%d recordings are skipped: %s", len(corpus.skipped), _named(reasons))
+
+    if corpus.repeated:
+        names = _named(corpus.repeated)
+        log.warning("%d recordings are named more than once, and used once: %s", len(corpus.repeated), names)
+    if corpus.left_out:
+        log.warning(
+            "%s: left out, since a folder of LibriSpeech's parts means those of training; name other parts themselves "
+            "to use them",
+            _named(corpus.left_out),
+        )
+    if corpus.looks_held_out:
+        sets = _named([f"{name} ({count} recordings)" for name, count in corpus.looks_held_out.items()])
+        log.warning("TRAINING ON WHAT LOOKS LIKE DEVELOPMENT OR TEST DATA: %s. Scores on it would not be valid", sets)
 
     def count(condition: Callable[[Header], bool]) -> int:
         return sum(condition(utterance.header) for utterance in corpus.utterances)

@@ -152,6 +152,10 @@ class Batches(Dataset):
             except BadRecording as error:
                 batch.skipped[utterance.name] = str(error)
                 continue
+            if bool((wav == wav[0]).all()):
+                seconds = f"{start / SAMPLE_RATE:.1f} to {(start + samples) / SAMPLE_RATE:.1f} s"
+                batch.skipped[utterance.name] = f"it is silent throughout, from {seconds}"
+                continue
             batch.wavs.append(wav)
             batch.utterances.append(member)
             batch.starts.append(start)
@@ -178,7 +182,8 @@ def noise_seed(*numbers: int) -> int:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C, and the SIGTERM of schedulers, reach every process of a group; the training process finishes its step
+    """What terminals and schedulers send reaches every process of a group; the training process finishes its step
     before it stops, and needs its batches. A second SIGTERM is meant for this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

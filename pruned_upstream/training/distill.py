@@ -24,11 +24,13 @@ from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batches
+from .fingerprints import encoder_fingerprint
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require
+from .reports import TrainingReport, training_facts
 
 MODEL_FILE = "compact.safetensors"
 
@@ -52,19 +54,20 @@ class Prediction:
 
     teacher_layers: list[int] | None = None  # counted from 1; the thirds of the depth by default
     loss: str = "l1_log_cosine"
-    keep_heads: bool = False  # in the model file; the hidden states are the same without
+    keep_heads: bool = key(Kind.EVALUATION, False)  # in the model file; the hidden states are the same without
 
 
 @dataclass
 class DistillRecipe:
     """A shallow student of a teacher."""
 
-    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
+    # published WavLM .pt, a transformers folder, or a model file of this package
+    teacher: str = key(Kind.INPUT, REQUIRED)
     data: Data = field(default_factory=Data)
     student: Student = field(default_factory=Student)
     distillation: Prediction = field(default_factory=Prediction)
-    dropout: DropoutRates = field(default_factory=DropoutRates)
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
+    optimisation: Optimisation = key(Kind.AMENDABLE, Optimisation)
     run: Run = field(default_factory=Run)
 
 
@@ -100,8 +103,8 @@ class PredictionObjective(DistillationObjective):
         return torch.stack([self.head_loss(ours, target, encoded.valid) for ours, target in pairs]).mean()
 
 
-@dataclass(frozen=True)
-class DistillReport:
+@dataclass(frozen=True, kw_only=True)
+class DistillReport(TrainingReport):
     """What came out; `predicted_layers` are the teacher's that the heads learned to predict."""
 
     teacher_parameters: int
@@ -109,14 +112,13 @@ class DistillReport:
     layers: int
     predicted_layers: list[int]
     heads_kept: bool
-    steps: int
-    recordings: int
-    hours: float
-    skipped: dict[str, str]
 
 
-def run_distill(recipe: DistillRecipe) -> Path:
+def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
     """Distil a teacher as the recipe says, going on where an earlier launch stopped.
+
+    Args:
+        amend: go on although amendable keys (`recipe.Kind`) differ from those that the run was begun with.
 
     Returns:
         The student's model file. Beside it lie a report, the resolved recipe, metrics and the training state.
@@ -125,33 +127,30 @@ def run_distill(recipe: DistillRecipe) -> Path:
         PrunedUpstreamError: of the kinds in `errors.py`; no half-written model stays.
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
-    with start_processes(recipe.run.device) as processes:
-        folder = Path(recipe.run.folder)
+    with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         objective = build_objective(recipe, processes)
         student = objective.student
         with processes.main_first():
             receptive_field = student.config.receptive_field
             corpus = find_corpus(recipe.data.train, min_samples=receptive_field, cache=folder / HEADERS_FILE)
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
-        Trainer(objective, batches, recipe, processes).fit()
+        inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
+        trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
+        trainer.fit()
         if processes.is_main:
             kept = recipe.distillation.keep_heads
             model = student if kept else without_heads(student)
             report = DistillReport(
+                **training_facts(corpus, [trainer], steps=recipe.optimisation.steps),
                 teacher_parameters=count_parameters(objective.teacher.config),
                 parameters=count_parameters(model.config),
                 layers=model.config.num_layers,
                 predicted_layers=objective.teacher_layers,
                 heads_kept=kept,
-                steps=recipe.optimisation.steps,
-                recordings=len(corpus.utterances),
-                hours=corpus.hours,
-                skipped=corpus.skipped,
             )
-            write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1))
-            source = provenance(recipe, teacher=recipe.teacher, method="distillation")
+            source = provenance(recipe, report.amendments, teacher=recipe.teacher, method="distillation")
             save(folder / MODEL_FILE, model, provenance=source)
-        processes.wait()
+            write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1))  # last: then the run is finished
     return folder / MODEL_FILE
 
 

@@ -4,15 +4,17 @@ A step's batch is dealt to processes and, within a process, to micro-batches. Ea
 whole batch holds (frames, say), so that gradients simply SUM, over micro-batches by backward and over processes by
 one all-reduce: however the batch is dealt out, the numbers are those of one process that computes it whole. That is
 also why DistributedDataParallel, which averages, is not used.
+
+A run that stops and goes on ends with the same bits as one that did not, on a CPU with the same number of threads and
+processes and the same versions; elsewhere sums are made in another order, and the last bits differ.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +25,23 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
+from ..files import make_folder, remove_unfinished
 from .data import Batch, Batches
+from .fingerprints import lines_fingerprint
 from .metrics_log import MetricsLog
 from .processes import Processes
 from .provenance import record_launch
-from .recipe import Optimisation, Run, default_keys, flat_keys
+from .recipe import Optimisation, Run, default_keys, flat_keys, key_kinds
 from .schedules import Schedule, constant
-from .state import check_same_run, load_state, save_state
+from .state import check_same_inputs, check_same_run, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
+# the order in which a step computes its metrics: of those that are not finite the first is the cause
+CAUSES = ("distillation", "sparsity", "penalty", "loss", "gradient_norm")
 
 
 @dataclass
@@ -100,15 +108,30 @@ class Trainer:
     Args:
         objective: on its device already.
         batches: of all steps.
-        recipe: kept in the folder; a resumed run must have an equal one.
+        recipe: kept in the folder; a resumed run must have an equal one, but for what `recipe.Kind` lets differ.
+        inputs: fingerprints of what else is learned from (teacher, transcripts), by what a message calls them. Those
+            of a resumed run must be equal, as must its recordings.
+        amend: take changes of amendable keys, from the step at which the folder stands.
+
+    Attributes:
+        done: steps that are done.
+        dropped: recordings that could not be used when their turn came, with the reason; of all launches and processes.
+        amendments: changes of the recipe so far: {"from_step", "key", "before", "after"}.
 
     Raises:
         ConfigError, CheckpointError, DataError: the folder holds a run of another recipe, a damaged state, or a run on
-            other recordings.
+            other recordings, teacher or transcripts.
     """
 
     def __init__(
-        self, objective: Objective, batches: Batches, recipe: TrainingRecipe, processes: Processes = Processes()
+        self,
+        objective: Objective,
+        batches: Batches,
+        recipe: TrainingRecipe,
+        processes: Processes = Processes(),
+        *,
+        inputs: Mapping[str, str] | None = None,
+        amend: bool = False,
     ) -> None:
         self.objective = objective
         self.batches = batches
@@ -120,26 +143,37 @@ class Trainer:
         self.summed = _GradientBuffer([p for group in self.groups if not group.replicated for p in group.parameters])
         self.replicated = _GradientBuffer([p for group in self.groups if group.replicated for p in group.parameters])
         self.optimiser = _adamw(self.groups, recipe.optimisation)
+        self.inputs = {"recordings": batches.corpus.fingerprint, **(inputs or {})}
         self.done = 0
+        self.dropped: dict[str, str] = {}
+        self.amendments: list[dict[str, Any]] = []
+        self._amended: dict[str, tuple[Any, Any]] = {}  # by this launch
+        self._saved = 0  # steps in the state file
         self._metrics_bytes = 0
         self._gathered: list[dict[str, Tensor]] = []
         self._clock = time.monotonic()
-        self._skipped: dict[str, str] = {}
-        self._resume()
+        self._resume(amend)
         self._check_agreement()
 
     def fit(self) -> None:
         """Train to the last step. Where the run is complete already, nothing happens.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+            KeyboardInterrupt: Ctrl-C or another of `STOP_SIGNALS` came; the state is saved.
             DataError: no recording of many batches in a row could be read.
             PrunedUpstreamError: a metric is not finite, or the disk is full. The last complete state stays.
         """
+        if self.processes.is_main:
+            remove_unfinished(make_folder(self.folder))
         if self.done == self.steps:
+            if self._amended:  # which the next launch need not be asked for again
+                self._save(self._metrics_bytes)
             return
         if self.processes.is_main:
-            record_launch(self.folder, self.recipe, done=self.done, world=self.processes.world)
+            world = self.processes.world
+            record_launch(
+                self.folder, self.recipe, done=self.done, world=world, inputs=self.inputs, amended=self._amended
+            )
         steps = self.batches.loader(self.processes, self.done, self.steps)
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
             self._clock = time.monotonic()
@@ -148,14 +182,19 @@ class Trainer:
                 self.done += 1
                 due = self.done % self.recipe.run.log_every == 0 or self.done == self.steps
                 saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == self.steps
-                stopped = self._agree(stop.asked, due)
+                stopped = self.processes.any(stop.asked)  # a signal reaches processes at different steps
                 if due or saves or stopped:
                     self._report(writer)
                 if saves or stopped:
-                    self._save(writer)
+                    self._save(writer.bytes_written if writer is not None else 0)
                 if stopped and self.done < self.steps:
-                    log.info("stopped after step %d of %d; the same command goes on", self.done, self.steps)
-                    raise KeyboardInterrupt
+                    break
+        if self.done < self.steps:
+            log.info("stopped after step %d of %d; the same command goes on", self.done, self.steps)
+        if stop.asked_by in WARNINGS and callable(signal.getsignal(stop.asked_by)):
+            signal.raise_signal(stop.asked_by)  # for whoever listened before us: submitit, which queues the job anew
+        if self.done < self.steps:
+            raise KeyboardInterrupt
 
     def step(self, step: int, parts: Sequence[Batch]) -> None:
         """One update from this process's parts of the batch, at the rates of step `step`."""
@@ -186,22 +225,17 @@ class Trainer:
         """Means since the last report. The host waits here for the device, and in steps where an objective says so."""
         if not self._gathered:
             return
-        names = list(self._gathered[0])
-        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in self._gathered])
+        names = sorted(self._gathered[0], key=_cause)
+        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in self._gathered]).cpu()
         means = dict(zip(names, table.mean(0).tolist(), strict=True))
         self._gathered.clear()
         if not means["frames"]:
             raise DataError(
                 f"no recording of the last {len(table)} batches could be used; the last one says: "
-                + next((f"{name}: {reason}" for name, reason in reversed(self._skipped.items())), "nothing")
+                + next((f"{name}: {reason}" for name, reason in reversed(self.dropped.items())), "nothing")
             )
-        wrong = [name for name, value in means.items() if not math.isfinite(value)]
-        if wrong:
-            raise PrunedUpstreamError(
-                f"training diverged: {', '.join(wrong)} not finite at step {self.done}. "
-                f"{self.folder / STATE_FILE} keeps the last good state, if there was one; "
-                "lower optimisation.learning_rate or use optimisation.precision=fp32"
-            )
+        if not table.isfinite().all():
+            self._explain_divergence(table, names)
         if writer is not None:
             now = time.monotonic()
             means["seconds_per_step"] = (now - self._clock) / len(table)
@@ -212,45 +246,82 @@ class Trainer:
             }
             writer.write(self.done, means | rates, shown={name: means[name] for name in self.objective.shown()})
 
-    def _save(self, writer: MetricsLog | None) -> None:
-        if writer is not None:
+    def _explain_divergence(self, table: Tensor, names: Sequence[str]) -> None:
+        """Of metrics (steps since the last report, names), by the first that is not finite at the first such step."""
+        row, column = (~table.isfinite()).nonzero()[0].tolist()
+        state = f"{self.folder / STATE_FILE} keeps the run as it was after step {self._saved}"
+        raise PrunedUpstreamError(
+            f"training diverged: {names[column]} is {table[row, column].item()} at step "
+            f"{self.done - len(table) + row + 1}. {state if self._saved else 'No state had been saved yet'}; the same "
+            "command goes on from there with a lower optimisation.learning_rate=... or optimisation.precision=fp32, "
+            "and --amend"
+        )
+
+    def _save(self, metrics_bytes: int) -> None:
+        for found in self.processes.gather(self.dropped):
+            self.dropped |= found
+        if self.processes.is_main:
+            self._check_finite()
             state = {
                 "step": self.done,
                 "recipe": flat_keys(self.recipe),
-                "corpus": self.batches.corpus.fingerprint,
-                "metrics_bytes": writer.bytes_written,
+                "inputs": self.inputs,
+                "metrics_bytes": metrics_bytes,
+                "dropped": self.dropped,
+                "amendments": self.amendments,
                 "objective": self.objective.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
             }
             save_state(self.folder / STATE_FILE, state)
-        self.processes.wait()
+        self._saved = self.done
+        self.processes.after_main()
 
-    def _resume(self) -> None:
+    def _check_finite(self) -> None:
+        """An update may leave what no metric has shown yet; it must not take the place of a good state."""
+        for group in self.groups:
+            if not all(torch.isfinite(parameter).all() for parameter in group.parameters):
+                raise PrunedUpstreamError(
+                    f"training diverged: the parameters of the group {group.name} are not finite after step "
+                    f"{self.done}; the state of step {self._saved} stays, and the same command goes on from there with "
+                    f"a lower optimisation.learning_rate=... and --amend"
+                )
+
+    def _resume(self, amend: bool) -> None:
         path = self.folder / STATE_FILE
         state = load_state(path, device=self.processes.device)
         if state is None:
             return
-        check_same_run(path, state["recipe"], flat_keys(self.recipe), default_keys(self.recipe))
-        if state["corpus"] != self.batches.corpus.fingerprint:
-            raise DataError(
-                f"{self.folder} holds a run on other recordings than data.train names now; "
-                "restore them, or name another run.folder"
+        here, defaults = flat_keys(self.recipe), default_keys(self.recipe)
+        kinds = key_kinds(type(self.recipe))
+        self._amended = check_same_run(self.folder, state["recipe"], here, kinds, defaults=defaults, amend=amend)
+        check_same_inputs(self.folder, state["inputs"], self.inputs)
+        if state["step"] > self.steps:
+            raise ConfigError(
+                f"optimisation.steps is {self.steps}, and the run in {self.folder} has done {state['step']} already; "
+                "name at least as many"
             )
         self.objective.load_state_dict(state["objective"])
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["step"]
+        for group, given in zip(self.optimiser.param_groups, options, strict=True):
+            group.update(given)  # the recipe's, which may have been amended
+        self.done = self._saved = state["step"]
+        self.dropped, self.amendments = state["dropped"], state["amendments"]
         self._metrics_bytes = state["metrics_bytes"]
         log.info("going on after step %d of %d in %s", self.done, self.steps, self.folder)
+        for key, (before, after) in self._amended.items():
+            self.amendments.append({"from_step": self.done, "key": key, "before": before, "after": after})
+            log.warning("amended: %s is %s from step %d on, and was %s", key, after, self.done + 1, before)
 
     def _check_agreement(self) -> None:
         """Processes on other machines may see other files."""
-        here = [float(self.done), float(int(self.batches.corpus.fingerprint[:8], 16))]
+        here = [float(self.done), float(int(lines_fingerprint(sorted(self.inputs.values()))[:8], 16))]
         everywhere = self.processes.sum_(torch.tensor(here, dtype=torch.double, device=self.processes.device))
         if everywhere.tolist() != [self.processes.world * value for value in here]:
             raise ConfigError(
                 f"process {self.processes.rank} finds {self.done} finished steps in {self.folder} and "
-                f"{len(self.batches.corpus.utterances)} recordings, other processes find something else; "
-                "run.folder and data.train must lie on a file system that all of them share"
+                f"{len(self.batches.corpus.utterances)} recordings, other processes find something else; run.folder, "
+                "data.train and the teacher must lie on a file system that all of them share"
             )
 
     @contextmanager
@@ -261,19 +332,15 @@ class Trainer:
         with MetricsLog(self.folder, total=self.steps, done=self.done, kept=self._metrics_bytes) as writer:
             yield writer
 
-    def _agree(self, asked: bool, due: bool) -> bool:
-        """Whether to stop here: processes hear a signal at different steps, and must stop at the same one."""
-        if self.processes.world == 1:
-            return asked
-        if not due:
-            return False
-        return bool(self.processes.sum_(torch.tensor(float(asked), device=self.processes.device)).item())
-
     def _warn_of(self, skipped: dict[str, str]) -> None:
         for name, reason in skipped.items():
-            if name not in self._skipped:
-                self._skipped[name] = reason
-                log.warning("%s is skipped: %s (%d so far)", name, reason, len(self._skipped))
+            if name not in self.dropped:
+                self.dropped[name] = reason
+                log.warning("%s is skipped: %s (%d so far)", name, reason, len(self.dropped))
+
+
+def _cause(metric: str) -> int:
+    return CAUSES.index(metric) if metric in CAUSES else len(CAUSES)
 
 
 class _GradientBuffer:
@@ -302,21 +369,32 @@ class _GradientBuffer:
 
 
 class _StopRequest:
-    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C takes its usual course."""
+    """Set by the first stop signal; a Ctrl-C after it takes its usual course."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked_by: signal.Signals | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self.asked_by is not None
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.asked_by = self.asked_by or signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        log.info("stopping after this step; Ctrl-C once more stops at once")
+        log.info("stopping after this step (%s); Ctrl-C once more stops at once", signal.Signals(number).name)
 
 
 @contextmanager
 def _stop_signals() -> Iterator[_StopRequest]:
+    """Listen to what terminals (SIGINT, SIGHUP), schedulers (SIGTERM, SIGUSR1) and whoever else listens here send."""
     stop = _StopRequest()
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGUSR2)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]  # nohup
+    if not callable(before[signal.SIGUSR2]):
+        del before[signal.SIGUSR2]  # SLURM's warning through submitit, where submitit has started us
+    for number in before:
+        signal.signal(number, stop.ask)
     try:
         yield stop
     finally:

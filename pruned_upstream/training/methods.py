@@ -20,7 +20,7 @@ class Method:
         section: of the recipe, which no other method has.
         base: the shipped recipe that others are variations of.
         recipe_class: what its recipes are read into.
-        run_recipe: trains as a recipe says, or goes on where it stopped; returns the model file.
+        run_recipe: trains as a recipe says, or goes on where it stopped; takes `amend=`, returns the model file.
         model_file: name of that file in the run's folder.
         distillation: whether its metrics tell the distance from a teacher.
         sparsity: the recipe's key for it, where the method has one.
@@ -30,7 +30,7 @@ class Method:
     section: str
     base: str
     recipe_class: type
-    run_recipe: Callable[[Any], Path]
+    run_recipe: Callable[..., Path]
     model_file: str
     distillation: bool = False
     sparsity: str | None = None

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..files import atomic_write, write_text
 from ..model.checkpoint import read_masks, save
@@ -25,24 +25,23 @@ from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
 from ..model.size import count_parameters
 from ..parp.alphabet import KINDS, Alphabet
-from ..parp.decoding import Decoder, DecodingSettings, error_rates, make_decoder
+from ..parp.decoding import DecodingSettings
 from ..parp.masks import Masks, prunable_weights, sparsity_of
 from ..parp.rounds import ParpSettings, Pruner, Round, rounds_of
 from .corpus import HEADERS_FILE
 from .data import Batch, Batches
+from .fingerprints import encoder_fingerprint, lines_fingerprint, tensors_fingerprint
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
 from .processes import Processes, start_processes
 from .provenance import RECIPE_FILE, REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require, save_recipe
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require, save_recipe
+from .recognition import HEAD_FILE, MODEL_FILE, Recogniser, check_recognition, decode_run
+from .reports import TrainingReport, training_facts
 from .schedules import delayed, tri_stage
 from .transcripts import Transcribed, find_transcribed, trainable
 
 log = logging.getLogger(__name__)
-
-MODEL_FILE = "parp.safetensors"
-HEAD_FILE = "head.safetensors"
-HYPOTHESES_FOLDER = "hypotheses"
 
 
 @dataclass
@@ -50,7 +49,7 @@ class LabelledData(Data):
     """Recordings with transcripts; see `training.transcripts` for where those are looked for."""
 
     labels: str = "letters"  # of English; or the characters of the training transcripts, or phones
-    test: list[str] = field(default_factory=list)  # folders and manifests, each decoded and reported by itself
+    test: list[str] = key(Kind.EVALUATION, list)  # folders and manifests, each decoded and reported by itself
     max_seconds: float = 40.0  # longer recordings are left out, since a crop would not fit its transcript
 
     def check(self) -> None:
@@ -99,41 +98,15 @@ class CtcOptimisation(Optimisation):
 class ParpRecipe:
     """Finetuning with CTC, in the course of which weights are pruned."""
 
-    teacher: str = REQUIRED  # the pre-trained encoder: a published checkpoint, or a model file of this package
+    # the pre-trained encoder: a published checkpoint, or a model file of this package
+    teacher: str = key(Kind.INPUT, REQUIRED)
     data: LabelledData = field(default_factory=LabelledData)
     parp: ParpSettings = field(default_factory=ParpSettings)
     masking: HiddenSpans = field(default_factory=HiddenSpans)
-    dropout: DropoutRates = field(default_factory=DropoutRates)
-    optimisation: CtcOptimisation = field(default_factory=CtcOptimisation)
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
+    optimisation: CtcOptimisation = key(Kind.AMENDABLE, CtcOptimisation)
+    decoding: DecodingSettings = key(Kind.EVALUATION, DecodingSettings)
     run: Run = field(default_factory=Run)
-
-
-class Recogniser(nn.Module):
-    """An encoder, a linear head that reads its last hidden state, and the vector that stands for hidden frames.
-
-    Args:
-        classes: outputs of the head, CTC's blank included.
-    """
-
-    def __init__(self, encoder: Encoder, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.config.embed_dim, classes)
-        self.mask_emb = nn.Parameter(torch.empty(encoder.config.embed_dim))
-
-    @torch.no_grad()
-    def reset_head(self, seed: int) -> None:
-        """Random values as fairseq's, drawn on the CPU: the same on every device."""
-        generator = torch.Generator().manual_seed(seed)
-        weight = nn.init.xavier_uniform_(torch.empty(self.head.weight.shape), generator=generator)
-        self.head.weight.copy_(weight)
-        self.head.bias.zero_()
-        self.mask_emb.copy_(torch.rand(self.mask_emb.shape, generator=generator))
-
-    def read(self, hidden: Tensor) -> Tensor:
-        """Log probabilities of the classes: (..., d) -> (..., classes)."""
-        return self.head(hidden).float().log_softmax(-1)
 
 
 class CtcObjective:
@@ -259,14 +232,14 @@ class CtcObjective:
         return ~self.encoder.padding_mask(torch.tensor([len(wav) for wav in part.wavs]), part.pad_to)
 
 
-@dataclass(frozen=True)
-class ParpReport:
+@dataclass(frozen=True, kw_only=True)
+class ParpReport(TrainingReport):
     """What came out.
 
     sparsity: share of the weights of the pruned matrices that are zero, counted; `pruned` of `prunable` weights.
     matrices: the same for each matrix.
     file_bytes, dense_bytes: the model file, and all parameters in single precision.
-    tests: for each test source its error rates, as shares, and how many recordings were decoded.
+    tests: what `recognition.decode_run` found with the recipe's own settings; empty until then.
     """
 
     method: str
@@ -277,16 +250,17 @@ class ParpReport:
     parameters: int
     file_bytes: int
     dense_bytes: int
-    steps: int
-    recordings: int
-    hours: float
-    skipped: dict[str, str]
     labels: list[str]
-    tests: dict[str, dict[str, float]]
+    tests: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def run_parp(recipe: ParpRecipe) -> Path:
-    """Finetune and prune as the recipe says, going on where an earlier launch stopped, and decode the test sources.
+def run_parp(recipe: ParpRecipe, *, amend: bool = False) -> Path:
+    """Finetune and prune as the recipe says, going on where an earlier launch stopped; then decode the test sources.
+
+    What decoding needs is looked at before training starts, and the model is written before it is decoded.
+
+    Args:
+        amend: go on although amendable keys (`recipe.Kind`) differ from those that the run was begun with.
 
     Returns:
         The model file: the finetuned encoder, of its pruned matrices the surviving weights alone. Beside it lie the
@@ -297,8 +271,8 @@ def run_parp(recipe: ParpRecipe) -> Path:
         PrunedUpstreamError: of the kinds in `errors.py`.
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
-    with start_processes(recipe.run.device) as processes:
-        folder = Path(recipe.run.folder)
+    folder = Path(recipe.run.folder)
+    with start_processes(recipe.run.device) as processes, processes.alone_in(folder):
         encoder = load_teacher(recipe.teacher, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
         data, config = recipe.data, encoder.config
         with processes.main_first():
@@ -306,36 +280,54 @@ def run_parp(recipe: ParpRecipe) -> Path:
             found = find_transcribed(data.train, data.labels, min_samples=config.receptive_field, cache=cache)
         alphabet = Alphabet.of(data.labels, found.texts)
         speech = trainable(found, alphabet, config, max_seconds=data.max_seconds)
-        decoder = make_decoder(alphabet, recipe.decoding)  # before training, for what it may lack
-        objective = _train(recipe, encoder, speech, alphabet, processes)
+        with processes.main_first():
+            if processes.is_main:
+                check_recognition(recipe, alphabet, config)
+        objective, trainers = _train(recipe, encoder, speech, alphabet, processes, amend)
         if processes.is_main:
             save_recipe(recipe, folder / RECIPE_FILE)
-            _export(objective, speech, alphabet, decoder, recipe, folder)
-        processes.wait()
+            facts = training_facts(speech.corpus, trainers, steps=recipe.optimisation.steps)
+            _export(objective, alphabet, recipe, facts, folder)
+    if processes.is_main:  # the others are gone: nobody waits while one decodes
+        with processes.alone_in(folder):
+            decode_run(folder, recipe, processes.device)
     return folder / MODEL_FILE
 
 
 def _train(
-    recipe: ParpRecipe, encoder: Encoder, speech: Transcribed, alphabet: Alphabet, processes: Processes
-) -> CtcObjective:
+    recipe: ParpRecipe,
+    encoder: Encoder,
+    speech: Transcribed,
+    alphabet: Alphabet,
+    processes: Processes,
+    amend: bool,
+) -> tuple[CtcObjective, list[Trainer]]:
     """All rounds of the method; the objective of the last."""
     pretrained = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     labels = [alphabet.encode(text) for text in speech.texts]
     recogniser = Recogniser(encoder, alphabet.classes).to(processes.device)
     recogniser.reset_head(recipe.run.seed)
+    inputs = {"teacher weights": encoder_fingerprint(encoder), "transcripts": lines_fingerprint(speech.texts)}
     plan = rounds_of(recipe.parp)
+    trainers: list[Trainer] = []
     for number, round_ in enumerate(plan):
         own = _recipe_of_round(recipe, number, plan)
         pruner = _pruner(own, round_, encoder)
         masks = _first_masks(own, pruner)
+        if recipe.parp.mask is not None:
+            inputs["first masks"] = tensors_fingerprint(masks)
         if round_.fresh:
             encoder.load_state_dict(pretrained)
             recogniser.reset_head(recipe.run.seed)
         pruner.start(masks)
+        if number:
+            inputs[f"weights of round {number}"] = encoder_fingerprint(encoder)
+            inputs[f"masks of round {number}"] = tensors_fingerprint(masks)
         objective = CtcObjective(recogniser, labels, pruner, own, processes)
         batches = Batches(speech.corpus, own.data, seed=own.run.seed, accumulation=own.optimisation.accumulation)
-        Trainer(objective, batches, own, processes).fit()
-    return objective
+        trainers.append(Trainer(objective, batches, own, processes, inputs=inputs, amend=amend))
+        trainers[-1].fit()
+    return objective, trainers
 
 
 def _recipe_of_round(recipe: ParpRecipe, number: int, plan: Sequence[Round]) -> ParpRecipe:
@@ -374,70 +366,33 @@ def _first_masks(recipe: ParpRecipe, pruner: Pruner) -> Masks:
 
 
 def _export(
-    objective: CtcObjective,
-    speech: Transcribed,
-    alphabet: Alphabet,
-    decoder: Decoder,
-    recipe: ParpRecipe,
-    folder: Path,
+    objective: CtcObjective, alphabet: Alphabet, recipe: ParpRecipe, facts: Mapping[str, Any], folder: Path
 ) -> None:
-    """Decode the test sources, and write the head, the report and the model."""
+    """Write the head, the model and the report, to which decoding adds."""
     from safetensors.torch import save_file
 
     recogniser, masks = objective.recogniser.eval(), objective.pruner.masks
     encoder = recogniser.encoder
-    tests = {source: _test(source, recogniser, alphabet, decoder, recipe, folder) for source in recipe.data.test}
     with atomic_write(folder / HEAD_FILE) as temporary:
         symbols = json.dumps({"kind": alphabet.kind, "symbols": alphabet.symbols}, ensure_ascii=False)
         tensors = {name: tensor.detach().cpu() for name, tensor in recogniser.head.state_dict().items()}
         save_file(tensors, temporary, metadata={"alphabet": symbols})
-    notes = provenance(recipe, teacher=recipe.teacher, method=recipe.parp.method)
+    notes = provenance(recipe, facts["amendments"], teacher=recipe.teacher, method=recipe.parp.method)
     pruned = any(not mask.all() for mask in masks.values())
     weights = objective.pruner.weights
     gone = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     parameters = count_parameters(encoder.config)
-    with atomic_write(folder / MODEL_FILE) as model:  # takes its name last: a run with a model is finished
-        save(model, encoder, provenance=notes, masks=masks if pruned else None)
-        report = ParpReport(
-            method=recipe.parp.method,
-            sparsity=sparsity_of(masks),
-            pruned=sum(int((~mask).sum()) for mask in masks.values()),
-            prunable=sum(weight.numel() for weight in weights.values()),
-            matrices={name: gone[name] / weight.numel() for name, weight in weights.items()},
-            parameters=parameters,
-            file_bytes=model.stat().st_size,
-            dense_bytes=4 * parameters,
-            steps=recipe.optimisation.steps,
-            recordings=len(speech.texts),
-            hours=speech.corpus.hours,
-            skipped=speech.corpus.skipped,
-            labels=list(alphabet.symbols),
-            tests=tests,
-        )
-        write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1, ensure_ascii=False))
-
-
-@torch.no_grad()
-def _test(
-    source: str,
-    recogniser: Recogniser,
-    alphabet: Alphabet,
-    decoder: Decoder,
-    recipe: ParpRecipe,
-    folder: Path,
-) -> dict[str, float]:
-    """Decode one test source, one recording at a time: what is recognised then depends on nothing else."""
-    encoder, device = recogniser.encoder, recogniser.head.weight.device
-    speech = find_transcribed([source], recipe.data.labels, min_samples=encoder.config.receptive_field)
-    hypotheses = []
-    for utterance in speech.corpus.utterances:
-        waveform = utterance.read(0, utterance.samples).to(device)
-        hidden = encoder.extract([waveform]).hidden_states[-1][0]  # (T, d)
-        hypotheses.append(decoder(recogniser.read(hidden)))
-    names = [utterance.name for utterance in speech.corpus.utterances]
-    lines = [f"{name}\t{said}\t{heard}" for name, said, heard in zip(names, speech.texts, hypotheses, strict=True)]
-    file = folder / HYPOTHESES_FOLDER / f"{'-'.join(Path(source).with_suffix('').parts[-2:])}.tsv"
-    write_text(file, "\n".join(["recording\tsaid\trecognised", *lines]) + "\n")
-    rates = error_rates(alphabet.kind, speech.texts, hypotheses)
-    log.info("%s: %s", source, ", ".join(f"{name} {100 * rate:.2f} %" for name, rate in rates.items()))
-    return rates | {"recordings": float(len(speech.texts))}
+    save(folder / MODEL_FILE, encoder, provenance=notes, masks=masks if pruned else None)
+    report = ParpReport(
+        **facts,
+        method=recipe.parp.method,
+        sparsity=sparsity_of(masks),
+        pruned=sum(int((~mask).sum()) for mask in masks.values()),
+        prunable=sum(weight.numel() for weight in weights.values()),
+        matrices={name: gone[name] / weight.numel() for name, weight in weights.items()},
+        parameters=parameters,
+        file_bytes=(folder / MODEL_FILE).stat().st_size,
+        dense_bytes=4 * parameters,
+        labels=list(alphabet.symbols),
+    )
+    write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1, ensure_ascii=False))

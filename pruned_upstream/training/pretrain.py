@@ -9,6 +9,7 @@ energies of its frames.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,17 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
+from ..files import write_text
 from ..model.checkpoint import load, save
 from ..model.config import EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
 from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
+from .fingerprints import encoder_fingerprint
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import masked_spans
 from .processes import Processes, start_processes
-from .provenance import provenance
-from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, require
+from .provenance import REPORT_FILE, provenance
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require
+from .reports import TrainingReport, training_facts
 from .schedules import warmup_linear_decay
 from .units import MELS, FrameLabels, Targets, log_mel
 
@@ -99,14 +103,15 @@ class Masking:
 class PretrainRecipe:
     """An encoder from scratch, or from where another training has brought it."""
 
-    start: str | None = None  # a model file of this package, in place of random weights
+    start: str | None = key(Kind.INPUT, None)  # a model file of this package, in place of random weights
     data: Data = field(default_factory=Data)
     shape: Shape = field(default_factory=Shape)
     masking: Masking = field(default_factory=Masking)
-    dropout: DropoutRates = field(default_factory=DropoutRates)
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
+    optimisation: Optimisation = key(Kind.AMENDABLE, Optimisation)
     run: Run = field(default_factory=lambda: Run(folder=REQUIRED))
-    half_precision: bool = False  # of the model file: half the size, read back in single precision
+    # of the model file: half the size, read back in single precision
+    half_precision: bool = key(Kind.EVALUATION, False)
 
     def __post_init__(self) -> None:
         require(
@@ -242,20 +247,22 @@ def _two_phases(step: int, *, first: Any, second: Any, turn: int) -> float:
     return first(step) if step < turn else second(step - turn)
 
 
-def run_pretrain(recipe: PretrainRecipe) -> Path:
+def run_pretrain(recipe: PretrainRecipe, *, amend: bool = False) -> Path:
     """Train an encoder as the recipe says, from scratch or from a model that is there already; where an earlier launch
     stopped, this one goes on.
 
+    Args:
+        amend: go on although amendable keys (`recipe.Kind`) differ from those that the run was begun with.
+
     Returns:
-        The model file; beside it lie the resolved recipe, the targets, metrics and the training state.
+        The model file; beside it lie a report, the resolved recipe, the targets, metrics and the training state.
 
     Raises:
         PrunedUpstreamError: of the kinds in `errors.py`.
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     config = recipe.shape.config()
-    with start_processes(recipe.run.device) as processes:
-        folder = Path(recipe.run.folder)
+    with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         with processes.main_first():
             corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
             batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
@@ -263,11 +270,18 @@ def run_pretrain(recipe: PretrainRecipe) -> Path:
             encoder = _encoder(config, recipe).to(processes.device)
             labels = _labels(config, corpus, recipe)
             targets = _targets(folder / TARGETS_FILE, config, batches, recipe)
-        Trainer(MaskedPrediction(encoder, targets, labels, recipe, processes), batches, recipe, processes).fit()
+        inputs = {} if recipe.start is None else {"weights to start from": encoder_fingerprint(encoder)}
+        if labels is not None:
+            inputs["frame labels"] = labels.fingerprint
+        objective = MaskedPrediction(encoder, targets, labels, recipe, processes)
+        trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
+        trainer.fit()
         if processes.is_main:
+            report = TrainingReport(**training_facts(corpus, [trainer], steps=recipe.optimisation.steps))
             model = encoder.half() if recipe.half_precision else encoder
-            save(folder / MODEL_FILE, model, provenance=provenance(recipe, method="masked prediction"))
-        processes.wait()
+            source = provenance(recipe, report.amendments, method="masked prediction")
+            save(folder / MODEL_FILE, model, provenance=source)
+            write_text(folder / REPORT_FILE, json.dumps(asdict(report), indent=1))  # last: then the run is finished
     return folder / MODEL_FILE
 
 

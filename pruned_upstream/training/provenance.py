@@ -8,9 +8,12 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..errors import ConfigError
 from ..files import write_text
@@ -48,12 +51,22 @@ def git_commit() -> str:
         return ""
 
 
-def record_launch(folder: Path, recipe: object, *, done: int, world: int) -> None:
+def record_launch(
+    folder: Path,
+    recipe: object,
+    *,
+    done: int,
+    world: int,
+    inputs: Mapping[str, str] | None = None,
+    amended: Mapping[str, tuple[Any, Any]] | None = None,
+) -> None:
     """Add this launch to the run's folder: its resolved recipe, and a line about who computed what from which step.
 
     Args:
         done: steps that earlier launches did.
         world: processes of this launch.
+        inputs: fingerprints of what it learns from.
+        amended: keys of the recipe that change from here on, with their value before and after.
 
     Raises:
         ConfigError: the record of earlier launches was damaged.
@@ -71,13 +84,18 @@ def record_launch(folder: Path, recipe: object, *, done: int, world: int) -> Non
             "commit": git_commit(),
             "versions": versions(),
             "processes": world,
+            "threads": torch.get_num_threads(),
             "from_step": done,
+            "inputs": dict(inputs or {}),
+            "amended": {key: list(values) for key, values in (amended or {}).items()},
         }
     )
     save_recipe(recipe, folder / RECIPE_FILE)
     write_text(path, json.dumps(launches, indent=1))
 
 
-def provenance(recipe: object, **more: str) -> dict[str, str]:
-    """What a model file says of its making."""
-    return {"recipe": recipe_yaml(recipe), "commit": git_commit(), "versions": json.dumps(versions()), **more}
+def provenance(recipe: object, amendments: Sequence[Mapping[str, Any]] = (), **more: str) -> dict[str, str]:
+    """What a model file says of its making; `amendments` of the recipe on the way, if there were any."""
+    amended = {"amendments": json.dumps(list(amendments))} if amendments else {}
+    versioned = {"recipe": recipe_yaml(recipe), "commit": git_commit(), "versions": json.dumps(versions())}
+    return versioned | amended | more

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -44,12 +44,14 @@ from ..pruning.sparsity import (
 )
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
+from .fingerprints import encoder_fingerprint
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance, record_launch
-from .recipe import REQUIRED, Data, DropoutRates, Optimisation, Run, recipe_yaml, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, recipe_yaml, require
 from .repairing import Repair, calibration, repair_facts, repaired
+from .reports import TrainingReport, training_facts
 from .schedules import AFTER_WARMUP
 
 log = logging.getLogger(__name__)
@@ -59,10 +61,10 @@ FIRST_STAGE_FILE = "first_stage.safetensors"
 SECOND_STAGE_FOLDER = "second_stage"
 VERIFIED_STEPS = 2  # batches on which gated and compact model are compared,
 VERIFIED_RECORDINGS = 4  # by at most so many recordings of each
-FAR_FROM_TARGET = 0.02  # difference of sparsities that is worth a warning
 TOO_DENSE = "more steps, or a higher optimisation.gate_learning_rate, bring them there"
 # the multipliers grow for as long as the gates are on their way, and take as long to shrink again
 TOO_SPARSE = "more steps bring them back, or try another optimisation.multiplier_learning_rate"
+SCOPE_NAMES = {"transformer": "attention and feed-forward", "everything": "the whole encoder"}
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches,
 SECOND_STAGE = 2  # and the batches of the second stage from those of the first
 
@@ -86,12 +88,15 @@ class Distillation:
 class Sparsity:
     """The share of parameters that pruning removes."""
 
-    target: float = REQUIRED
+    target: float = key(Kind.AMENDABLE, REQUIRED)
     scope: str = "transformer"  # what it is a share of; or "everything"
-    warmup: float = 0.07  # share of the steps over which the target rises from 0
+    warmup: float = key(Kind.AMENDABLE, 0.07)  # share of the steps over which the target rises from 0
     price: str = "multipliers"  # of missing the target: ascended (equation 5); or "gentle", see pruning/sparsity.py
-    strength: float = 0.3  # of the gentle price, against what gates hear from distillation
-    exact: bool = False  # close as many gates at the end as meet the target to a row; else as many as the gates expect
+    strength: float = key(Kind.AMENDABLE, 0.3)  # of the gentle price, against what gates hear from distillation
+    tolerance: float = key(Kind.EVALUATION, 0.02)  # a model that is further from the target has missed it
+    may_miss: bool = key(Kind.EVALUATION, False)  # a run that misses it ends as any other; else with exit code 3
+    # close as many gates at the end as meet the target to a row; else as many as the gates expect
+    exact: bool = key(Kind.EVALUATION, False)
 
     def check(self) -> None:
         require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
@@ -99,6 +104,7 @@ class Sparsity:
         require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
         require(self.price in PRICES, "sparsity.price", self.price, f"be one of {', '.join(PRICES)}")
         require(self.strength > 0, "sparsity.strength", self.strength, "be above 0")
+        require(self.tolerance > 0, "sparsity.tolerance", self.tolerance, "be above 0")
 
 
 @dataclass
@@ -137,15 +143,16 @@ class SecondStage:
 class PruneRecipe:
     """Structured pruning of a teacher into a student of its own shape."""
 
-    teacher: str = REQUIRED  # published WavLM .pt, a transformers folder, or a model file of this package
+    # published WavLM .pt, a transformers folder, or a model file of this package
+    teacher: str = key(Kind.INPUT, REQUIRED)
     data: Data = field(default_factory=Data)
     gates: GateSettings = field(default_factory=GateSettings)
     sparsity: Sparsity = field(default_factory=Sparsity)
     distillation: Distillation = field(default_factory=Distillation)
-    dropout: DropoutRates = field(default_factory=DropoutRates)
-    optimisation: PruneOptimisation = field(default_factory=PruneOptimisation)
-    second_stage: SecondStage = field(default_factory=SecondStage)
-    repair: Repair = field(default_factory=Repair)
+    dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
+    optimisation: PruneOptimisation = key(Kind.AMENDABLE, PruneOptimisation)
+    second_stage: SecondStage = key(Kind.AMENDABLE, SecondStage)
+    repair: Repair = key(Kind.EVALUATION, Repair)
     run: Run = field(default_factory=Run)
 
 
@@ -243,10 +250,11 @@ class PruningObjective(PairedDistillation):
         return torch.stack(coarse).any(0) if coarse else super()._alive()
 
 
-@dataclass(frozen=True)
-class PruneReport:
+@dataclass(frozen=True, kw_only=True)
+class PruneReport(TrainingReport):
     """What came out: sparsity as the gates expect it and as counted in the file, and what the file costs.
 
+    missed: why the model must not pass for one of the target's size, where it misses it by more than `tolerance`.
     difference_from_gated: largest difference of hidden states between the gated student and what was cut from it, over
         their largest magnitude; from before the second stage, if there was one.
     second_stage: its steps, and the distillation loss of the run's first batch before and after, as `loss_before` and
@@ -258,20 +266,21 @@ class PruneReport:
     target_sparsity: float
     expected_sparsity: float
     counted_sparsity: float
+    tolerance: float
+    missed: str | None
     scope: str
     teacher_parameters: int
     parameters: int
     difference_from_gated: float
-    steps: int
-    recordings: int
-    hours: float
-    skipped: dict[str, str]
     second_stage: dict[str, float] | None = None
     repairs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def run_prune(recipe: PruneRecipe) -> Path:
+def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
     """Prune a teacher as the recipe says, going on where an earlier launch stopped.
+
+    Args:
+        amend: go on although amendable keys (`recipe.Kind`) differ from those that the run was begun with.
 
     Returns:
         The compact model file. Beside it lie a report, the resolved recipe, metrics and the training state.
@@ -280,8 +289,7 @@ def run_prune(recipe: PruneRecipe) -> Path:
         PrunedUpstreamError: of the kinds in `errors.py`, before, during or after training; no half-written model stays.
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
-    with start_processes(recipe.run.device) as processes:
-        folder = Path(recipe.run.folder)
+    with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         objective = build_objective(recipe, processes)
         with processes.main_first():
             corpus = find_corpus(
@@ -292,23 +300,31 @@ def run_prune(recipe: PruneRecipe) -> Path:
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
         if recipe.gates.warm_start:
             _start_warm(objective, batches, recipe)
-        Trainer(objective, batches, recipe, processes).fit()
+        inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
+        trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
+        trainer.fit()
         two_stages = recipe.second_stage.steps > 0
         cut = folder / (FIRST_STAGE_FILE if two_stages else MODEL_FILE)
-        if processes.is_main and not _is_made(cut, recipe):
-            if not recipe.optimisation.steps:
-                record_launch(folder, recipe, done=0, world=processes.world)
-            _export(objective, batches, recipe, cut)
-        processes.wait()
+        with processes.main_first():
+            if processes.is_main and not _is_made(cut, recipe):
+                if not recipe.optimisation.steps:
+                    record_launch(folder, recipe, done=0, world=processes.world, inputs=inputs)
+                _export(objective, trainer, recipe, cut)
         if two_stages:
-            _distil_further(cut, objective, batches, recipe, processes)
-            processes.wait()
+            _distil_further(cut, trainer, recipe, amend)
     return folder / MODEL_FILE
 
 
 def _is_made(path: Path, recipe: PruneRecipe) -> bool:
     """Whether an earlier launch of this run has come so far: what it fitted in closed form is not fitted again."""
-    return path.is_file() and read_header(path).provenance.get("recipe") == recipe_yaml(recipe)
+    if not path.is_file() or read_header(path).provenance.get("recipe") != recipe_yaml(recipe):
+        return False
+    try:
+        report = json.loads((path.parent / REPORT_FILE).read_text(encoding="utf-8"))  # written after the model
+    except (OSError, ValueError):
+        return False
+    whole = path.name == FIRST_STAGE_FILE or bool(report["second_stage"]) == bool(recipe.second_stage.steps)
+    return whole and report["steps"] == recipe.optimisation.steps
 
 
 def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> PruningObjective:
@@ -345,10 +361,10 @@ def _start_warm(objective: PruningObjective, batches: Batches, recipe: PruneReci
     warm_start_(objective.gates, on_device, recipe.gates.warm_start)
 
 
-def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, path: Path) -> None:
+def _export(objective: PruningObjective, trainer: Trainer, recipe: PruneRecipe, path: Path) -> None:
     """Fold, cut, compare on real batches, repair, and write. The comparison is on the CPU: it is exact there, whatever
     trained."""
-    sparsity, device = recipe.sparsity, objective.processes.device
+    sparsity, batches, device = recipe.sparsity, trainer.batches, objective.processes.device
     gates = _final_gates(objective, batches, recipe)
     student = objective.student.cpu().eval()
     smaller = compact(student, gates)
@@ -358,33 +374,26 @@ def _export(objective: PruningObjective, batches: Batches, recipe: PruneRecipe, 
     probabilities = objective.gates.cpu().probabilities()
     expected = expected_sparsity(student.config, probabilities, sparsity.scope).item() if is_learned else counted
     report = PruneReport(
+        **training_facts(batches.corpus, [trainer], steps=recipe.optimisation.steps),
         target_sparsity=sparsity.target,
         expected_sparsity=expected,
         counted_sparsity=counted,
+        tolerance=sparsity.tolerance,
+        missed=_miss(counted, sparsity),
         scope=sparsity.scope,
         teacher_parameters=count_parameters(student.config),
         parameters=count_parameters(smaller.config),
         difference_from_gated=difference,
-        steps=recipe.optimisation.steps,
-        recordings=len(batches.corpus.utterances),
-        hours=batches.corpus.hours,
-        skipped=batches.corpus.skipped,
     )
     method = "pruning" if is_learned else "pruning by scores"
     if recipe.repair.after_cut:
         found = repaired(objective.teacher, smaller.to(device), batches, recipe.repair)
         report.repairs["after_cut"] = repair_facts(found)
         smaller, method = found.encoder.cpu(), f"{method}, then repair"
-    _write_report(path.parent, asdict(report))
-    save(path, smaller, provenance=provenance(recipe, teacher=recipe.teacher, method=method))
-    excess = report.expected_sparsity - sparsity.target
-    if abs(excess) > FAR_FROM_TARGET:
-        log.warning(
-            "the gates ended at %.1f %% sparsity, where %.1f %% is the target; %s",
-            100 * report.expected_sparsity,
-            100 * sparsity.target,
-            TOO_SPARSE if excess > 0 else TOO_DENSE,
-        )
+    save(path, smaller, provenance=_provenance(recipe, method, asdict(report)))
+    _write_report(path.parent, asdict(report))  # last: a run with its report is finished
+    if report.missed:
+        log.warning("%s; %s", report.missed, TOO_SPARSE if counted > sparsity.target else TOO_DENSE)
 
 
 def _final_gates(objective: PruningObjective, batches: Batches, recipe: PruneRecipe) -> EncoderGates:
@@ -397,18 +406,32 @@ def _final_gates(objective: PruningObjective, batches: Batches, recipe: PruneRec
     return cut_by_scores(objective.student.config, scores, sparsity.target, scope=sparsity.scope)
 
 
-def _distil_further(
-    start: Path, first: PruningObjective, batches: Batches, recipe: PruneRecipe, processes: Processes
-) -> None:
+def _miss(counted: float, sparsity: Sparsity) -> str | None:
+    """What is to be said of a model that is further from its target than the recipe tolerates; None of any other."""
+    if abs(counted - sparsity.target) <= sparsity.tolerance:
+        return None
+    return (
+        f"target missed: {counted:.1%} of {SCOPE_NAMES[sparsity.scope]} was pruned where {sparsity.target:.1%} was the "
+        f"target, more than {sparsity.tolerance:.1%} away"
+    )
+
+
+def _provenance(recipe: PruneRecipe, method: str, report: Mapping[str, Any]) -> dict[str, str]:
+    """What the model file says of its making, and that it missed its target."""
+    missed = {"missed": report["missed"]} if report["missed"] else {}
+    return provenance(recipe, report["amendments"], teacher=recipe.teacher, method=method, **missed)
+
+
+def _distil_further(start: Path, first: Trainer, recipe: PruneRecipe, amend: bool) -> None:
     """The second stage: no gates, no price, the layer maps go on from where the first stage left them.
 
     It is a run of its own in a folder of its own, so that an interruption in it resumes in it.
 
     Args:
         start: the compact model of the first stage.
-        batches: of the first stage; the second draws others.
+        first: that stage, of whose recordings the second draws other batches.
     """
-    options = recipe.second_stage
+    options, batches, processes = recipe.second_stage, first.batches, first.processes
     rates = {"steps": options.steps, "learning_rate": options.learning_rate, "warmup": options.warmup}
     stage = replace(
         recipe,
@@ -416,23 +439,27 @@ def _distil_further(
         run=replace(recipe.run, folder=str(start.parent / SECOND_STAGE_FOLDER)),
     )
     student = load(start, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
-    objective = PairedDistillation(first.teacher, student, first.pairing, stage.optimisation, processes)
+    inputs = {**first.inputs, "first-stage weights": encoder_fingerprint(student)}
+    pruning = cast(PruningObjective, first.objective)
+    objective = PairedDistillation(pruning.teacher, student, pruning.pairing, stage.optimisation, processes)
     before = _loss_of(objective, batches[0])
     seed = noise_seed(recipe.run.seed, SECOND_STAGE)
     others = Batches(batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
-    Trainer(objective, others, stage, processes).fit()
+    trainer = Trainer(objective, others, stage, processes, inputs=inputs, amend=amend)
+    trainer.fit()
     after = _loss_of(objective, batches[0])
-    if processes.is_main and not _is_made(start.parent / MODEL_FILE, recipe):
-        report = json.loads((start.parent / REPORT_FILE).read_text(encoding="utf-8"))
-        report["second_stage"] = {"steps": options.steps, "loss_before": before, "loss_after": after}
-        method = read_header(start).provenance["method"] + ", then distillation"
-        if recipe.repair.after_second_stage:
-            found = repaired(first.teacher, student, batches, recipe.repair)
-            report["repairs"]["after_second_stage"] = repair_facts(found)
-            student, method = found.encoder, f"{method}, then repair"
-        _write_report(start.parent, report)
-        source = provenance(recipe, teacher=recipe.teacher, method=method)
-        save(start.parent / MODEL_FILE, student, provenance=source)
+    with processes.main_first():
+        if processes.is_main and not _is_made(start.parent / MODEL_FILE, recipe):
+            report = json.loads((start.parent / REPORT_FILE).read_text(encoding="utf-8"))
+            report |= training_facts(batches.corpus, [first, trainer], steps=recipe.optimisation.steps)
+            report["second_stage"] = {"steps": options.steps, "loss_before": before, "loss_after": after}
+            method = read_header(start).provenance["method"] + ", then distillation"
+            if recipe.repair.after_second_stage:
+                found = repaired(pruning.teacher, student, batches, recipe.repair)
+                report["repairs"]["after_second_stage"] = repair_facts(found)
+                student, method = found.encoder, f"{method}, then repair"
+            save(start.parent / MODEL_FILE, student, provenance=_provenance(recipe, method, report))
+            _write_report(start.parent, report)
 
 
 @torch.no_grad()

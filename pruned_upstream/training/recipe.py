@@ -2,7 +2,8 @@
 
 A recipe is YAML; `section.key=value` on the command line overrides it, and a file may say `base: NAME` and then only
 what it does otherwise than that recipe. Every key is known by name and type, and its
-value is checked before anything is loaded. The sections that several kinds of runs share are here; a method's own
+value is checked before anything is loaded. Beside each key stands what may become of it between the launches of one run
+(`Kind`). The sections that several kinds of runs share are here; a method's own
 recipe stands with the method (`PruneRecipe` in prune.py, whose file `recipes/wavlm_base.yaml` gives the reasons).
 """
 
@@ -16,8 +17,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from ..errors import ConfigError
 from ..files import write_text
@@ -32,6 +34,27 @@ KEY = r"\w+(\.\w+)*"
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
 
 
+class Kind(StrEnum):
+    """What may become of a key between the launches of one run.
+
+    A key's field names its kind (`metadata={"kind": ...}`, as `key` writes it), or a section's field that of all its
+    keys; without either it is of the kind TRAINING.
+    """
+
+    TRAINING = "training"  # part of what training computes: equal in all launches
+    AMENDABLE = "amendable"  # may change on the way, with --amend; state and report tell
+    EVALUATION = "evaluation"  # of what comes after training: may change at any launch
+    LAUNCH = "launch"  # where and how often: changes no number
+    INPUT = "input"  # names a file or folder: its content must stay, its place may change
+
+
+def key(kind: Kind, default: Any) -> Any:
+    """A field of that kind; a list or dataclass is given as its factory."""
+    if callable(default):
+        return field(default_factory=default, metadata={"kind": kind})
+    return field(default=default, metadata={"kind": kind})
+
+
 @runtime_checkable
 class Section(Protocol):
     """A section that checks its values, once all of them are known."""
@@ -44,12 +67,13 @@ class Section(Protocol):
 class Data:
     """Recordings and batches."""
 
-    train: list[str] = REQUIRED  # folders of audio and fairseq manifests (.tsv); one may stand without brackets
+    # folders of audio and fairseq manifests (.tsv); one may stand without brackets
+    train: list[str] = key(Kind.INPUT, REQUIRED)
     batch_utterances: int = 24
     batch_seconds: float | None = None  # instead: as many as fit, padding included
     max_seconds: float = 15.6  # longer recordings are cropped, anew in every epoch
     bucket: int = 20  # batches whose recordings are sorted by length together
-    workers: int = 4  # loader processes a training process
+    workers: int = key(Kind.LAUNCH, 4)  # loader processes of each training process
 
     def check(self) -> None:
         require(bool(self.train), "data.train", self.train, "name at least one folder or manifest")
@@ -96,11 +120,11 @@ class Optimisation:
 class Run:
     """Where the run lives and how often it reports; none of this but the seed changes what is computed."""
 
-    folder: str = REQUIRED
+    folder: str = key(Kind.LAUNCH, REQUIRED)
     seed: int = 0
-    device: str = "auto"
-    log_every: int = 10  # steps
-    checkpoint_every: int = 1000  # steps
+    device: str = key(Kind.LAUNCH, "auto")
+    log_every: int = key(Kind.LAUNCH, 10)  # steps
+    checkpoint_every: int = key(Kind.LAUNCH, 1000)  # steps
 
     def check(self) -> None:
         require(bool(self.folder), "run.folder", self.folder, "name a folder")
@@ -223,6 +247,19 @@ def flat_keys(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             keys[prefix + key.name] = value
     return keys
+
+
+def key_kinds(schema: type, inherited: Kind = Kind.TRAINING, prefix: str = "") -> dict[str, Kind]:
+    """The kind of each key of a recipe's class, as {"section.key": kind}."""
+    kinds: dict[str, Kind] = {}
+    types = get_type_hints(schema)
+    for entry in dataclasses.fields(schema):
+        kind = Kind(entry.metadata.get("kind", inherited))
+        if dataclasses.is_dataclass(types[entry.name]):
+            kinds |= key_kinds(types[entry.name], kind, f"{prefix}{entry.name}.")
+        else:
+            kinds[prefix + entry.name] = kind
+    return kinds
 
 
 def default_keys(recipe: Any, prefix: str = "") -> dict[str, Any]:

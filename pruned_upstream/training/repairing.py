@@ -17,7 +17,7 @@ from .corpus import SAMPLE_RATE, find_corpus
 from .data import Batches, noise_seed
 from .processes import start_processes
 from .provenance import provenance
-from .recipe import REQUIRED, Data, require
+from .recipe import REQUIRED, Data, Kind, key, require
 
 CALIBRATION = 3  # sets these batches apart from those of both stages
 
@@ -28,7 +28,8 @@ class Repair:
 
     after_cut: bool = False  # of what the gates left, before the second stage if there is one
     after_second_stage: bool = False
-    seconds: float = 300.0  # of training speech that it is fitted to; scores of dimensions are taken on it, too
+    # of training speech that it is fitted to; scores of dimensions are taken on it, too
+    seconds: float = key(Kind.TRAINING, 300.0)
     damping: float = DAMPING  # of the mean square of what a matrix reads
 
     def check(self) -> None:
@@ -94,5 +95,4 @@ def run_repair(model: Path, recipe: RepairRecipe, out: Path) -> dict[str, Any]:
             # what is said of the model's making stays; of this repair there is as much as of any run
             made = {f"repair_{key}": value for key, value in provenance(recipe, teacher=recipe.teacher).items()}
             save(out, found.encoder.cpu(), provenance={**header.provenance, **made})
-        processes.wait()
     return repair_facts(found)

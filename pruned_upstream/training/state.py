@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..files import atomic_write
+from .recipe import Kind
 
 FORMAT = "pruned_upstream training state"
-VERSION = 1
+VERSION = 2
 
-# keys that may differ between the launches of one run: none of them changes what is computed
-FREE_KEYS = {"run.folder", "run.device", "run.log_every", "run.checkpoint_every", "data.workers", "data.train"}
-
+COMPARED = (Kind.TRAINING, Kind.AMENDABLE)
 NAMED = 5  # differing keys in a message; a run of another method differs in nearly all
 
 
@@ -58,28 +57,57 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
 
 
 def check_same_run(
-    path: Path, saved: Mapping[str, Any], current: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> None:
-    """Refuse to go on with another recipe than the one that was begun.
+    folder: Path,
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    kinds: Mapping[str, Kind],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    amend: bool = False,
+) -> dict[str, tuple[Any, Any]]:
+    """What goes on otherwise than it was begun, if it may.
 
     Args:
-        path: of the state.
+        folder: of the run.
         saved, current: recipes as {"section.key": value}.
+        kinds: of the recipe's keys; a key that is not among them is compared as one of training.
         defaults: of keys that the saved recipe lacks, since it is older than they are.
+        amend: whether the user asked for keys of the kind AMENDABLE to change.
+
+    Returns:
+        The amended keys, each with its value before and after.
 
     Raises:
-        ConfigError: they differ in a key that changes what is computed; the first such keys are named.
+        ConfigError: a key differs that may not, or not without being asked; the first such keys are named.
     """
     saved = {**(defaults or {}), **saved}
-    keys = (saved.keys() | current.keys()) - FREE_KEYS
-    differing = [
-        f"{key} ({saved.get(key)!r} there, {current.get(key)!r} here)"
-        for key in sorted(keys)
-        if saved.get(key) != current.get(key)
-    ]
-    if differing:
-        named, others = ", ".join(differing[:NAMED]), len(differing) - NAMED
+    compared = [key for key in saved.keys() | current.keys() if kinds.get(key, Kind.TRAINING) in COMPARED]
+    differing = [key for key in sorted(compared) if saved.get(key) != current.get(key)]
+    fixed = [key for key in differing if kinds.get(key, Kind.TRAINING) is Kind.TRAINING]
+    if fixed or (differing and not amend):
+        blamed = fixed or differing
+        phrases = [f"{key} ({saved.get(key)!r} there, {current.get(key)!r} here)" for key in blamed]
+        named, others = ", ".join(phrases[:NAMED]), len(phrases) - NAMED
+        way_on = "" if fixed else "add --amend to go on with the new values from where the run stands, "
         raise ConfigError(
-            f"{path.parent} holds a run of another recipe: {named}{f' and {others} more' if others > 0 else ''}; "
-            "name another run.folder, or repeat the command that began it"
+            f"{folder} holds a run of another recipe: {named}{f' and {others} more' if others > 0 else ''}; "
+            f"{way_on}name another run.folder, or repeat the command that began it"
+        )
+    return {key: (saved.get(key), current.get(key)) for key in differing}
+
+
+def check_same_inputs(folder: Path, saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Refuse to go on with other files than the run was begun with, wherever they lie now.
+
+    Args:
+        saved, current: fingerprints of contents, by what they are of.
+
+    Raises:
+        DataError: they differ; what differs is named.
+    """
+    differing = [name for name in sorted(saved.keys() | current.keys()) if saved.get(name) != current.get(name)]
+    if differing:
+        raise DataError(
+            f"{folder} holds a run on other {' and other '.join(differing)} than the recipe names now: the contents "
+            "differ, not the paths; restore them, or name another run.folder"
         )

@@ -14,14 +14,14 @@ An ID is a file's name without its ending; its file lies beside the transcript, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
 from ..model.config import EncoderConfig
 from ..parp.alphabet import BOUNDARY, Alphabet, frames_needed
-from .corpus import SAMPLE_RATE, Corpus, Utterance, find_corpus, lines_beside, read_lines
+from .corpus import SAMPLE_RATE, Corpus, Utterance, files_below, find_corpus, lines_beside, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +41,34 @@ class Transcribed:
         entries = list(zip(self.corpus.utterances, self.texts, obstacles, strict=True))
         skipped = {utterance.name: obstacle for utterance, _, obstacle in entries if obstacle}
         kept = [(utterance, text) for utterance, text, obstacle in entries if not obstacle]
-        corpus = Corpus([utterance for utterance, _ in kept], {**self.corpus.skipped, **skipped})
+        utterances, skipped = [utterance for utterance, _ in kept], {**self.corpus.skipped, **skipped}
+        corpus = replace(self.corpus, utterances=utterances, skipped=skipped)
         return Transcribed(corpus, [text for _, text in kept])
 
 
 def find_transcribed(
-    sources: Sequence[str | Path], labels: str, *, min_samples: int, cache: str | Path | None = None
+    sources: Sequence[str | Path],
+    labels: str,
+    *,
+    min_samples: int,
+    cache: str | Path | None = None,
+    for_training: bool = True,
 ) -> Transcribed:
     """The recordings of folders and manifests that have a transcript.
 
     Args:
         labels: kind of alphabet; transcripts of the kind "letters" are brought to upper case.
-        min_samples, cache: as `find_corpus`.
+        min_samples, cache, for_training: as `find_corpus`.
 
     Raises:
-        DataError: a source or its transcripts are missing or malformed.
+        DataError: a source or its transcripts are missing or malformed, or two transcripts of a recording differ.
     """
-    texts = {path: text for source in sources for path, text in _read(Path(source), labels).items()}
-    corpus = find_corpus(sources, min_samples=min_samples, cache=cache)
+    corpus = find_corpus(sources, min_samples=min_samples, cache=cache, for_training=for_training)
+    texts: dict[Path, str] = {}
+    for source in sources:
+        for path, text in _read(Path(source), labels, for_training):
+            if texts.setdefault(path, text) != text:
+                raise DataError(f"{path} has two transcripts: '{texts[path]}' and '{text}'; remove one")
     found = Transcribed(corpus, [texts.get(_without_suffix(utterance.path), "") for utterance in corpus.utterances])
     kept = found.without(["" if text else "it has no transcript" for text in found.texts])
     if not kept.texts:
@@ -101,26 +111,24 @@ def _obstacle(utterance: Utterance, text: str, alphabet: Alphabet, config: Encod
     return ""
 
 
-def _read(source: Path, labels: str) -> dict[Path, str]:
-    """Transcripts by path of the recording, without its suffix."""
+def _read(source: Path, labels: str, for_training: bool) -> Iterator[tuple[Path, str]]:
+    """Transcripts, each with the path of its recording without its suffix."""
     if source.is_dir():
-        texts = {}
-        for file in sorted(source.rglob(IN_FOLDERS[labels])):
+        files = files_below(source, left_out=[] if for_training else None)  # the folders that recordings are taken from
+        for file in sorted(path for path in files if path.match(IN_FOLDERS[labels])):
             for line in read_lines(file):
-                name, _, text = line.strip().partition(" ")
-                texts[file.parent / name] = text
-    elif source.suffix == ".tsv" and source.is_file():
-        texts = _beside_manifest(source, labels)
+                name, *text = line.split(maxsplit=1)[:2] or [""]
+                if name:
+                    yield file.parent / name, _normal(" ".join(text), labels)
     else:
-        texts = {}  # `find_corpus` says what is wrong with it
-    return {path: _normal(text, labels) for path, text in texts.items()}
+        yield from ((path, _normal(text, labels)) for path, text in _beside_manifest(source, labels))
 
 
-def _beside_manifest(manifest: Path, labels: str) -> dict[Path, str]:
+def _beside_manifest(manifest: Path, labels: str) -> Iterator[tuple[Path, str]]:
     file, lines = lines_beside(manifest, BESIDE_MANIFESTS[labels], labels)
     spelled = file.suffix == ".ltr"
-    texts = {path: "".join(line.split()).replace(BOUNDARY, " ") if spelled else line for path, line in lines}
-    return {_without_suffix(path): text for path, text in texts.items()}
+    for path, line in lines:
+        yield _without_suffix(path), "".join(line.split()).replace(BOUNDARY, " ") if spelled else line
 
 
 def _normal(text: str, labels: str) -> str:

@@ -24,6 +24,7 @@ from ..files import atomic_write
 from ..model.config import EncoderConfig
 from .corpus import SAMPLE_RATE, Corpus, lines_beside
 from .data import Batch
+from .fingerprints import tensors_fingerprint
 
 MELS = 40
 SPARE_LABELS = 5  # 0.1 seconds; fairseq allows as much (fairseq/data/audio/hubert_dataset.py, verify_label_lengths)
@@ -121,6 +122,10 @@ class FrameLabels:
                 for utterance in corpus.utterances
             ]
         )
+
+    @property
+    def fingerprint(self) -> str:
+        return tensors_fingerprint({str(number): labels for number, labels in enumerate(self.of_recording)})
 
     def __call__(self, part: Batch, config: EncoderConfig) -> Tensor:
         """(B, T) of a micro-batch.

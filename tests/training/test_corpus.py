@@ -106,10 +106,10 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 
 def test_stereo_is_averaged_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write_noise(tmp_path / "0.wav", 1000, channels=2, subtype="FLOAT")
-    write_noise(tmp_path / "1.wav", 1000, channels=2, subtype="FLOAT", seed=1)
+    path = write_noise(tmp_path / "speech/0.wav", 1000, channels=2, subtype="FLOAT")
+    write_noise(tmp_path / "speech/1.wav", 1000, channels=2, subtype="FLOAT", seed=1)
     with caplog.at_level(logging.WARNING, logger=corpus.__name__):
-        first = find_corpus([tmp_path], min_samples=40).utterances[0]
+        first = find_corpus([tmp_path / "speech"], min_samples=40).utterances[0]
     assert [r.getMessage() for r in caplog.records] == ["2 recordings have several channels, which are averaged"]
     wav, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_allclose(first.read(100, 500).numpy(), wav[100:600].mean(1), atol=1e-7)

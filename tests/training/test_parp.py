@@ -167,8 +167,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert_same_files(run_parp(stopped).parent, whole.parent)
 
 
-def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps take a model for a finished run."""
+def test_the_report_is_written_last(finetuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps take a run with a report of all its steps for a finished one."""
 
     def interrupted(**report: Any) -> None:
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_the_model_is_written_last(finetuning, tmp_path: Path, monkeypatch: pyte
         patch.setattr(parp_training, "ParpReport", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_parp(finetuning())
-    assert not model.exists()
+    assert model.exists() and not (tmp_path / "run" / "report.json").exists()
     assert run_parp(finetuning()) == model
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["file_bytes"] == model.stat().st_size

@@ -20,8 +20,8 @@ from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.training import loop, state
 from pruned_upstream.training.processes import Processes
-from pruned_upstream.training.prune import run_prune
-from pruned_upstream.training.recipe import default_keys, flat_keys
+from pruned_upstream.training.prune import PruneRecipe, run_prune
+from pruned_upstream.training.recipe import default_keys, flat_keys, key_kinds
 
 LONG = {"optimisation.steps": 40, "run.checkpoint_every": 3, "dropout.hidden": 0.1, "data.workers": 1}
 
@@ -114,7 +114,7 @@ def test_another_recipe_in_the_folder_is_refused(recipe, key: str, value: object
 def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
     saved, current = ({f"section.{letter}": value for letter in "abcdefgh"} for value in (0, 1))
     with pytest.raises(ConfigError, match=r"section\.e \(0 there, 1 here\) and 3 more; name another") as caught:
-        state.check_same_run(tmp_path / "state.pt", saved, current)
+        state.check_same_run(tmp_path, saved, current, {})
     assert "section.f" not in str(caught.value)
 
 
@@ -122,10 +122,11 @@ def test_a_key_that_is_newer_than_the_state_counts_as_its_default(recipe, tmp_pa
     given = recipe(**{"optimisation.gate_schedule": "constant"})
     saved = flat_keys(given)
     del saved["optimisation.gate_schedule"]
-    state.check_same_run(tmp_path / "state.pt", saved, flat_keys(given), default_keys(given))
+    kinds, defaults = key_kinds(PruneRecipe), default_keys(given)
+    assert state.check_same_run(tmp_path, saved, flat_keys(given), kinds, defaults=defaults) == {}
     other = flat_keys(recipe(**{"optimisation.gate_schedule": "linear"}))
     with pytest.raises(ConfigError, match=r"gate_schedule \('constant' there, 'linear' here\)"):
-        state.check_same_run(tmp_path / "state.pt", saved, other, default_keys(given))
+        state.check_same_run(tmp_path, saved, other, kinds, defaults=defaults)
 
 
 def test_other_recordings_are_refused(recipe, recordings: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_full_disk_keeps_the_last_state(recipe, tmp_path: Path, monkeypatch: p
         with pytest.raises(PrunedUpstreamError, match=r"could not write .*state\.pt: File too large"):
             run_prune(recipe())
     assert read_state(run)["step"] == 2
-    assert not list(run.glob(".*"))
+    assert [path.name for path in run.glob(".*")] == [".lock"]
     run_prune(recipe())
     shutil.move(run, tmp_path / "resumed")
     run_prune(recipe())

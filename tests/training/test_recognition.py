@@ -1,0 +1,119 @@
+"""Decoding as a step of its own: checked before training, done when the model is written, as often as one likes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from training.conftest import write_noise
+from training.test_parp import finetuning, speech  # noqa: F401, F811 (fixtures)
+
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError
+from pruned_upstream.training import parp as parp_training
+from pruned_upstream.training.parp import run_parp
+from pruned_upstream.training.provenance import RECIPE_FILE
+
+
+def report_of(run: Path) -> dict:
+    return json.loads((run / "report.json").read_text())
+
+
+@pytest.fixture
+def run(finetuning, speech: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """A run of two steps that decoded what it was trained on."""
+    return run_parp(finetuning(**{"optimisation.steps": 2, "data.test": str(speech)})).parent
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "complaint"),
+    [
+        ({"data.test": "dev-claen"}, DataError, "no folder or manifest dev-claen"),
+        ({"decoding.lm": "none.arpa", "decoding.words": "none.txt"}, ConfigError, "none.txt cannot be read"),
+        ({"data.test": ["{speech}", "{speech}/"]}, ConfigError, "would share the file"),
+    ],
+)
+def test_what_cannot_be_decoded_is_said_before_training(
+    finetuning,  # noqa: F811
+    speech: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    changes,
+    error,
+    complaint,  # noqa: F811
+) -> None:
+    def trained(*_: object) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(parp_training, "_train", trained)
+    if isinstance(changes.get("data.test"), list):
+        changes = {"data.test": [source.format(speech=speech) for source in changes["data.test"]]}
+    with pytest.raises(error, match=complaint):
+        run_parp(finetuning(**changes))
+
+
+def test_the_model_outlives_a_decoding_that_fails(finetuning, speech: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    recipe = finetuning(**{"optimisation.steps": 2, "data.test": str(speech)})
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parp_training, "decode_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_parp(recipe)
+    assert (tmp_path / "run" / "parp.safetensors").exists()
+    assert report_of(tmp_path / "run")["tests"] == {}
+    monkeypatch.delattr(parp_training.Trainer, "step")
+    run_parp(recipe)
+    assert report_of(tmp_path / "run")["tests"][str(speech)]["recordings"] == 7
+
+
+def test_another_test_set_after_training(run: Path, invoke, tmp_path: Path) -> None:
+    before = report_of(run)
+    write_noise(tmp_path / "more" / "x.wav", 1500)
+    soundfile.write(tmp_path / "more" / "nan.wav", np.full(1500, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    (tmp_path / "more" / "all.trans.txt").write_text("x TEA\nnan SO\n")
+    said = invoke("decode", run, f"data.test={tmp_path / 'more'}", "--name", "more")
+    assert "wrote" in said and "WER" in said
+    found = json.loads((run / "evaluations" / "more" / "evaluation.json").read_text())
+    (results,) = found["tests"].values()
+    assert (results["recordings"], results["skipped"]) == (1, 1)
+    assert found["tests_skipped"][str(tmp_path / "more")] == {"nan.wav": "it holds samples that are NaN or infinite"}
+    assert report_of(run) == before
+    assert not (run / RECIPE_FILE).read_text().count("more")
+
+
+def test_again_with_the_runs_own_settings(run: Path, invoke) -> None:
+    before = report_of(run)
+    for file in (run / "hypotheses").iterdir():
+        file.unlink()
+    invoke("decode", run)
+    assert report_of(run) == before and len(list((run / "hypotheses").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "complaint"),
+    [
+        (["optimisation.steps=9"], ConfigError, "optimisation.steps is what the run was trained with"),
+        (["data.test=[]"], ConfigError, "nothing to decode"),
+        (["decoding.beam=3", "--name", "../x"], ConfigError, "without a path"),
+        (["decoding.beam=0"], ConfigError, "beam is 0"),
+    ],
+)
+def test_mistakes_in_the_command(run: Path, invoke, arguments, error, complaint) -> None:
+    with pytest.raises(error, match=complaint):
+        invoke("decode", run, *arguments)
+
+
+def test_folders_without_a_head(run: Path, invoke, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of a training"):
+        invoke("decode", tmp_path)
+    head = run / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=r"head\.safetensors is damaged"):
+        invoke("decode", run)
+    head.unlink()
+    with pytest.raises(CheckpointError, match=r"there is no .*head\.safetensors"):
+        invoke("decode", run)
