@@ -123,6 +123,26 @@ def remove_unfinished(folder: Path) -> None:
             _discard(entry)
 
 
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds, read without running anything in it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DataError: it is no YAML, no UTF-8, nested too deeply, or holds a date or number that cannot be.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except RecursionError as error:
+        raise DataError(f"{path} cannot be read: it is nested too deeply") from error
+    # values that only look like a date, a number or a time stamp end in the last two
+    except (OSError, yaml.YAMLError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
 @contextlib.contextmanager
 def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold the folder's lock; forked children hold it too, until the last of them has ended.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
-from ..files import write_text
+from ..files import read_yaml, write_text
 from .metrics import TASK_METRICS
 
 FILE_NAME = "results.yaml"
 VERSION = 1
 MAC_BUCKETS = 4
+MOST = 1e18  # of parameters, multiply-accumulates, steps, seconds: no measurement gives more
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,9 @@ def read_results(folder: str | Path) -> RunResults:
     """
     path = Path(folder) / FILE_NAME
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except FileNotFoundError as error:
         raise DataError(f"{folder} is not a run folder: it holds no {FILE_NAME}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
     return _parse(tree, path)
 
 
@@ -160,9 +160,9 @@ def _parse_task(name: str, tree: Any, path: Path) -> TaskResult:
     if tree["metrics"].keys() != known.keys():
         raise at.error("metrics", f"has {sorted(tree['metrics'])}; the task has {sorted(known)}")
     for key, value in tree["metrics"].items():
-        if not math.isfinite(value) or not known[key].low <= value <= known[key].high:
+        if not known[key].low <= value <= known[key].high:
             bounds = f"{known[key].low:g} to {known[key].high:g} ({known[key].unit})"
-            raise at.error(f"metrics.{key}", f"is {value}; a measured value is a number from {bounds}")
+            raise at.error(f"metrics.{key}", f"is {_shown(value)}; a measured value is a number from {bounds}")
     return TaskResult(**tree)
 
 
@@ -193,30 +193,56 @@ class _Place:
         if value is None and optional:
             return
         if not _is(value, kind):
-            raise self.error(key, f"is {value!r}; it must be of type {kind.__name__}")
-        if kind in (int, float) and not (math.isfinite(value) and value >= low):
-            raise self.error(key, f"is {value}; it must be a number of at least {low:g}")
+            raise self.error(key, f"is {_shown(value)}; it must be {_NAMES[kind]}")
+        if kind in (int, float) and not low <= value <= MOST:
+            raise self.error(key, f"is {_shown(value)}; it must be a number of at least {low:g}")
 
     def items(self, tree: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:
         value = tree[key]
         if not isinstance(value, list) or not all(_is(item, kind) for item in value):
-            raise self.error(key, f"is {value!r}; it must be a list of {kind.__name__}")
+            raise self.error(key, f"is {_shown(value)}; it must be a list, each {_NAMES[kind]}")
         return tuple(value)
 
     def mapping(self, tree: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
         value = tree[key]
         if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is(v, kind) for k, v in value.items()):
-            raise self.error(key, f"is {value!r}; it must map names to values of type {_names(kind)}")
+            raise self.error(key, f"is {_shown(value)}; it must map names to values, each {_names(kind)}")
         return dict(value)
 
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """isinstance, except that True is no number and that an int passes as a float."""
+    """isinstance, except that True is no number, that an int passes as a float, and that numbers have their bounds."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, bool):
         return bool in kinds
-    return isinstance(value, kinds + (int,) if float in kinds else kinds)
+    if isinstance(value, int):
+        return bool({int, float} & set(kinds)) and -MOST <= value <= MOST
+    if isinstance(value, str):
+        return str in kinds and _is_text(value)
+    return isinstance(value, kinds)
+
+
+def _is_text(value: str) -> bool:
+    """Half of a surrogate pair can be written in YAML and nowhere else."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_NAMES = {str: "text", int: f"a whole number below {MOST:g}", float: "a number", bool: "true or false"}
 
 
 def _names(kind: type | tuple[type, ...]) -> str:
-    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    return " or ".join(_NAMES[k] for k in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write numbers of more than some thousand digits."""
+        return str(value) if abs(value) <= MOST else "a number of astronomical size"
+
+
+_shown = _Short().repr
+"""A value in a message, shortened where it is long or deep."""

@@ -67,7 +67,7 @@ def test_there_are_ten_tasks_and_eleven_metrics():
         (("tasks", "pr", "official"), "yes", "official is 'yes'"),
         (("tasks", "pr", "steps"), True, "steps is True"),
         (("tasks", "pr", "seconds"), float("inf"), "seconds is inf"),
-        (("tasks", "pr", "folders"), "pr", "must be a list of str"),
+        (("tasks", "pr", "folders"), "pr", "must be a list, each text"),
         (("tasks", "pr", "colour"), "blue", r"unknown keys \['colour'\]"),
         (("tasks", "st"), {}, "unknown task 'st'"),
         (("tasks", "pr"), [], "tasks.pr is not a mapping"),
@@ -115,3 +115,38 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PrunedUpstreamError, match="file"):
         write_results(tmp_path / "file" / "run", RESULTS)
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("per: 9.09", "per: 2024-01-01", "must map names to values, each a number"),
+        ("per: 9.09", "per: 2024-13-45", "month must be in"),
+        ("per: 9.09", "per: !!timestamp noon", "cannot be read"),
+        ("per: 9.09", "per: !!int nine", "cannot be read"),
+        ("per: 9.09", "per: 1.0e+308", "a measured value is a number from 0 to 1e"),
+        ("per: 9.09", f"per: {'9' * 400}", "a number of astronomical size"),
+        ("parameters: 26571392", f"parameters: {'9' * 400}", "a number of astronomical size"),
+        ("parameters: 26571392", f"parameters: 0x{'f' * 5000}", "a number of astronomical size"),
+        ("per: 9.09", f"per: 0x{'f' * 5000}", "a number of astronomical size"),
+        ("parameters: 26571392", f"parameters: {'9' * 5000}", "cannot be read"),
+        ("model: ours", f"model: {'[' * 2000}{']' * 2000}", "nested too deeply"),
+        ("model: ours", "model: {a: {b: {c: {d: {e: {f: {g: {h: 1}}}}}}}}", r"model is \{.*it must be text"),
+        ("model: ours", 'model: "\\uD800"', "model is .*it must be text"),
+        ("  pr:", "  2024-01-01:", "unknown task '2024-01-01'"),
+    ],
+)
+def test_a_file_edited_by_hand_is_answered_by_a_sentence(tmp_path, old, new, said):
+    path = write_results(tmp_path, RESULTS)
+    text = path.read_text()
+    assert old in text, text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=said) as refusal:
+        read_results(tmp_path)
+    assert "results.yaml" in str(refusal.value) and len(str(refusal.value)) < 700
+
+
+def test_bytes_that_are_no_utf8_are_answered_by_a_sentence(tmp_path):
+    (tmp_path / "results.yaml").write_bytes(b"model: caf\xe9\n")
+    with pytest.raises(DataError, match="results.yaml cannot be read"):
+        read_results(tmp_path)
