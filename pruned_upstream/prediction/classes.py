@@ -6,7 +6,6 @@ table of the corpus (in the order in which they first occur), ER in the metadata
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError
+from ..s3prl_plugin.parts.iemocap import read_fold
 from . import recordings
 from .experiment import Experiment
 from .recordings import Reader
@@ -122,14 +122,9 @@ def _emotions(experiment: Experiment) -> Classes:
     data = experiment.section("datarc")
     fold = data.get("test_fold") or experiment.args.get("downstream_variant") or "fold1"
     listing = Path(str(data.get("meta_data"))) / str(fold).replace("fold", "Session") / "test_meta_data.json"
-    try:
-        tree = json.loads(listing.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(_lost("emotions", listing)) from error
-    labels = tree.get("labels") if isinstance(tree, dict) else None
-    if not isinstance(labels, dict) or sorted(map(str, labels.values())) != sorted(map(str, range(len(labels)))):
-        raise DataError(f"{listing} is not the metadata of a fold: it does not number the emotions from 0")
-    return {"emotion": tuple(sorted(labels, key=labels.get))}
+    if not listing.is_file():
+        raise DataError(_lost("emotions", listing))
+    return {"emotion": read_fold(listing).emotions}
 
 
 def _lost(what: str, place: Path) -> str:

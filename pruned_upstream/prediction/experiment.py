@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
+from ..files import read_yaml
 from ..model.checkpoint import is_onnx
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints
@@ -201,10 +202,7 @@ def _newest(folder: Path, kind: str) -> Mapping[str, Any]:
     written = sorted(folder.glob(f"{kind}_*.yaml"), key=lambda path: path.stat().st_mtime)
     if not written:
         raise DataError(f"{folder} holds no {kind}_*.yaml, which s3prl's runner writes")
-    try:
-        tree = yaml.safe_load(written[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise DataError(f"{written[-1]} cannot be read: {error}") from error
+    tree = read_yaml(written[-1])
     if not isinstance(tree, Mapping):
         raise DataError(f"{written[-1]} is not a mapping of keys to values")
     return tree

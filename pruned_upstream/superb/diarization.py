@@ -52,7 +52,7 @@ def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         fields = line.split()

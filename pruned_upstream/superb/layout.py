@@ -25,14 +25,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from ..s3prl_plugin.parts import libri2mix, librispeech
+from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from .tasks import TASKS
 
 CORPORA = tuple(dict.fromkeys(corpus for task in TASKS.values() for corpus in task.corpora))
@@ -363,9 +362,9 @@ def _er(data: Data, found: Inventory) -> None:
             found.exists(root / session / "sentences/wav", "recordings")
         elif found.all_exist([folds / session / f"{part}_meta_data.json" for part in ("train", "test")], "a fold"):
             listing = folds / session / "test_meta_data.json"
-            entries = json.loads(listing.read_text(encoding="utf-8"))["meta_data"]
+            recordings = iemocap.read_fold(listing).recordings
             found.lists[f"{session}/{listing.name}"] = hashlib.sha256(listing.read_bytes()).hexdigest()
-            found.counts[session] = found.audio([root / entry["path"] for entry in entries], f"{session}")
+            found.counts[session] = found.audio([root / path for path in recordings], f"{session}")
 
 
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {

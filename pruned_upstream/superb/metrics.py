@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 HIGHEST_RATE = 1e6  # percent
 
 

@@ -52,7 +52,11 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
 
     rttm = _only(folder, "*.rttm")
     targets: dict[str, set[str]] = {}
-    for number, line in enumerate(rttm.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = rttm.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{rttm} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields or fields[0] != "LEXEME":
             continue
@@ -130,7 +134,7 @@ def _only(folder: Path, pattern: str) -> Path:
 def _parse_xml(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: its encoding
         raise DataError(f"{path} cannot be read as XML: {error}") from error
 
 

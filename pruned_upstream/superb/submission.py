@@ -9,7 +9,6 @@ The zip is deterministic: the same predictions give the same bytes.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import zipfile
 from collections import Counter
@@ -23,7 +22,7 @@ import yaml
 from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_write, write_text
-from ..s3prl_plugin.parts import libri2mix, librispeech
+from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from .layout import FOLDS, KEYWORD_CLASSES, LIBRISPEECH_SPLITS, OFFICIAL_COUNTS, Data, kaldi_recordings
 from .results import RunResults
 
@@ -184,7 +183,8 @@ def _add(submission: Submission, part: Part, source: Path, data: Data | None) ->
             ordered = sorted(lines) if part.task == "ks" else lines
             files = {part.target: "".join(f"{line}\n" for line in ordered).encode()}
         _check_names(names, part, data)
-    except (DataError, OSError, UnicodeDecodeError, ElementTree.ParseError) as error:
+    # XML that names an encoding nobody knows is a LookupError, one that expat cannot take a ValueError
+    except (DataError, OSError, ValueError, LookupError, ElementTree.ParseError) as error:
         submission.missing[part.target] = f"{source} cannot be submitted: {error}"
     else:
         submission.files |= files
@@ -311,8 +311,8 @@ def _emotion_names(data: Data, part: Part) -> Names | None:
     folds = data.emotion_folds()
     if folds is None:
         return None
-    fold = json.loads((folds / part.count / "test_meta_data.json").read_text(encoding="utf-8"))
-    return [Path(entry["path"]).stem for entry in fold["meta_data"]]
+    fold = iemocap.read_fold(folds / part.count / "test_meta_data.json")
+    return [Path(path).stem for path in fold.recordings]
 
 
 def _voxceleb_name(path: str) -> str:

@@ -83,3 +83,6 @@ def test_missing_predictions_and_damaged_files_are_named(tmp_path):
     (tmp_path / "rttm").write_text("SPEAKER rec 1 zero 0.5 <NA> <NA> A <NA>\n")
     with pytest.raises(DataError, match="line 1"):
         diarization.read_rttm(tmp_path / "rttm")
+    (tmp_path / "rttm").write_bytes(b"SPEAKER caf\xe9 1 0.0 0.5 <NA> <NA> A <NA>\n")
+    with pytest.raises(DataError, match="rttm cannot be read"):
+        diarization.read_rttm(tmp_path / "rttm")

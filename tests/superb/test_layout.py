@@ -102,7 +102,8 @@ def write_iemocap(root: Path) -> None:
         )
         for part in ("train", "test"):
             entry = {"path": name, "label": "neu", "speaker": "a"}
-            write_text(corpus / "meta_data" / session / f"{part}_meta_data.json", json.dumps({"meta_data": [entry]}))
+            fold = {"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": [entry]}
+            write_text(corpus / "meta_data" / session / f"{part}_meta_data.json", json.dumps(fold))
 
 
 @pytest.fixture
@@ -149,6 +150,13 @@ DAMAGES = [
     ("sf", "SNIPS/valid/Ivy-snips-valid-0.wav", "holds no .wav file"),
     ("er", "IEMOCAP/Session3/sentences/wav/d/Session3_a.wav", "recordings of Session3 are missing"),
 ]
+
+
+@pytest.mark.parametrize("fold", ["[]", "3", "{", '{"labels": {"neu": 0}, "meta_data": {}}', "\ud800", "[" * 100_000])
+def test_metadata_that_are_no_mapping_are_named(corpora, fold):
+    (corpora / "IEMOCAP/meta_data/Session2/test_meta_data.json").write_bytes(fold.encode("utf-8", "surrogatepass"))
+    problems = take_inventory("er", Data(corpora)).problems
+    assert len(problems) == 1 and "Session2/test_meta_data.json" in problems[0]
 
 
 @pytest.mark.parametrize(("task", "path", "words"), DAMAGES, ids=lambda value: str(value)[-30:])

@@ -91,12 +91,17 @@ def test_files_of_the_evaluation_are_read(tmp_path):
     assert mtwv.score_folder(tmp_path, truth) == 1.0
 
 
-@pytest.mark.parametrize("damage", ["ecf", "nan", "rttm"])
+@pytest.mark.parametrize("damage", ["ecf", "nan", "rttm", "encoding", "bytes"])
 def test_damaged_files_are_named(tmp_path, damage):
     truth = write_case(tmp_path, score="nan" if damage == "nan" else "1.5")
     if damage == "ecf":
         (truth / "x.ecf.xml").write_text("<ecf><excerpt")
     elif damage == "rttm":
         (truth / "x.rttm").unlink()
-    with pytest.raises(DataError, match={"ecf": "x.ecf.xml", "nan": "not a score", "rttm": "rttm"}[damage]):
+    elif damage == "encoding":
+        (truth / "x.ecf.xml").write_text('<?xml version="1.0" encoding="klingon"?><ecf/>')
+    elif damage == "bytes":
+        (truth / "x.rttm").write_bytes(b"LEXEME caf\xe9 1 0 0 q1\n")
+    said = {"ecf": "x.ecf.xml", "nan": "not a score", "rttm": "rttm", "encoding": "x.ecf.xml", "bytes": "x.rttm"}
+    with pytest.raises(DataError, match=said[damage]):
         mtwv.score_folder(tmp_path, truth)

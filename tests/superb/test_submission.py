@@ -53,7 +53,10 @@ def data(tmp_path) -> Data:
         write(root / "SNIPS/test" / f"{name}.wav", b"")
     for session in FOLDS:
         meta_data = [{"path": f"{session}/sentences/wav/d/{session}_{i}.wav", "label": "neu"} for i in (1, 2)]
-        write(root / f"IEMOCAP/meta_data/{session}/test_meta_data.json", json.dumps({"meta_data": meta_data}))
+        write(
+            root / f"IEMOCAP/meta_data/{session}/test_meta_data.json",
+            json.dumps({"labels": {"neu": 0}, "meta_data": meta_data}),
+        )
     return Data(root)
 
 
@@ -194,6 +197,34 @@ def test_a_damaged_file_is_left_out_with_its_name_and_the_reason(run, data, targ
     assert Path(source).parts[0] in submission.missing[target]
     assert re.search(words, submission.missing[target])
     assert len(submission.files) >= 13, "the other tasks are still there"
+
+
+STRANGE = {
+    "qbe_public/benchmark.stdlist.xml": (
+        "qbe/layer_5/benchmark.stdlist.xml",
+        b'<?xml version="1.0" encoding="klingon"?><s/>',
+    ),
+    "sid_public/predict.txt": ("sid/test_predict.txt", "id10001-x-00002 id10001\n".encode("utf-16")),
+    "sf_public/predict.ark": ("sf/test-hyp.ark", b"Amy-snips-test-1 caf\xe9\nAmy-snips-test-2 B\n"),
+}
+
+
+@pytest.mark.parametrize("target", STRANGE)
+@pytest.mark.parametrize("with_corpora", [True, False])
+def test_a_file_of_an_unknown_encoding_is_left_out_with_its_name(run, data, target, with_corpora):
+    folder, results = run
+    source, content = STRANGE[target]
+    write(folder / source, content)
+    missing = gather_predictions(folder, results, data=data if with_corpora else None).missing
+    assert "cannot be submitted" in missing[target] and Path(source).name in missing[target]
+
+
+@pytest.mark.parametrize("fold", ["[]", "{}", '{"labels": {"neu": 0}, "meta_data": [1]}', "{"])
+def test_metadata_that_are_no_mapping_leave_the_fold_out(run, data, fold):
+    folder, results = run
+    write(data.corpus("IEMOCAP") / "meta_data" / FOLDS[1] / "test_meta_data.json", fold)
+    missing = gather_predictions(folder, results, data=data).missing
+    assert "test_meta_data.json" in missing["er_fold2_public/predict.txt"]
 
 
 def test_queries_scored_against_fewer_recordings_are_refused(run, data):
