@@ -16,6 +16,7 @@ from ..model.hub import local_file
 from ..model.onnx_file import OnnxEncoder
 
 PRECISIONS = ("fp32", "bf16")
+STATES = ("layers", "distilhubert")
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,19 @@ class Options:
 
     Attributes:
         precision: "fp32", or "bf16" for autocast. The second is faster on hardware that has it, and another result.
+        states: what `hidden_states` are, and so what s3prl's weighted sum is of: "layers", the input of the first layer
+            and the output of each; or "distilhubert", as s3prl's own DistilHuBERT has them: projected features,
+            outputs of the layers, predictions of the teacher's layers (s3prl, upstream/distiller/expert.py).
     """
 
     precision: str = "fp32"
+    states: str = "layers"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if self.states not in STATES:
+            raise ConfigError(f"states is {self.states!r}; it must be one of {', '.join(STATES)}")
 
     @classmethod
     def read(cls, path: str | Path) -> Options:
@@ -41,8 +48,11 @@ class Options:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"the upstream's options {path} cannot be read: {error}") from error
-        if not isinstance(tree, dict) or not tree.keys() <= {"precision"}:
-            raise ConfigError(f"{path} holds {tree!r}; a compact upstream takes `precision: bf16` and nothing else")
+        if not isinstance(tree, dict) or not tree.keys() <= {"precision", "states"}:
+            raise ConfigError(
+                f"{path} holds {tree!r}; a compact upstream takes `precision: bf16`, `states: distilhubert` and "
+                "nothing else"
+            )
         return cls(**tree)
 
 
@@ -74,6 +84,11 @@ class UpstreamExpert(nn.Module):
         super().__init__()
         self.options = options or Options()
         self.model = _opened(local_file(ckpt), options)
+        if self.options.states == "distilhubert" and not self.model.config.prediction_heads:
+            raise ConfigError(
+                f"{ckpt} holds no prediction heads, which `states: distilhubert` asks for; keep them with "
+                "distillation.keep_heads=true, or `pruned-upstream convert --keep-heads`"
+            )
         found = self.model.config.family
         if family is not None and found != family:
             raise CheckpointError(
@@ -90,7 +105,9 @@ class UpstreamExpert(nn.Module):
 
         Returns:
             `hidden_states`: L + 1 tensors (B, T, d); the same again one by one as `hidden_state_{i}`;
-            `last_hidden_state`; `_hidden_states_info`: the name of the module each belongs to.
+            `last_hidden_state`; `_hidden_states_info`: the name of the module each belongs to. A DistilHuBERT has
+            `paper`, too, the last layer's output, which its published rows use (`-s paper`); with the option
+            `states: distilhubert` its hidden states are those of s3prl.
 
         Raises:
             DataError: all waveforms are shorter than the front end's receptive field.
@@ -102,14 +119,33 @@ class UpstreamExpert(nn.Module):
                 "torch.no_grad()), or finetune the model file it was exported from"
             )
         with self._precision():
-            hidden_states = tuple(state.float() for state in self.model.extract(wavs).hidden_states)
-        layers = len(hidden_states) - 1
+            output = self.model.extract(wavs)
+            last = output.hidden_states[-1]
+            if self.options.states == "layers":
+                states = list(output.hidden_states)
+            else:
+                predicted = [head(last) for head in self.model.prediction_heads]
+                states = [output.projected, *output.hidden_states[1:], *predicted]
+        hidden_states = tuple(state.float() for state in states)
         return {
-            "_hidden_states_info": (*(f"self.model.encoder.layers[{i}]" for i in range(layers)), "self.model.encoder"),
+            "_hidden_states_info": self._places(),
             "hidden_states": hidden_states,
             "last_hidden_state": hidden_states[-1],
+            **({"paper": last.float()} if self._is_distilhubert else {}),
             **{f"hidden_state_{i}": state for i, state in enumerate(hidden_states)},
         }
+
+    @property
+    def _is_distilhubert(self) -> bool:
+        return self.model.config.prediction_heads > 0 or not self.model.config.feature_norm
+
+    def _places(self) -> tuple[str, ...]:
+        """Names of the modules whose input (of a layer) or output each hidden state is."""
+        layers = [f"self.model.encoder.layers[{i}]" for i in range(self.model.config.num_layers)]
+        if self.options.states == "layers":
+            return (*layers, "self.model.encoder")
+        heads = [f"self.model.prediction_heads[{i}]" for i in range(self.model.config.prediction_heads)]
+        return ("self.model.post_extract_proj", *layers, *heads)
 
     def _precision(self) -> AbstractContextManager:
         if self.options.precision == "fp32":

@@ -8,6 +8,7 @@ is never evaluated.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -45,10 +46,11 @@ SOURCES = (
 SAFETENSORS_HEADER = slice(8, 9)  # after eight bytes of length, an object of JSON
 
 
-def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
+def load_teacher(path: str | Path, *, dropout: Dropout = Dropout(), prediction_heads: bool = False) -> Encoder:
     """The encoder of a published checkpoint, in evaluation mode.
 
     Args:
+        prediction_heads: keep those of a distilled student (DistilHuBERT), which the published sizes leave out.
         path: a file of one of the `SOURCES`, a transformers folder (wavlm, hubert, wav2vec2, data2vec-audio,
             whisper), or a file of our own.
 
@@ -64,7 +66,14 @@ def load_teacher(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
         if is_onnx(path) or _is_safetensors(path):  # `load` says what is wrong with the first
             return load(path, dropout=dropout)
         found = _read_file(path)
+    if not prediction_heads:
+        found = _without_heads(found)
     return assemble(found.config, found.tensors, source=str(path), dropout=dropout)
+
+
+def _without_heads(found: Found) -> Found:
+    own = {name: tensor for name, tensor in found.tensors.items() if not name.startswith("prediction_heads.")}
+    return Found(dataclasses.replace(found.config, prediction_heads=0), own)
 
 
 def _is_safetensors(path: Path) -> bool:

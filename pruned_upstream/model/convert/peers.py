@@ -6,7 +6,7 @@ DistilHuBERT (Chang, Yang and Lee, ICASSP 2022), as s3prl trains and loads it: {
 |---|---|
 | `feature_extractor.*`, `post_extract_proj.*`, `encoder.*` | the same |
 | (features are not normalised) | no `layer_norm` |
-| `output_layer.*`, the prediction heads | left out, as the published 23.49M leave them |
+| `output_layer.{0,2}`: all prediction heads in one | `prediction_heads.{i}.{0,2}`, where they are kept |
 
 DPHuBERT and DPWavLM (Peng, Sudo, Muhammad and Watanabe, Interspeech 2023): {"state_dict", "config", ...}, torchaudio's
 wav2vec 2.0 with a width of its own in every layer (pyf98/DPHuBERT, wav2vec2/{model,components}.py, prune.py).
@@ -26,8 +26,11 @@ recipes/diar_ssl_pruning/apply_pruning.py, main) is such a file too; its weights
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from ...errors import ConfigError
 from ..config import ConvLayer, EncoderConfig, Head, RelativePosition, TransformerLayer, dense_config
@@ -65,7 +68,27 @@ def read_distiller(checkpoint: Mapping[str, Any]) -> Found:
         options["conv_feature_layers"] = options["extractor_conv_feature_layers"]
     config = dense_config(family="hubert", feature_norm=False, padding="exact", **shape(options, DISTILLER_DEFAULTS))
     weights = checkpoint["Distiller"]
-    return Found(config, {name: tensor for name, tensor in weights.items() if name.partition(".")[0] != HEADS})
+    own = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] != HEADS}
+    heads = _prediction_heads(weights)
+    return Found(dataclasses.replace(config, prediction_heads=len(heads) // 4), own | heads)
+
+
+def _prediction_heads(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The heads one by one; none where the file has none, or has them in another form than the published one's.
+
+    s3prl keeps them as one linear map to all heads' inner values, then a map for each head, transposed (`SplitLinear`).
+    """
+    inner = [weights.get(f"{HEADS}.0.{kind}") for kind in ("weight", "bias")]
+    outer = [weights.get(f"{HEADS}.2.{kind}") for kind in ("weight", "bias")]
+    if not all(isinstance(tensor, Tensor) for tensor in (*inner, *outer)) or outer[0].dim() != 3:
+        return {}
+    count = len(outer[0])
+    heads: dict[str, Tensor] = {}
+    for i, (weight, bias) in enumerate(zip(inner[0].chunk(count), inner[1].chunk(count), strict=True)):
+        heads |= {f"prediction_heads.{i}.0.weight": weight, f"prediction_heads.{i}.0.bias": bias}
+        heads[f"prediction_heads.{i}.2.weight"] = outer[0][i].t()
+        heads[f"prediction_heads.{i}.2.bias"] = outer[1].flatten(0, -2)[i]
+    return heads
 
 
 # --- DPHuBERT and DPWavLM -------------------------------------------------------------------------

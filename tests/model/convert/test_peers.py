@@ -10,7 +10,8 @@ from published import BASE_WIDTH, TINY, randomise
 from tiny import largest_difference, tiny_config, unequal_waveforms
 from torch import nn
 
-from pruned_upstream.errors import CheckpointError
+from pruned_upstream.errors import CheckpointError, ConfigError
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.convert import load_teacher
 from pruned_upstream.model.size import count_parameters
@@ -62,6 +63,26 @@ def test_distilhubert_equals_s3prl(options, lengths, tmp_path):
     assert torch.equal(output.padding_mask, ~expected["pad_mask"].bool())
     states = [output.projected, *output.hidden_states[1:]]
     assert largest_difference(states, [expected["hidden_states"][0], *layers], output.padding_mask) <= 1e-5
+
+
+@torch.no_grad()
+def test_distilhubert_with_the_hidden_states_of_s3prl(tmp_path):
+    from pruned_upstream.s3prl_plugin.expert import Options, UpstreamExpert
+
+    write_distiller(tmp_path / "distilhubert.ckpt", DISTILLER)
+    theirs = pytest.importorskip("s3prl.upstream.distiller.expert").UpstreamExpert(str(tmp_path / "distilhubert.ckpt"))
+    save(tmp_path / "ours.safetensors", load_teacher(tmp_path / "distilhubert.ckpt", prediction_heads=True))
+    wavs = unequal_waveforms()
+    expected = theirs.eval()(wavs)
+    ours = UpstreamExpert(tmp_path / "ours.safetensors", options=Options(states="distilhubert"))(wavs)
+    assert len(ours["hidden_states"]) == len(ours["_hidden_states_info"]) == len(expected["hidden_states"]) == 6
+    gone = ~expected["pad_mask"].bool()
+    assert largest_difference(list(ours["hidden_states"]), expected["hidden_states"], gone) <= 1e-5
+    assert largest_difference([ours["paper"]], [expected["paper"]], gone) <= 1e-5
+    save(tmp_path / "headless.safetensors", load_teacher(tmp_path / "distilhubert.ckpt"))
+    assert len(UpstreamExpert(tmp_path / "headless.safetensors")(wavs)["hidden_states"]) == 3
+    with pytest.raises(ConfigError, match="--keep-heads"):
+        UpstreamExpert(tmp_path / "headless.safetensors", options=Options(states="distilhubert"))
 
 
 def test_distilhubert_has_its_published_size(tmp_path):
