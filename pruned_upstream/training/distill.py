@@ -25,6 +25,7 @@ from ..model.size import count_parameters
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batches
 from .fingerprints import encoder_fingerprint
+from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
@@ -66,9 +67,14 @@ class DistillRecipe:
     data: Data = field(default_factory=Data)
     student: Student = field(default_factory=Student)
     distillation: Prediction = field(default_factory=Prediction)
+    front_end: str = "full"  # the teacher's; or "light", see training/front_end.py
+    front_end_stage: FrontEndStage = field(default_factory=FrontEndStage)
     dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
     optimisation: Optimisation = key(Kind.AMENDABLE, Optimisation)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        check_front_end(self.front_end)
 
 
 class PredictionObjective(DistillationObjective):
@@ -128,6 +134,7 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
+        distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
         student = objective.student
         with processes.main_first():
@@ -167,7 +174,8 @@ def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -
     if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
         raise ConfigError(f"distillation.teacher_layers is {layers}; it must name rising layers from 1 to {depth}")
     torch.manual_seed(recipe.run.seed)
-    student = shallow_student(teacher, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))
+    start = teacher if recipe.front_end == "full" else load_teacher(start_of(recipe))
+    student = shallow_student(start, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))
     for module in (teacher, student):
         module.to(processes.device)
     return PredictionObjective(teacher, student, layers, recipe, processes)

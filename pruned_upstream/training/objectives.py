@@ -6,7 +6,7 @@ encoded, how frames are counted, and how parts of a batch add up to what one pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,13 +60,17 @@ class DistillationObjective:
         raise NotImplementedError
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        options = self.options
-        weights = [p for p in self.student.parameters() if decayed(p)]
-        others = [p for p in self.student.parameters() if not decayed(p)]
+        options, learned = self.options, list(self.learned())
+        weights = [p for p in learned if decayed(p)]
+        others = [p for p in learned if not decayed(p)]
         return [
             ParameterGroup("weights", weights, options.learning_rate, self.schedule, options.weight_decay),
             ParameterGroup("biases", others, options.learning_rate, self.schedule),
         ]
+
+    def learned(self) -> Iterable[nn.Parameter]:
+        """The student's parameters that learn."""
+        return self.student.parameters()
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.step = step

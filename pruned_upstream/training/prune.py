@@ -45,6 +45,7 @@ from ..pruning.sparsity import (
 from .corpus import HEADERS_FILE, find_corpus
 from .data import Batch, Batches, noise_seed
 from .fingerprints import encoder_fingerprint
+from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .loop import ParameterGroup, Trainer
 from .objectives import PairedDistillation
 from .processes import Processes, start_processes
@@ -149,11 +150,16 @@ class PruneRecipe:
     gates: GateSettings = field(default_factory=GateSettings)
     sparsity: Sparsity = field(default_factory=Sparsity)
     distillation: Distillation = field(default_factory=Distillation)
+    front_end: str = "full"  # the teacher's; or "light", see training/front_end.py
+    front_end_stage: FrontEndStage = field(default_factory=FrontEndStage)
     dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
     optimisation: PruneOptimisation = key(Kind.AMENDABLE, PruneOptimisation)
     second_stage: SecondStage = key(Kind.AMENDABLE, SecondStage)
     repair: Repair = key(Kind.EVALUATION, Repair)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        check_front_end(self.front_end)
 
 
 class PruningObjective(PairedDistillation):
@@ -290,6 +296,7 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
+        distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
         with processes.main_first():
             corpus = find_corpus(
@@ -330,8 +337,8 @@ def _is_made(path: Path, recipe: PruneRecipe) -> bool:
 def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> PruningObjective:
     """Teacher, student, gates and layer map as a recipe describes them, initialised from its seed."""
     teacher = load_teacher(recipe.teacher)
-    student = load_teacher(recipe.teacher, dropout=Dropout(**asdict(recipe.dropout)))
-    config = teacher.config
+    student = load_teacher(start_of(recipe), dropout=Dropout(**asdict(recipe.dropout)))
+    config = student.config
     torch.manual_seed(recipe.run.seed)
     gates = Gates(config, recipe.gates)
     distillation = recipe.distillation
@@ -381,7 +388,7 @@ def _export(objective: PruningObjective, trainer: Trainer, recipe: PruneRecipe, 
         tolerance=sparsity.tolerance,
         missed=_miss(counted, sparsity),
         scope=sparsity.scope,
-        teacher_parameters=count_parameters(student.config),
+        teacher_parameters=count_parameters(objective.teacher.config),
         parameters=count_parameters(smaller.config),
         difference_from_gated=difference,
     )
