@@ -39,7 +39,7 @@ def test_a_twentieth_of_the_computing_and_the_same_frames() -> None:
     slim = light_front_end(full)
     assert count_macs(slim, 80_000).front_end <= 0.05 * count_macs(full, 80_000).front_end
     assert (slim.downsample_rate, slim.receptive_field) == (320, 400)
-    assert all(slim.frames(samples) == full.frames(samples) for samples in range(0, 5000))
+    assert all(slim.frames(samples) == full.frames(samples) for samples in range(5000))
     assert slim.is_dense and EncoderConfig.from_json(slim.to_json()) == slim
     with torch.device("meta"):
         assert sum(p.numel() for p in Encoder(slim).parameters()) == count_parameters(slim)
