@@ -14,6 +14,6 @@ items, questions that the front end cannot answer alone, several seeds, and sett
     speech.py                  what they hear: self-made speech with its phones, words, voices, intents and keywords
     questions.py               what they are asked, and how an answer is read from hidden states
     asking.py                  one model's answers to all questions
-    tables.py                  the tables and the picture
-    __main__.py                runs, resumes, and writes results/retention.{json,md,png} and retention_tuning.md
+    tables.py                  the tables
+    __main__.py                runs, resumes, and writes results/retention.{json,md} and retention_tuning.md
 """

@@ -1,4 +1,4 @@
-"""The tables and the picture, from the answers that are there."""
+"""The tables, from the answers that are there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOSEN_BY = PARTS["the teacher's heads, unchanged"]  # settings
 
 
 def write(answers: Path) -> None:
-    """results/retention.json, .md and .png."""
+    """results/retention.json and .md."""
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for answer in _read(answers):
         found[answer["name"]][answer["seed"]] = answer
@@ -53,7 +53,6 @@ def write(answers: Path) -> None:
     (RESULTS / "retention.md").write_text("\n".join(lines) + f"\n\nMeasured on: {where}.\n")
     document = {"machine": here, "answers": [answer for name in names for answer in found[name].values()]}
     (RESULTS / "retention.json").write_text(json.dumps(document, indent=1) + "\n")
-    _draw(names, found)
     print("\n".join(lines))
 
 
@@ -118,26 +117,3 @@ def _differences(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) 
             cells.append(f"{statistics.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "")
         rows.append(" | ".join([column, *cells]))
     return [f"| {row} |" for row in rows]
-
-
-def _draw(names: list[str], found: dict[str, dict[int, dict[str, Any]]]) -> None:
-    """A dot a seed, controls in grey, the teacher as a line."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(18, 13), layout="constrained")
-    rows = [name for name in names if name != "teacher"]
-    grid = figure.subplots(-(-len(COLUMNS) // 6), 6, sharey=True)
-    for axes in grid.flat[len(COLUMNS) :]:
-        axes.remove()
-    for axes, column in zip(grid.flat[: len(COLUMNS)], COLUMNS, strict=True):
-        for y, name in enumerate(rows):
-            values = [answer["metrics"][column] for answer in found[name].values()]
-            axes.plot(values, [y] * len(values), "o", color="grey" if name in CONTROLS else "#4477aa", alpha=0.8)
-        axes.axvline(found["teacher"][0]["metrics"][column], color="#cc6677", linewidth=1)
-        axes.set_title(f"{column} ({'lower' if column in LOWER_IS_BETTER else 'higher'} is better)", fontsize=9)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].invert_yaxis()
-    figure.suptitle("Teacher (line), controls (grey), students: a dot a seed")
-    figure.savefig(RESULTS / "retention.png", dpi=100)

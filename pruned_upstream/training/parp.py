@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..files import atomic_write, write_text
 from ..model.checkpoint import read_masks, save
 from ..model.convert import load_teacher
@@ -275,6 +276,11 @@ def run_parp(recipe: ParpRecipe, *, amend: bool = False) -> Path:
     with start_processes(recipe.run.device) as processes, processes.alone_in(folder):
         encoder = load_teacher(recipe.teacher, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
         data, config = recipe.data, encoder.config
+        if config.whole_windows:
+            raise ConfigError(
+                f"{recipe.teacher} hears windows filled up with silence, where no frame can be hidden; make a teacher "
+                "that hears recordings at their own length: `pruned-upstream convert --own-length`"
+            )
         with processes.main_first():
             cache = folder / HEADERS_FILE
             found = find_transcribed(data.train, data.labels, min_samples=config.receptive_field, cache=cache)

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 import torch
 from safetensors import safe_open
-from tiny import random_encoder, tiny_config
+from tiny import SHAPES, random_encoder, tiny_config
 from training.conftest import in_sections, write_noise
 from training.launching import ctrl_c_after, finish, launch, read_metrics, read_state
 
 from pruned_upstream.errors import ConfigError, DataError
-from pruned_upstream.model.checkpoint import load, read_header, read_masks
+from pruned_upstream.model.checkpoint import load, read_header, read_masks, save
 from pruned_upstream.parp.masks import magnitude_masks, prunable_weights, sparsity_of, zeros
 from pruned_upstream.parp.rounds import METHODS, MODULES
 from pruned_upstream.training import loop
@@ -77,6 +77,16 @@ def assert_same_files(a: Path, b: Path) -> None:
             assert set(one.keys()) == set(other.keys())
             for key in one.keys():
                 assert torch.equal(one.get_tensor(key), other.get_tensor(key)), key
+
+
+def test_whisper_is_finetuned_at_the_recordings_own_length(finetuning, tmp_path: Path) -> None:
+    path = tmp_path / "whisper.safetensors"
+    save(path, random_encoder(SHAPES["whisper_own_length"]))
+    masks = read_masks(run_parp(finetuning(teacher=str(path))))
+    assert round(sparsity_of(masks), 2) == 0.6
+    save(path, random_encoder(SHAPES["whisper"]))
+    with pytest.raises(ConfigError, match="--own-length"):
+        run_parp(finetuning(**{"teacher": str(path), "run.folder": str(tmp_path / "other")}))
 
 
 @pytest.mark.parametrize("method", METHODS)

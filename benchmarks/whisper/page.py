@@ -1,0 +1,159 @@
+"""results/whisper.{md,json,png}: one table for each question, and quality against time."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS, machine
+from pruned_upstream.description.figures import COLOURS
+
+from .asking import ASKED, TAUGHT, TRANSCRIBED
+from .students import CROPS, LEARNING_RATE, METHODS, STEPS
+
+BUDGET = f"""Budget, stated before the first run: two cores that are shared with other work, so one thread and one
+process; {STEPS} steps of 2 crops of 5 s for every method that learns (a paper's run has 200 000 of 24), one seed. What
+needs no training is run at every size, what learns at 67 % first. Settings were chosen on the dev speakers; the test
+speakers were asked once. More steps, seeds and sizes are the same command on another machine."""
+
+MARKERS = "osD^v<>"
+QUESTIONS = ("phones", "words", "speakers", "digits", "keywords", "coffee")
+Answer = dict[str, Any]
+Column = tuple[str, Callable[[Answer], float | None]]
+
+
+def write(root: Path) -> None:
+    """Write the page of what has been answered under `root`, or of what results/whisper.json holds."""
+    answers = _read(root / "test") or json.loads((RESULTS / "whisper.json").read_text())["answers"]
+    tuning = _read(root / "dev")
+    here = machine(dtype="float32", steps=STEPS)
+    lines = ["# Students of Whisper base's encoder, on real weights and real speech", "", *_shown(answers), ""]
+    lines += [BUDGET, "", "![quality against time](whisper.png)", ""]
+    lines += _section("Word errors and layers", _table(answers, CORE), CORE_TEXT)
+    headed = [answer for answer in answers if "heads" in answer]
+    if headed:
+        for kind, text in HEADS_TEXT.items():
+            columns: list[Column] = [(q, _metric("heads", f"{q}.{kind}")) for q in QUESTIONS]
+            lines += _section(f"Accuracy of heads, {kind}", _table(headed, columns), text)
+    if tuning:
+        lines += _section("What settings were chosen from", _table(tuning, CORE), "Asked on the dev speakers.")
+    lines += ["## Who is who", "", "| name | what it is |", "|---|---|"]
+    lines += [f"| {name} | {method.text} |" for name, method in METHODS.items()]
+    lines += ["", f"Of all that learn: {STEPS} steps, {', '.join(CROPS)}, learning rate {LEARNING_RATE:g}.", ""]
+    lines += ["Measured on: " + "; ".join(f"{key} {value}" for key, value in here.items()) + "."]
+    (RESULTS / "whisper.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "whisper.json").write_text(json.dumps({"machine": here, "answers": answers, "tuning": tuning}, indent=1))
+    _draw(answers)
+    print("\n".join(lines))
+
+
+CORE_TEXT = (
+    f"Word errors in per cent of Whisper's own decoder on the student's output against its transcript from the dense "
+    f"encoder, {TRANSCRIBED} recordings of as many unheard speakers; above 100 where it repeats itself. Layer residual "
+    f"and last layer in per cent, on {ASKED} recordings of unheard speakers (maps are fitted on {TAUGHT} of others). "
+    "Milliseconds of processor time, one thread, 10 s at its own length."
+)
+HEADS_TEXT = {
+    "reused": "Linear heads that were trained on the teacher's last layer, put on the student unchanged, in per cent.",
+    "new": "Linear heads trained anew on the student's last layer, in per cent.",
+}
+
+
+def _metric(part: str, name: str) -> Callable[[Answer], float | None]:
+    return lambda answer: answer.get(part, {}).get(name)
+
+
+CORE: list[Column] = [
+    ("parameters (M)", lambda answer: answer["parameters"] / 1e6),
+    ("ms", _metric("core", "ms for 10 s")),
+    ("word errors", _metric("core", "word errors")),
+    ("runaways", _metric("core", "runaways")),
+    ("layer residual", _metric("core", "layer residual")),
+    ("last layer", _metric("core", "last layer")),
+]
+
+
+def _shown(answers: Sequence[Answer]) -> list[str]:
+    found = RESULTS / "whisper_discussion.md"
+    return found.read_text().strip().splitlines() if found.is_file() else []
+
+
+def _read(folder: Path) -> list[Answer]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _groups(answers: Iterable[Answer]) -> dict[tuple[float, str, str], list[Answer]]:
+    """Answers of one student's seeds together: by size, in the order of the methods."""
+    order = {name: number for number, name in enumerate(["teacher", *METHODS])}
+    grouped: dict[tuple[float, str, str], list[Answer]] = {}
+    for a in sorted(answers, key=lambda a: (a["sparsity"], order[a["name"]], a["variant"], a["seed"])):
+        grouped.setdefault((a["sparsity"], a["name"], a["variant"]), []).append(a)
+    return grouped
+
+
+def _table(answers: Sequence[Answer], columns: Sequence[Column]) -> list[str]:
+    head = ["pruned", "student", "seeds", *(name for name, _ in columns)]
+    rows = [head, ["---"] * len(head)]
+    for (sparsity, name, variant), of_seeds in _groups(answers).items():
+        cells = [_cell([read(answer) for answer in of_seeds]) for _, read in columns]
+        size = f"{100 * sparsity:.0f} %" if sparsity else ""
+        rows.append([size, ", ".join(part for part in (name, variant) if part), str(len(of_seeds)), *cells])
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    spread = f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f}{spread}"
+
+
+def _section(title: str, table: Sequence[str], text: str) -> list[str]:
+    return [f"## {title}", "", text, "", *table, ""]
+
+
+def _draw(answers: Sequence[Answer]) -> None:
+    """A marker a method, a point a size, bars over seeds; the controls are lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    panels = {"word errors": "word errors against the dense transcript (%)", "layer residual": "layer residual (%)"}
+    groups = _groups(answers)
+    teacher = groups[0.0, "teacher", ""][0]["core"]
+    for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for number, name in enumerate(METHODS):
+            of_sizes = [found for (_, method, _), found in groups.items() if method == name]
+            _curve(
+                axes, name, number, [[a["core"] for a in found if metric in a["core"]] for found in of_sizes], metric
+            )
+        axes.axvline(teacher["ms for 10 s"], color="black", lw=0.8)
+        axes.text(teacher["ms for 10 s"], 0.5, " teacher", transform=axes.get_xaxis_transform())
+        axes.set(xlabel="processor ms for 10 s, one thread", ylabel=label, yscale="log")
+        axes.grid(alpha=0.25, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(RESULTS / "whisper.png", dpi=120)
+
+
+def _curve(axes: Any, name: str, number: int, of_sizes: Sequence[Sequence[dict[str, float]]], metric: str) -> None:
+    """One method: a point for each size, with the range of its seeds."""
+    points = sorted(
+        (statistics.mean(core["ms for 10 s"] for core in cores), [core[metric] for core in cores])
+        for cores in of_sizes
+        if metric in cores[0]
+    )
+    if not points:
+        return
+    times, means = [time for time, _ in points], [statistics.mean(values) for _, values in points]
+    below = [mean - min(values) for mean, (_, values) in zip(means, points, strict=True)]
+    above = [max(values) - mean for mean, (_, values) in zip(means, points, strict=True)]
+    if METHODS[name].control:
+        axes.errorbar(times, means, [below, above], color="#888888", ls=":", marker=".", label=name)
+        return
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    axes.errorbar(times, means, [below, above], color=colour, marker=marker, ms=6, lw=1, label=name)

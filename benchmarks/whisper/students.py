@@ -1,0 +1,164 @@
+"""Who is compared: students of the same teacher, with the same share of its transformer left.
+
+A student that learns takes the same number of steps, of the same crops; what has two stages divides them. Settings that
+a short run needs otherwise than a long one are the same for all methods, and were chosen on the dev speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pruned_upstream.files import atomic_write
+from pruned_upstream.model.checkpoint import load, save
+from pruned_upstream.pruning.compaction import compact
+from pruned_upstream.pruning.gates import GateSettings, encoder_gates, gate_shapes
+from pruned_upstream.pruning.sparsity import counted_sparsity
+from pruned_upstream.training.distill import DistillRecipe, run_distill
+from pruned_upstream.training.prune import PruneRecipe, run_prune
+from pruned_upstream.training.recipe import load_recipe, recipe_from
+from pruned_upstream.training.repairing import RepairRecipe, run_repair
+
+STEPS = 40  # of every method that learns
+SPARSITIES = (0.5, 0.67, 0.8)
+MAIN = 0.67
+CROPS = ("data.max_seconds=5", "data.batch_utterances=2", "data.workers=0")
+SHORT = (  # so short a run: gates in a hurry, all started open, and a target that rises for a third of the steps
+    "optimisation.gate_learning_rate=0.2",
+    "optimisation.multiplier_learning_rate=0.2",
+    "sparsity.warmup=0.3",
+    *(f"gates.drop_{kind}=0.076" for kind in ("qk", "vo", "ffn", "head")),
+)
+LEARNING_RATE = 2e-4
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe, what is overridden in it, and what it stands for.
+
+    one_shot: nothing learns. two_stages: a third of the steps is left for the second. repairs: the method whose student
+    is repaired, and made first.
+    """
+
+    text: str
+    recipe: str = "wavlm_base"
+    overrides: tuple[str, ...] = ()
+    one_shot: bool = False
+    two_stages: bool = False
+    sizes: tuple[float, ...] = (MAIN,)
+    control: bool = False
+    repairs: str = ""
+
+
+WHOLE_HEADS = ("gates.fine_grained=false",)
+NO_REPAIR = ("repair.after_cut=false",)
+REPAIRED = ("repair.after_cut=true",)
+METHODS = {
+    "random": Method("a third, a half or a fifth of each kind of dimension, any", sizes=SPARSITIES, control=True),
+    "random + repair": Method("the same, its output matrices refitted", repairs="random", control=True),
+    "one-shot": Method("the dimensions of the highest scores", "one_shot", NO_REPAIR, True, sizes=SPARSITIES),
+    "one-shot + repair": Method("and output matrices refitted", "one_shot", REPAIRED, True, sizes=SPARSITIES),
+    "one-shot, repaired, distilled": Method(
+        "and all the steps in the second stage, then repaired again",
+        "one_shot",
+        (*REPAIRED, f"second_stage.steps={STEPS}", "repair.after_second_stage=true"),
+        sizes=SPARSITIES,
+    ),
+    "the paper": Method("fine-grained heads, straight-through estimator, learned pairs", sizes=SPARSITIES),
+    "the paper + repair": Method("the same student, its output matrices refitted", repairs="the paper"),
+    "w/o FAHP": Method("whole heads instead of their dimensions", overrides=WHOLE_HEADS),
+    "w/o STE": Method("the true gradient of the gates", overrides=("gates.straight_through=false",)),
+    "the paper, two stages": Method("a third of the steps with the shape fixed", two_stages=True),
+    "DPHuBERT-style": Method(
+        "whole heads, fixed pairs, L1 and cosine, two stages; its front end is left whole",
+        overrides=(
+            *WHOLE_HEADS,
+            "gates.multi_scale=false",
+            "gates.straight_through=false",
+            "distillation.groups=[[0],[2,4,6]]",
+            "distillation.pairing=fixed",
+            "distillation.loss=l1_minus_cosine",
+            "optimisation.gate_schedule=linear",
+        ),
+        two_stages=True,
+    ),
+    "DistilHuBERT-style": Method("the first two layers, and heads that predict", "distil_wavlm"),
+}
+
+
+def made(
+    name: str, sparsity: float, seed: int, teacher: Path, speech: Path, folder: Path, changes: tuple[str, ...] = ()
+) -> Path:
+    """The model file of a student in `folder`; an interrupted training goes on.
+
+    Args:
+        teacher: the model file, which hears recordings at their own length.
+        speech: the manifest.
+        changes: overrides beyond the method's own.
+    """
+    method = METHODS[name]
+    if name == "random":
+        return _random(sparsity, seed, teacher, folder)
+    if method.repairs:
+        before = folder.with_name(folder.name.replace(plain(name), plain(method.repairs)))
+        return _repaired(made(method.repairs, sparsity, seed, teacher, speech, before), teacher, speech, folder)
+    common = [f"teacher={teacher}", f"data.train=[{speech}]", f"run.folder={folder}", f"run.seed={seed}"]
+    common += [*CROPS, "run.device=cpu", "run.log_every=8", "run.checkpoint_every=16", "optimisation.precision=fp32"]
+    common += [f"optimisation.learning_rate={LEARNING_RATE}"]
+    if method.recipe == "distil_wavlm":
+        own = ["distillation.teacher_layers=null", "distillation.keep_heads=true", f"optimisation.steps={STEPS}"]
+        return run_distill(load_recipe(method.recipe, DistillRecipe, [*common, *own, *method.overrides, *changes]))
+    steps = 0 if method.recipe == "one_shot" else STEPS * 2 // 3 if method.two_stages else STEPS
+    own = [f"sparsity.target={sparsity}", "sparsity.exact=true", "distillation.teacher_layers=null", *SHORT]
+    own += [f"optimisation.steps={steps}", f"second_stage.learning_rate={LEARNING_RATE}"]
+    own += [f"second_stage.steps={STEPS - steps}"] if method.two_stages else []
+    return run_prune(load_recipe(method.recipe, PruneRecipe, [*common, *own, *method.overrides, *changes]))
+
+
+def plain(name: str) -> str:
+    """As it stands in the names of files."""
+    return name.replace(" ", "_").replace("/", "")
+
+
+def _random(sparsity: float, seed: int, teacher: Path, folder: Path) -> Path:
+    """The same share of every kind of dimension in every layer, drawn by chance, to the sparsity."""
+    encoder = load(teacher)
+    config = encoder.config
+    generator = torch.Generator().manual_seed(seed)
+    settings = GateSettings(multi_scale=False)
+    scores = {kind: torch.rand(s, generator=generator).flatten(1) for kind, s in gate_shapes(config, settings).items()}
+    order = {kind: score.argsort(1).argsort(1) for kind, score in scores.items()}
+
+    def gates(kept: float) -> Mapping[str, Tensor]:
+        shapes = gate_shapes(config, settings)
+        return {kind: (rank < kept * rank.size(1)).float().view(shapes[kind]) for kind, rank in order.items()}
+
+    smaller = compact(encoder, encoder_gates(config, gates(1 - sparsity)))
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / "compact.safetensors", smaller, provenance={"method": "random mask"})
+    if abs(counted_sparsity(config, smaller.config) - sparsity) > 0.005:
+        raise ValueError(f"a random mask of {sparsity} left {counted_sparsity(config, smaller.config)}")
+    return folder / "compact.safetensors"
+
+
+def _repaired(model: Path, teacher: Path, speech: Path, folder: Path) -> Path:
+    out = folder / "compact.safetensors"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as temporary:
+        options = [f"teacher={teacher}", f"data.train=[{speech}]", "device=cpu", *CROPS]
+        run_repair(model, recipe_from(options, RepairRecipe), Path(temporary))
+    return out
+
+
+# what is chosen from on the dev speakers
+TUNED = {
+    "one-shot + repair": {"crops of 5 s": (), "crops of 15 s": ("data.max_seconds=15",)},
+    "one-shot, repaired, distilled": {
+        f"rate {rate:g}": (f"second_stage.learning_rate={rate}", f"second_stage.steps={STEPS // 2}")
+        for rate in (1e-4, 5e-4)
+    },
+}
