@@ -61,6 +61,7 @@ METADATA_KEYS = {
     SPARSE_VERSION: {"format", "version", "config", "provenance", "sparse"},
 }
 MASK, VALUES = ".mask", ".values"
+CONVERSION = "`pruned-upstream convert {} OUT.safetensors` makes a model file of it"
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     from safetensors import SafetensorError, safe_open
 
     check_readable(path)
+    if _is_pickle(path):
+        raise CheckpointError(f"{path} is a checkpoint of torch, no model file of ours; {CONVERSION.format(path)}")
     if is_onnx(path):
         raise CheckpointError(
             f"{path} is an ONNX file, whose weights onnxruntime alone can use; name the model file it was exported from"
@@ -260,8 +263,8 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
         raise CheckpointError(f"{path} holds tensors that cannot be read ({shown(str(error))})") from error
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a complete safetensors file ({error}); was it truncated, or is it another kind of "
-            "checkpoint? `pruned-upstream convert` turns published teachers (.pt, transformers folders) into one"
+            f"{path} is not a complete safetensors file ({error}); it was truncated, or is of another kind. "
+            f"Of a published checkpoint, {CONVERSION.format(path)}"
         ) from error
     return header, tensors
 
@@ -278,9 +281,18 @@ def _check_count(path: Path, header: Header, shapes: Mapping[str, Sequence[int]]
         )
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether it begins as torch.save's files do: an archive, or, of old, a pickle."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+
+
 def check_readable(path: Path) -> None:
     """Raises CheckpointError with the reason when `path` is not a file that can be opened."""
     if os.path.isdir(path):
+        if os.path.isfile(os.path.join(path, "config.json")):
+            raise CheckpointError(f"{path} is a folder as transformers writes them; {CONVERSION.format(path)}")
         raise CheckpointError(f"{path} is a folder; name the model file inside it")
     if not os.path.isfile(path):  # which says no, and raises nothing, where the name itself is impossible
         raise CheckpointError(f"there is no model file {path}; check the path")
@@ -298,8 +310,8 @@ def check_readable(path: Path) -> None:
 def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file of another program (format {shown(metadata.get('format'))}); "
-            "a transformers model is read from its folder by `pruned-upstream convert`"
+            f"{path} is a safetensors file of another program (format {shown(metadata.get('format'))}); of a model of "
+            f"transformers, {CONVERSION.format(path.parent)}"
         )
     version = metadata.get("version", "none")
     if version not in METADATA_KEYS:

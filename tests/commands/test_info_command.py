@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import random_encoder, tiny_config
+import torch
+from tiny import random_encoder, tiny_config, wavlm_checkpoint
 
 from pruned_upstream.description.macs import official_macs
 from pruned_upstream.errors import CheckpointError, ConfigError
-from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
+from pruned_upstream.transformers_plugin.folders import write_folder
 
 
 @pytest.fixture
@@ -79,3 +81,18 @@ def test_the_picture_is_drawn_on_request(invoke, model, tmp_path):
 def test_a_missing_file_is_refused(invoke, tmp_path):
     with pytest.raises(CheckpointError, match="no model file"):
         invoke("info", tmp_path / "nothing.safetensors")
+
+
+def test_published_checkpoints_are_named_with_the_command_that_converts_them(tmp_path):
+    encoder = random_encoder(tiny_config())
+    torch.save(wavlm_checkpoint(encoder), tmp_path / "teacher.pt")
+    torch.save(wavlm_checkpoint(encoder), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    write_folder(tmp_path / "folder", encoder, {})
+    for name, converted in [
+        ("teacher.pt", "teacher.pt"),
+        ("old.pt", "old.pt"),
+        ("folder", "folder"),
+        ("folder/model.safetensors", "folder"),
+    ]:
+        with pytest.raises(CheckpointError, match=f"convert {tmp_path / converted} OUT.safetensors"):
+            load(tmp_path / name)
