@@ -1,11 +1,17 @@
 """Work as jobs through submitit: of SLURM, of this machine (processes), or of this process (debug).
 
 A job is work that goes on where it stopped when it is done again; one that SLURM takes back is queued anew.
+
+Whoever launches jobs may be killed at any moment. Jobs of this machine then end with it. Those of SLURM live on, and
+the same command takes them up again: their numbers are in the folder of the logs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
+import logging
 import os
 import signal
 import threading
@@ -15,13 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from .errors import ConfigError, PrunedUpstreamError
+from .errors import ConfigError, DataError, PrunedUpstreamError
+from .files import locked, write_text
+
+log = logging.getLogger(__name__)
 
 Launcher = Literal["slurm", "local", "debug"]
 LAUNCHERS: tuple[Launcher, ...] = ("slurm", "local", "debug")
 POLL_SECONDS = 0.2
 LOG_LINES = 15
 TIMEOUT_MINUTES = 72 * 60
+LOCK, QUEUED = ".launch.lock", "queued.json"
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "PREEMPTED", "REQUEUED")  # SLURM's words
+UNLISTED_SECONDS = 600.0  # after which a job that SLURM does not know is not a new one any more
 
 Result = TypeVar("Result")
 
@@ -39,13 +51,19 @@ class Resumable(Generic[Result]):
 
     Args:
         environment: variables that the job sets before it works, or unsets (None).
+        lock: the job ends, whatever it is doing, when nobody holds this lock any more.
     """
 
-    def __init__(self, work: Callable[[], Result], environment: Mapping[str, str | None]) -> None:
+    def __init__(
+        self, work: Callable[[], Result], environment: Mapping[str, str | None], lock: Path | None = None
+    ) -> None:
         self.work = work
         self.environment = environment
+        self.lock = lock
 
     def __call__(self) -> Result | Failure:
+        if self.lock is not None:
+            threading.Thread(target=_end_when_free, args=(self.lock,), daemon=True).start()
         for variable, value in self.environment.items():
             if value is None:
                 os.environ.pop(variable, None)
@@ -60,6 +78,15 @@ class Resumable(Generic[Result]):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _end_when_free(lock: Path) -> None:
+    with open(lock) as file:
+        while True:
+            time.sleep(POLL_SECONDS)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_jobs(
@@ -89,18 +116,24 @@ def run_jobs(
 
     Raises:
         ConfigError: an unknown launcher or parameter, or SLURM is not there.
+        DataError: another process has launched jobs in this folder, and waits for them.
     """
     executor = _executor(folder, launcher, {"name": name, "timeout_min": TIMEOUT_MINUTES, **parameters})
     environment = _own_gpus(launcher, parameters)
+    lock = folder.absolute() / LOCK if launcher == "local" else None
     waiting = dict(work)
-    running: dict[str, Any] = {}
     results: dict[str, Result | Failure] = {}
-    with _signals_as_interruptions():
+    with locked(folder, LOCK), _signals_as_interruptions():
+        queue = _Queue(folder) if launcher == "slurm" else None
+        running = queue.taken_up(waiting) if queue is not None else {}
+        waiting = {job_name: task for job_name, task in waiting.items() if job_name not in running}
         try:
             while waiting or running:
                 while waiting and (at_once is None or len(running) < at_once):
                     job_name = next(iter(waiting))
-                    running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment))
+                    running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment, lock))
+                    if queue is not None:
+                        queue.note(job_name, running[job_name].job_id)
                 for job_name in [name for name, job in running.items() if job.done()]:
                     results[job_name] = _result(running.pop(job_name))
                     ended(job_name, results[job_name])
@@ -140,6 +173,39 @@ def _cancel(jobs: Collection[Any], grace_seconds: float) -> None:
     for job in jobs:
         if not job.done():
             job.cancel()
+
+
+class _Queue:
+    """The numbers of the jobs that SLURM was given, in a file: name -> number, time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / QUEUED
+        self.jobs: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            try:
+                self.jobs = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(
+                    f"{self.path} is damaged: see with squeue whether jobs of the last launch are left, then delete it"
+                ) from error
+
+    def note(self, name: str, number: str) -> None:
+        self.jobs[name] = {"job": number, "submitted": time.time()}
+        write_text(self.path, json.dumps(self.jobs, indent=2) + "\n")
+
+    def taken_up(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Jobs of an earlier launch that have not ended."""
+        import submitit
+
+        found = {}
+        for name in self.jobs.keys() & wanted.keys():
+            job = submitit.SlurmJob(self.folder, self.jobs[name]["job"])
+            new = time.time() - self.jobs[name]["submitted"] < UNLISTED_SECONDS
+            state = job.state.partition(" ")[0]
+            if state in ALIVE or (state == "UNKNOWN" and new and not job.paths.result_pickle.exists()):
+                log.warning("%s: job %s of an earlier launch is waited for, with its settings", name, job.job_id)
+                found[name] = job
+        return found
 
 
 def _executor(folder: Path, launcher: str, parameters: Mapping[str, Any]) -> Any:

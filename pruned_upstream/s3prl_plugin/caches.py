@@ -26,11 +26,16 @@ def lead() -> None:
 
 
 def folder_for(*roots: str | Path) -> Path:
-    """The cache folder of these folders and files in their present state, under `$XDG_CACHE_HOME` or `~/.cache`."""
+    """The cache folder of these folders and files in their present state."""
+    return folder(fingerprint(*roots))
+
+
+def folder(name: str) -> Path:
+    """A cache folder under `$XDG_CACHE_HOME` or `~/.cache`."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "pruned_upstream" / "s3prl" / fingerprint(*roots)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    found = home / "pruned_upstream" / "s3prl" / name
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def fingerprint(*roots: str | Path) -> str:

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from functools import partial
 
 from ..jobs import Failure, run_jobs
-from .running import Report, Settings, collect_results, run
+from .running import Report, Settings, claim, collect_results, is_finished, run
 from .tasks import select
 
 
 def launch(settings: Settings, launcher: str, parameters: Mapping[str, str | int]) -> Report:
-    """Submit a job for each task and wait for all of them.
+    """Submit a job for each task that is not finished, and wait for all of them.
+
+    When this process is killed, jobs of this machine end, too; those of SLURM go on, and the same call waits for them.
 
     Args:
         launcher: "slurm"; "local" for processes of this machine; "debug" for this process.
@@ -24,9 +26,11 @@ def launch(settings: Settings, launcher: str, parameters: Mapping[str, str | int
     Raises:
         ConfigError: an unknown launcher or parameter, or SLURM is not there.
     """
+    claim(settings)
     work = {
         task.name: partial(_run_task, dataclasses.replace(settings, tasks=(task.name,)))
         for task in select(settings.tasks)
+        if not is_finished(settings.folder / task.name)
     }
     failures: dict[str, Failure] = {}
     for task, result in run_jobs(work, settings.folder / "submitit", launcher, parameters, name="superb").items():

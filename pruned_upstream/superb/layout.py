@@ -301,7 +301,7 @@ def _sd(data: Data, found: Inventory) -> None:
     root = data.corpus("diarization")
     if not root.is_dir():
         for split, turns in libri2mix.TURN_FILES.items():
-            mixtures = data.corpus("Libri2Mix") / libri2mix.MIXTURES.format(split=split)
+            mixtures = libri2mix.mixtures(data.corpus("Libri2Mix"), split)
             if found.exists(mixtures, "LibriMix's list of mixtures"):
                 found.counts[split] = len(mixtures.read_text(encoding="utf-8").splitlines()) - 1
             found.exists(

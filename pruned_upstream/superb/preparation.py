@@ -1,11 +1,13 @@
 """What s3prl wants to be given besides the audio: lists, vocabularies, and where everything lies.
 
-All of it goes to the user's cache, in a folder keyed by the corpus (`s3prl_plugin.caches`). So two corpora never share
-a list, a changed corpus gets new ones, and the lengths of a large corpus are measured once.
+All of it goes to the user's cache, in folders keyed by the files that were read for it (`s3prl_plugin.caches`). So two
+corpora never share a list, a changed corpus gets new ones, and the lengths of a large corpus are measured once; a file
+that nobody reads changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,8 +29,7 @@ def prepare(task: str, data: Data) -> Overrides:
     Raises:
         DataError: a file of the corpus cannot be used (`layout.take_inventory` would have said so).
     """
-    folder = caches.folder_for(*(data.corpus(corpus) for corpus in TASKS[task].corpora)) / task
-    return {"downstream_expert": _PREPARATIONS[task](data, folder)}
+    return {"downstream_expert": _PREPARATIONS[task](data)}
 
 
 def _once(path: Path, write: Callable[[Path], Any]) -> str:
@@ -38,8 +39,13 @@ def _once(path: Path, write: Callable[[Path], Any]) -> str:
     return str(path)
 
 
-def _pr(data: Data, folder: Path) -> Overrides:
+def _folder(task: str, *read: Path) -> Path:
+    return caches.folder_for(*read) / task
+
+
+def _pr(data: Data) -> Overrides:
     root = data.corpus("LibriSpeech")
+    folder = _folder("pr", *_librispeech_files(root, "*.trans.txt"))
     for part, split in LIBRISPEECH_SPLITS.items():
         _once(
             folder / f"{part}.csv",
@@ -54,8 +60,9 @@ def _pr(data: Data, folder: Path) -> Overrides:
     }
 
 
-def _asr(data: Data, folder: Path) -> Overrides:
+def _asr(data: Data) -> Overrides:
     root = data.corpus("LibriSpeech")
+    folder = _folder("asr", *_librispeech_files(root, "*.flac"))
     for split in LIBRISPEECH_SPLITS.values():
         _once(folder / f"{split}.csv", lambda path, split=split: librispeech.write_lengths_csv(path, root, split))
     return {
@@ -67,72 +74,82 @@ def _asr(data: Data, folder: Path) -> Overrides:
     }
 
 
-def _ks(data: Data, folder: Path) -> Overrides:
+def _librispeech_files(root: Path, pattern: str) -> list[Path]:
+    return [path for split in LIBRISPEECH_SPLITS.values() for path in sorted((root / split).glob(f"*/*/{pattern}"))]
+
+
+def _ks(data: Data) -> Overrides:
     training, testing = (str(data.corpus(corpus)) for corpus in TASKS["ks"].corpora)
     return {"datarc": {"speech_commands_root": training, "speech_commands_test_root": testing}}
 
 
-def _qbe(data: Data, folder: Path) -> Overrides:
+def _qbe(data: Data) -> Overrides:
     return {"datarc": {"dataset_root": str(data.corpus("quesst14Database"))}}
 
 
-def _sid(data: Data, folder: Path) -> Overrides:
+def _sid(data: Data) -> Overrides:
     return {"datarc": {"file_path": str(data.corpus("VoxCeleb1")), "meta_data": str(data.split_list())}}
 
 
-def _sv(data: Data, folder: Path) -> Overrides:
+def _sv(data: Data) -> Overrides:
     # there is no development set: s3prl opens the list all the same, and never evaluates it
     lists = dict.fromkeys(("train_meta_data", "dev_meta_data", "test_meta_data"), str(data.trial_list()))
     return {"datarc": {"file_path": str(data.corpus("VoxCeleb1"))} | lists}
 
 
-def _sd(data: Data, folder: Path) -> Overrides:
+def _sd(data: Data) -> Overrides:
     root = data.corpus("diarization")
     if not root.is_dir():
-        root, mixed = folder, data.corpus("Libri2Mix")
-        for split, turns in libri2mix.TURN_FILES.items():
-            mixtures = mixed / libri2mix.MIXTURES.format(split=split)
-            turn_file = data.corpus("LibriMix") / "metadata/LibriSpeech" / turns
-            if not (folder / split / "rttm").exists():
-                libri2mix.write_kaldi_folder(folder / split, mixtures=mixtures, turns=turn_file, libri2mix=mixed)
+        mixed, turns = data.corpus("Libri2Mix"), data.corpus("LibriMix") / "metadata/LibriSpeech"
+        mixtures = {split: libri2mix.mixtures(mixed, split) for split in libri2mix.TURN_FILES}
+        root = _folder("sd", *mixtures.values(), *(turns / name for name in libri2mix.TURN_FILES.values()))
+        for split, name in libri2mix.TURN_FILES.items():
+            if not (root / split / "rttm").exists():
+                libri2mix.write_kaldi_folder(
+                    root / split, mixtures=mixtures[split], turns=turns / name, libri2mix=mixed
+                )
     return {"loaderrc": {f"{split}_dir": str(root / split) for split in libri2mix.TURN_FILES}}
 
 
-def _ic(data: Data, folder: Path) -> Overrides:
+def _ic(data: Data) -> Overrides:
     return {"datarc": {"file_path": str(data.corpus("fluent_speech_commands_dataset"))}}
 
 
-def _sf(data: Data, folder: Path) -> Overrides:
+def _sf(data: Data) -> Overrides:
     root = data.corpus("SNIPS")
     return {
         "corpus": {"path": str(root)},
         "text": {
-            "vocab_file": _once(folder / "character.txt", vocabularies.write_characters),
+            "vocab_file": _once(_folder("sf") / "character.txt", vocabularies.write_characters),
             "slots_file": str(root / "slots.txt"),
         },
     }
 
 
-def _er(data: Data, folder: Path) -> Overrides:
+def _er(data: Data) -> Overrides:
     root, folds = data.corpus("IEMOCAP"), data.emotion_folds()
     if folds is None:
-        folds = folder / "meta_data"
-        _write_emotion_folds(root, folds)
+        folds = _write_emotion_folds(root)
     # the fold is left to `-v`, so that one configuration serves all five
     return {"datarc": {"root": str(root), "meta_data": str(folds), "test_fold": None}}
 
 
-def _write_emotion_folds(root: Path, folds: Path) -> None:
+def _write_emotion_folds(root: Path) -> Path:
     """ER's json files from IEMOCAP's own labels: happy and excited are one class, four classes are kept.
 
     The rule is that of s3prl's downstream/emotion/IEMOCAP_preprocess.py; utterances are sorted by name here.
     """
     by_session = {session: _emotions(root, session) for session in FOLDS}
+    texts = {}
     for session in FOLDS:
         others = [entry for other in FOLDS if other != session for entry in by_session[other]]
         for part, entries in {"test": by_session[session], "train": others}.items():
             tree = {"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": entries}
-            write_text(folds / session / f"{part}_meta_data.json", json.dumps(tree))
+            texts[f"{session}/{part}_meta_data.json"] = json.dumps(tree)
+    folds = caches.folder(hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:16]) / "er"
+    for name, text in texts.items():
+        _once(folds / name, lambda path, text=text: write_text(path, text))
+    return folds
 
 
 def _emotions(root: Path, session: str) -> list[dict[str, str]]:
@@ -155,6 +172,6 @@ def _emotions(root: Path, session: str) -> list[dict[str, str]]:
     return sorted(entries, key=lambda entry: entry["path"])
 
 
-_PREPARATIONS: Mapping[str, Callable[[Data, Path], Overrides]] = {
+_PREPARATIONS: Mapping[str, Callable[[Data], Overrides]] = {
     "pr": _pr, "asr": _asr, "ks": _ks, "qbe": _qbe, "sid": _sid, "sv": _sv, "sd": _sd, "ic": _ic, "sf": _sf, "er": _er,
 }  # fmt: skip

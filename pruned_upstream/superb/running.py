@@ -172,8 +172,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
         PrunedUpstreamError: the upstream cannot be built, or s3prl is not installed.
     """
     observer = observer or Silent()
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    _claim(settings)
+    claim(settings)
     with contextlib.ExitStack() as context:
         observer.run_started(select(settings.tasks))
         context.callback(observer.run_ended)
@@ -206,16 +205,21 @@ def collect_results(folder: Path) -> RunResults:
     Raises:
         DataError: a task's results were damaged, or the folder is no run folder.
     """
+    with locked(folder, ".results.lock"):  # what is read must still be all there is when it is written
+        results = _collected(folder)
+        write_results(folder, results)
+    return results
+
+
+def _collected(folder: Path) -> RunResults:
     from ..description.macs import official_macs
     from ..model.size import count_parameters
 
     identity = _read_yaml(folder / RUN)
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
-    finished = {
-        task.name: read_results(folder / task.name) for task in select(None) if _is_finished(folder / task.name)
-    }
+    finished = {task.name: read_results(folder / task.name) for task in select(None) if is_finished(folder / task.name)}
     config = _shape(identity["checkpoint"])
-    results = RunResults(
+    return RunResults(
         model=identity["model"],
         upstream=identity["upstream"],
         checkpoint=identity["checkpoint"],
@@ -224,9 +228,6 @@ def collect_results(folder: Path) -> RunResults:
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )
-    with locked(folder, ".results.lock"):
-        write_results(folder, results)
-    return results
 
 
 def _shape(checkpoint: str | None) -> EncoderConfig | None:
@@ -293,7 +294,7 @@ class _TaskRun:
 
     def begin(self) -> list[Stage]:
         """The first stages to run; none if the task was finished before."""
-        if _is_finished(self.folder):
+        if is_finished(self.folder):
             self.done = True
             return []
         self.protocol: Steps = begin(self.plan)
@@ -481,7 +482,7 @@ def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
         raise
 
 
-def _claim(settings: Settings) -> None:
+def claim(settings: Settings) -> None:
     """Write down what the folder measures, or check that it is the same.
 
     Raises:
@@ -498,6 +499,7 @@ def _claim(settings: Settings) -> None:
         "seed": settings.seed,
         "versions": _versions(),
     }
+    settings.folder.mkdir(parents=True, exist_ok=True)
     path = settings.folder / RUN
     with locked(settings.folder, ".run.lock"):
         if not path.exists():
@@ -545,7 +547,7 @@ def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:
     _write_yaml(path, config)
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     return (folder / FILE_NAME).exists()
 
 

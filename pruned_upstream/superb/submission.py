@@ -295,7 +295,7 @@ def _trial_names(data: Data, part: Part) -> Names | None:
 def _diarization_names(data: Data, part: Part) -> Names:
     if data.corpus("diarization").is_dir():
         return sorted(kaldi_recordings(data.corpus("diarization") / "test"))
-    return [row["mixture_ID"] for row in _rows(data.corpus("Libri2Mix") / libri2mix.MIXTURES.format(split="test"))]
+    return [row["mixture_ID"] for row in _rows(libri2mix.mixtures(data.corpus("Libri2Mix"), "test"))]
 
 
 def _command_names(data: Data, part: Part) -> Names:

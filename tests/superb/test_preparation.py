@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pruned_upstream.errors import DataError
+from pruned_upstream.s3prl_plugin.parts import libri2mix
 from pruned_upstream.superb import preparation
-from pruned_upstream.superb.layout import FOLDS, Data
+from pruned_upstream.superb.layout import FOLDS, Data, take_inventory
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,43 @@ def test_two_corpora_and_two_states_of_one_never_share_a_list(tmp_path):
         assert lines.split()[1] in (Path(corpus["csv_dir"]) / corpus["dev"]).read_text()
         folders.add(corpus["csv_dir"])
     assert len(folders) == 3
+
+
+STRAY = ("NOTES.txt", ".DS_Store", "train-clean-100/NOTES.txt", "train-clean-100/1/2/notes.bak", "Session1/todo.md")
+
+
+def test_a_file_that_nobody_reads_changes_nothing(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    for split in ("train-clean-100", "dev-clean", "test-clean"):
+        chapter = tmp_path / "LibriSpeech" / split / "1/2"
+        chapter.mkdir(parents=True)
+        (chapter / "1-2.trans.txt").write_text("1-2-0000 GO\n")
+        soundfile.write(chapter / "1-2-0000.flac", [0.0] * 160, 16000)
+    for session in FOLDS:
+        recordings = write_labels(tmp_path, session, [f"[1.0 - 2.0]\t{session}_a\tsad\t[2, 2, 2]"])
+        (recordings / f"{session}_a.wav").touch()
+    before = {task: preparation.prepare(task, Data(tmp_path)) for task in ("pr", "asr", "er")}
+    for name in STRAY:
+        for corpus in ("LibriSpeech", "IEMOCAP"):
+            if (tmp_path / corpus / name).parent.is_dir():
+                (tmp_path / corpus / name).write_text("buy milk")
+    assert {task: preparation.prepare(task, Data(tmp_path)) for task in before} == before
+
+
+@pytest.mark.parametrize("name", ["train-100", "train"])  # LibriMix's name today, and that of older versions
+def test_diarization_starts_from_librimix(tmp_path, name):
+    for split, mixture in {"train": f"mixture_{name}", "dev": "mixture_dev", "test": "mixture_test"}.items():
+        metadata = tmp_path / "Libri2Mix/wav16k/max/metadata"
+        metadata.mkdir(parents=True, exist_ok=True)
+        (metadata / f"{mixture}_mix_both.csv").write_text(
+            "mixture_ID,mixture_path,length\n"
+            f"1-2-3_4-5-6,/elsewhere/Libri2Mix/wav16k/max/{split}/mix_both/1-2-3_4-5-6.wav,32000\n"
+        )
+        turns = tmp_path / "LibriMix/metadata/LibriSpeech" / libri2mix.TURN_FILES[split]
+        turns.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"SPEAKER {of} 1 0.5 1.0 <NA> <NA> {who} <NA>\n" for who, of in (("1", "2-3"), ("4", "5-6"))]
+        turns.write_text("".join(lines))
+    found = take_inventory("sd", Data(tmp_path))
+    assert (found.problems, found.counts) == ([], {"train": 1, "dev": 1, "test": 1})
+    folder = Path(preparation.prepare("sd", Data(tmp_path))["downstream_expert"]["loaderrc"]["train_dir"])
+    assert (folder / "reco2dur").read_text() == "1-2-3_4-5-6 2.0\n"

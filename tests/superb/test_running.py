@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,21 @@ def test_finished_tasks_are_in_the_results_and_are_not_run_again(settings, monke
 def test_another_task_joins_the_results_of_the_folder(settings):
     run(replace(settings, tasks=("ks",)))
     assert set(run(replace(settings, tasks=("ic",))).results.tasks) == {"ks", "ic"}
+
+
+def test_results_that_come_while_others_are_written_are_not_lost(settings, monkeypatch):
+    """Two jobs that end together: what the second adds while the first waits for the lock must be in the file."""
+    run(replace(settings, tasks=("ks",)))
+    run(replace(settings, tasks=("ic",)))
+    later = (settings.folder / "ic/results.yaml").rename(settings.folder / "ic/later")
+    monkeypatch.setattr("pruned_upstream.files.LOCK_PATIENCE_SECONDS", 10.0)
+    with locked(settings.folder, ".results.lock"):
+        first = threading.Thread(target=running.collect_results, args=(settings.folder,))
+        first.start()
+        time.sleep(0.2)
+        later.rename(settings.folder / "ic/results.yaml")
+    first.join()
+    assert set(read_results(settings.folder).tasks) == {"ks", "ic"}
 
 
 def test_a_failing_task_does_not_stop_the_others_and_leaves_its_last_words(settings):

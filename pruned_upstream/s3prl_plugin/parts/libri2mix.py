@@ -15,7 +15,15 @@ from ...files import write_text
 
 SAMPLE_RATE = 16000
 TURN_FILES = {"train": "train_clean_100.rttm", "dev": "dev_clean.rttm", "test": "test_clean.rttm"}
-MIXTURES = "wav16k/max/metadata/mixture_{split}_mix_both.csv"
+# LibriMix's names of the LibriSpeech parts that are mixed; older versions called the lists by the split alone
+PARTS = {"train": "train-100", "dev": "dev", "test": "test"}
+MIXTURES = "wav16k/max/metadata/mixture_{part}_mix_both.csv"
+
+
+def mixtures(libri2mix: Path, split: str) -> Path:
+    """LibriMix's list of a split's mixtures, whether it is there or not."""
+    lists = [libri2mix / MIXTURES.format(part=part) for part in (PARTS[split], split)]
+    return next((path for path in lists if path.exists()), lists[0])
 
 
 def write_kaldi_folder(folder: Path, *, mixtures: Path, turns: Path, libri2mix: Path) -> Path:
