@@ -91,7 +91,7 @@ def prepare(arguments: list[str]) -> list[str]:
     local_rank = known.local_rank if known.local_rank is not None else os.environ.get("LOCAL_RANK")
     if local_rank is not None:
         rest += ["--local_rank", local_rank]
-    return rest + ["--device", _device(known.device, distributed=local_rank is not None)]
+    return rest + ["--device", chosen_device(known.device, distributed=local_rank is not None)]
 
 
 def sentence(error: Exception) -> str:
@@ -129,14 +129,25 @@ def _check_downstream(name: str) -> None:
         raise ConfigError(f"s3prl has no downstream task {name}; {_hint(name, known)}")
 
 
-def _device(wanted: str | None, *, distributed: bool) -> str:
+def chosen_device(wanted: str | None, *, distributed: bool = False) -> str:
+    """The device s3prl is given: the wanted one, else the GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     import torch
 
+    try:
+        kind, number = (torch.device(wanted).type, torch.device(wanted).index) if wanted else (None, None)
+    except RuntimeError as error:
+        raise ConfigError(f"'{wanted}' is no device; say cpu, cuda or cuda:N") from error
     if torch.cuda.is_available():
+        if kind == "cuda" and number is not None and number >= torch.cuda.device_count():
+            raise ConfigError(f"there is no GPU for --device {wanted}: this machine has {torch.cuda.device_count()}")
         return wanted or "cuda"
     if distributed:
         raise ConfigError("s3prl gives each process of torchrun a GPU, and there is none; start one without torchrun")
-    if wanted is not None and wanted.startswith("cuda"):
+    if kind == "cuda":
         raise ConfigError(f"there is no GPU for --device {wanted}; leave it out, or say --device cpu")
     return wanted or "cpu"
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigError
+from ..errors import ConfigError, PrunedUpstreamError
 from . import number_or_text, pairs
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..superb.layout import Data
     from ..superb.protocol import Stage
     from ..superb.results import RunResults
-    from ..superb.running import Report
+    from ..superb.running import Report, Settings
     from ..superb.tasks import Task
 
 DEFAULT_UPSTREAM = "pruned_upstream"
@@ -43,7 +43,7 @@ def superb(
         Path | None, typer.Option(help="Run folder; by default runs/superb/NAME. Existing runs go on.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these, e.g. ks,pr.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say which files are missing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is missing: files, model, device.")] = False,
     corpus: Annotated[list[str] | None, typer.Option(help="A corpus elsewhere: VoxCeleb1=/path.")] = None,
     s3prl_clone: Annotated[
         Path | None, typer.Option(help="Clone of s3prl: its lists and readers are preferred.")
@@ -77,11 +77,11 @@ def superb(
     console = Console()
     corpora = Data(data, _paths(corpus, "--corpus"), s3prl_clone)
     chosen = tuple(tasks.replace(" ", "").split(",")) if tasks else None
-    if check:
-        raise typer.Exit(FAILED if _show_inventories(console, corpora, select(chosen)) else 0)
-
     checkpoint = checkpoint or file
+    lacking = _show_inventories(console, corpora, select(chosen)) if check else 0
     if checkpoint is None and upstream is None:
+        if check:
+            raise typer.Exit(FAILED if lacking else 0)
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
@@ -110,6 +110,9 @@ def superb(
         loader_workers=loader_workers,
         seed=seed,
     )
+    if check:
+        ready = _show_upstream(console, settings)
+        raise typer.Exit(FAILED if lacking or not ready else 0)
     if launcher is not None:
         report = launch(
             settings, launcher, {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}
@@ -177,6 +180,20 @@ def _show_inventories(console: Console, data: Data, tasks: Sequence[Task]) -> in
         for problem in inventory.problems:
             console.print(f"     {problem}", soft_wrap=True, markup=False, highlight=False)
     return lacking
+
+
+def _show_upstream(console: Console, settings: Settings) -> bool:
+    """Build the upstream on its device once, and say what it is or why it cannot be."""
+    from ..superb.running import check_upstream
+
+    try:
+        facts = check_upstream(settings)
+    except PrunedUpstreamError as error:
+        console.print(Text.assemble(("model", "bold"), (" not ready", "red"), f": {error}"), soft_wrap=True)
+        return False
+    found = f": {facts['layers']} hidden states, {facts['parameters'] / 1e6:.2f}M parameters, on {facts['device']}"
+    console.print(Text.assemble(("model", "bold"), (" ready", "green"), found), soft_wrap=True)
+    return True
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:

@@ -32,6 +32,7 @@ import logging
 import multiprocessing.connection
 import os
 import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -455,18 +456,34 @@ def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
     return tuple(line for line in written if line and "it/s]" not in line and "s/it]" not in line)[-lines:]
 
 
-def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
-    """Layers and parameters of the upstream, measured once a run folder, and the process that has measured them.
+def check_upstream(settings: Settings) -> dict[str, int]:
+    """Build the upstream on its device, and leave nothing behind; returns its layers and parameters.
 
     Raises:
-        PrunedUpstreamError: it cannot be built; the message ends with the last words of its log.
+        PrunedUpstreamError: it cannot be built, or there is no such device.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        facts, process = _probe(settings, Path(folder))
+        process.stop()
+    return facts
+
+
+def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
+    """Layers and parameters of the upstream, measured once a run folder, and the process that has measured them."""
     folder = settings.folder / "upstream"
     if (folder / FACTS).exists():
         return _read_yaml(folder / FACTS), None
-    checkpoint = str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None
-    model_config = str(settings.model_config.resolve()) if settings.model_config is not None else None
-    upstream = {"name": settings.upstream, "checkpoint": checkpoint, "model_config": model_config}
+    return _probe(settings, folder)
+
+
+def _probe(settings: Settings, folder: Path) -> tuple[dict[str, int], Worker]:
+    """Raises PrunedUpstreamError: it cannot be built; the message ends with the last words of its log."""
+    upstream = {
+        "name": settings.upstream,
+        "checkpoint": str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None,
+        "model_config": str(settings.model_config.resolve()) if settings.model_config is not None else None,
+        "device": settings.device,
+    }
     process = Worker(threads=_threads(settings))
     try:
         process.probe(upstream, facts=folder / FACTS, folder=folder)

@@ -81,12 +81,12 @@ def run_s3prl(arguments: Sequence[str]) -> None:
     run_downstream(list(arguments))
 
 
-def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, facts: str) -> None:
-    """Build the upstream once and write what it is: number of hidden states, and of parameters."""
+def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, device: str | None, facts: str) -> None:
+    """Build the upstream once, where it will compute, and write what it is: hidden states, parameters, device."""
     import torch
     import yaml
 
-    from ..run_downstream import sentence
+    from ..run_downstream import chosen_device, sentence
     from ..s3prl_plugin.registry import register
 
     register()
@@ -97,13 +97,15 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
             raise ConfigError(
                 f"s3prl has no upstream '{name}'; `python -c 'from s3prl import hub; print(hub.options())'` lists them"
             )
-        upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).eval()
+        place = chosen_device(device)
+        upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).to(place).eval()
         with torch.no_grad():
-            hidden_states = upstream([torch.randn(16000)])["hidden_states"]
+            hidden_states = upstream([torch.randn(16000, device=place)])["hidden_states"]
     except PrunedUpstreamError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
-    found = {"layers": len(hidden_states), "parameters": sum(p.numel() for p in upstream.parameters())}
+    parameters = sum(parameter.numel() for parameter in upstream.parameters())
+    found = {"layers": len(hidden_states), "parameters": parameters, "device": place}
     write_text(facts, yaml.safe_dump(found))
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from tiny import random_encoder, tiny_config
 from typer.testing import CliRunner
 
 from pruned_upstream.commands import pairs, superb
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.jobs import Failure
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.superb import running
 from pruned_upstream.superb.results import RunResults, TaskResult
 from pruned_upstream.superb.running import Report
@@ -20,6 +22,12 @@ def invoke(*arguments: str):
     app = typer.Typer()
     superb.add_to(app)
     return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    save(tmp_path / "compact.safetensors", random_encoder(tiny_config()))
+    return tmp_path / "compact.safetensors"
 
 
 @pytest.fixture
@@ -44,6 +52,27 @@ def test_the_check_names_what_is_missing_and_fails(tmp_path):
     assert result.exit_code == 1
     assert "not ready" in result.output
     assert "speech_commands_v0.01 is missing" in result.output.replace("\n", "")
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    result = invoke(*arguments)
+    return result.exit_code, result.output.replace("\n", " ")
+
+
+def test_the_check_builds_the_model_on_its_device(tmp_path, model_file):
+    check = ("--data", str(tmp_path), "--tasks", "ks", "--check")
+    code, output = said(str(model_file), *check, "--device", "cpu")
+    assert code == 1 and "model ready" in output and "4 hidden states" in output and "on cpu" in output
+
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(model_file.read_bytes()[:-100])
+    code, output = said(str(damaged), *check)
+    assert code == 1 and "model not ready" in output and "damaged.safetensors" in output
+
+    code, output = said("-u", "fbank", *check, "--device", "cuda:7")
+    assert code == 1 and "there is no GPU for --device cuda:7" in output
+    code, output = said("-u", "fbank", *check, "--device", "gpu")
+    assert code == 1 and "'gpu' is no device" in output
 
 
 def test_a_failed_task_is_reported_with_the_end_of_its_log(started, tmp_path):

@@ -52,11 +52,11 @@ def run_s3prl(arguments: list[str]) -> None:
     (folder / "dev-best.ckpt").touch()
 
 
-def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, facts: str) -> None:
+def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, device: str | None, facts: str) -> None:
     if name == "impossible":
         print("error: no such upstream", file=sys.stderr)
         sys.exit(2)
-    Path(facts).write_text(yaml.safe_dump({"layers": 2, "parameters": 7}))
+    Path(facts).write_text(yaml.safe_dump({"layers": 2, "parameters": 7, "device": device}))
 
 
 if __name__ == "__main__":
