@@ -149,15 +149,29 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
     return {name: _mask(str(path), name, shape, tensors) for name, shape in header.sparse.items()}
 
 
-def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
-    """The encoder of a model file, in evaluation mode and single precision.
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    dropout: Dropout = Dropout(),
+) -> Encoder:
+    """The encoder of a model file, in evaluation mode.
 
     >>> encoder = load("compact.safetensors")
-    >>> hidden_states = encoder.extract([torch.randn(16000)]).hidden_states
+    >>> with torch.no_grad():
+    ...     hidden_states = encoder.extract(torch.randn(16000)).hidden_states
+
+    Args:
+        device: where it computes; `extract` brings audio there.
+        dtype: of parameters and hidden states: torch.float32, float64, bfloat16 or float16.
 
     Raises:
+        ConfigError: `dtype` is not a floating point type.
         CheckpointError: as `read_header`; or a tensor is missing, unexpected or of another shape.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"dtype is {dtype}; it must be a floating point type of torch, as torch.bfloat16")
     path = local_file(path)
     header, tensors = _read(path, with_tensors=True)
     for name, shape in header.sparse.items():
@@ -166,7 +180,7 @@ def load(path: str | Path, *, dropout: Dropout = Dropout()) -> Encoder:
         tensors[name] = torch.zeros(shape, dtype=tensors[name + VALUES].dtype).masked_scatter_(
             mask, tensors.pop(name + VALUES)
         )
-    return assemble(header.config, tensors, source=str(path), dropout=dropout)
+    return assemble(header.config, tensors, source=str(path), dropout=dropout).to(device, dtype)
 
 
 def assemble(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
 from .derived import captured
+from .extraction import Extracts
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
@@ -195,14 +196,14 @@ def prediction_head(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, Extracts[EncoderOutput]):
     """A self-supervised speech encoder in the shape that `config` describes.
 
     Args:
         dropout: what training mode drops; a loaded model drops nothing.
 
     >>> encoder = Encoder(wavlm_base_config()).eval()
-    >>> encoder.extract([torch.randn(16000)]).hidden_states[-1].shape
+    >>> encoder.extract(torch.randn(16000)).hidden_states[-1].shape
     torch.Size([1, 49, 768])
     """
 
@@ -255,11 +256,12 @@ class Encoder(nn.Module):
         hidden_states = self.contextualize(projected, gates=gates)  # silence is attended to
         return EncoderOutput([state[:, :frames] for state in hidden_states], mask, projected[:, :frames])
 
-    def extract(self, wavs: Sequence[Tensor]) -> EncoderOutput:
-        """Hidden states of unpadded waveforms, (samples,) each at 16 kHz."""
-        waveforms, lengths = self.prepare(wavs)
-        padded = any(len(wav) != waveforms.size(1) for wav in wavs)
-        return self(waveforms, lengths if padded else None)
+    def compute(self, waveforms: Sequence[Tensor]) -> EncoderOutput:
+        """Hidden states of waveforms (samples,) in one batch, where the parameters are and in their precision."""
+        like = next(parameter for parameter in self.parameters() if parameter.is_floating_point())
+        batch, lengths = self.prepare([waveform.to(like.device) for waveform in waveforms])
+        padded = any(len(waveform) != batch.size(1) for waveform in waveforms)
+        return self(batch.to(like.dtype), lengths if padded else None)
 
     def prepare(self, wavs: Sequence[Tensor], pad_to: int | None = None) -> tuple[Tensor, Tensor]:
         """Normalise each waveform if the model wants it, and pad with zeros.

@@ -24,6 +24,7 @@ from ..errors import CheckpointError, PrunedUpstreamError
 from ..parsing import MALFORMED, printable, shown
 from .checkpoint import Header, check_readable, parse_description
 from .config import EncoderConfig
+from .extraction import Extracts
 from .hub import local_file
 from .memory import require_memory
 
@@ -32,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class OnnxOutput(NamedTuple):
-    """L + 1 `hidden_states` (B, T, d), and the `padding_mask` (B, T), True at padded frames."""
+    """L + 1 `hidden_states` (B, T, d), and the `padding_mask` (B, T), True at padded frames (None: none is)."""
 
     hidden_states: list[Tensor]
-    padding_mask: Tensor
+    padding_mask: Tensor | None
 
 
-class OnnxEncoder:
+class OnnxEncoder(Extracts[OnnxOutput]):
     """An encoder that onnxruntime computes, on the CPU and with as many threads as torch; nothing in it learns.
 
     >>> encoder = OnnxEncoder("compact.int8.onnx")
-    >>> hidden_states = encoder.extract([torch.randn(16000)]).hidden_states
+    >>> hidden_states = encoder.extract(torch.randn(16000)).hidden_states
 
     Raises:
         CheckpointError: as `read_onnx_header`.
@@ -59,24 +60,24 @@ class OnnxEncoder:
     def config(self) -> EncoderConfig:
         return self.header.config
 
-    def extract(self, wavs: Sequence[Tensor]) -> OnnxOutput:
-        """Hidden states of unpadded waveforms, (samples,) each at 16 kHz; they lie where the waveforms lay.
+    def compute(self, waveforms: Sequence[Tensor]) -> OnnxOutput:
+        """Hidden states of waveforms (samples,) in one batch; they lie where the first waveform lay.
 
         Raises:
             DataError: all are shorter than the front end's receptive field, or too long for the memory that is free.
             CheckpointError: the file computes something else than it describes.
         """
-        waveforms = nn.utils.rnn.pad_sequence([wav.detach().float().cpu() for wav in wavs], batch_first=True)
-        self.config.require_frames(waveforms.size(1))
-        require_memory(self.config, len(waveforms), waveforms.size(1), waveforms.device)
-        lengths = torch.tensor([len(wav) for wav in wavs])
+        batch = nn.utils.rnn.pad_sequence([wav.detach().float().cpu() for wav in waveforms], batch_first=True)
+        self.config.require_frames(batch.size(1))
+        require_memory(self.config, len(batch), batch.size(1), batch.device)
+        lengths = torch.tensor([len(wav) for wav in waveforms])
         session = self._session()
         try:
-            outputs = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+            outputs = session.run(None, {"waveforms": batch.numpy(), "lengths": lengths.numpy()})
         except onnxruntime_errors() as error:
             raise CheckpointError(f"onnxruntime cannot run {self.path} ({_reason(error)}); export it again") from error
-        *states, mask = (torch.from_numpy(output).to(wavs[0].device) for output in outputs)
-        shape = (len(wavs), self.config.frames(waveforms.size(1)))
+        *states, mask = (torch.from_numpy(output).to(waveforms[0].device) for output in outputs)
+        shape = (len(waveforms), self.config.frames(batch.size(1)))
         if mask.shape != shape or any(state.shape != (*shape, self.config.embed_dim) for state in states):
             raise CheckpointError(f"{self.path} gives other shapes than its description says; export it again")
         return OnnxOutput(states, mask)
