@@ -9,6 +9,7 @@ Shapes: B recordings, S samples, W windows of a recording, P samples of a window
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,13 @@ class LogMelSpectrum(nn.Module):
         # constants, not buffers: a model in half precision needs them whole
         self.window = torch.hann_window(config.n_fft, dtype=torch.double, device="cpu")
         self.filters = mel_filters(config)  # (bands, n_fft / 2 + 1)
+
+    def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelSpectrum:
+        """The constants go where the module goes, whatever precision it takes there."""
+        super()._apply(move, recurse)
+        device = move(self.window).device
+        self.window, self.filters = self.window.to(device), self.filters.to(device)
+        return self
 
     def forward(self, waveforms: Tensor) -> Tensor:
         frames = self._frames(waveforms.double()) * self.window.to(waveforms.device)  # (B, M, n_fft)

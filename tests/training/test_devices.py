@@ -51,6 +51,8 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_step_moves(method, family, recipe, tmp_path, on_meta, monkeypatch) -> None:
     if method == "pretraining":
         pytest.importorskip("librosa")
+    if method in ("pretraining", "parp") and SHAPES[family].family == "whisper":
+        pytest.skip("Whisper's encoder is pruned and distilled alone")
     trainer = Steps(SHAPES[family], recipe, tmp_path).trainer(method, META)
     traffic = step(trainer, monkeypatch)
     assert len(traffic.uploads) == UPLOADS[method], traffic.uploads
