@@ -107,6 +107,11 @@ def recordings(root: Path, split: str = "test") -> dict[str, list[Utterance]]:
     return {role: _recorded(root / name, *plans[name]) for role, name in sets.items()}
 
 
+def recordings_of(folder: Path, name: str) -> list[Utterance]:
+    """One of the sets, such as "sentences/train", recorded in `folder` unless it is there."""
+    return _recorded(folder, *_plans()[name])
+
+
 def _recorded(folder: Path, clips: list[Clip], labels: list[str]) -> list[Utterance]:
     if not (folder / TAKES).exists():
         takes = record(clips, folder)
