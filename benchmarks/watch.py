@@ -5,8 +5,8 @@
     python -m benchmarks.watch --only load      what has "load" in its name; --short for tiny models
 
 Both trees are asked in turn, there and back, on one thread, for processor time. Each round gives one ratio, above 1
-where the working tree is faster; the table has their median and range. Where valgrind is installed, `import` is counted in
-instructions, which no other job on the machine disturbs. What one of the trees cannot run is said, not left out.
+where the working tree is faster; the table has their median and range. Where valgrind is installed, `import` is counted
+in instructions, which no other job on the machine disturbs. What one of the trees cannot run is said, not left out.
 """
 
 from __future__ import annotations
