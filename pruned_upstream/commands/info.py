@@ -48,29 +48,34 @@ def info(
     from ..description import anatomy
     from ..description.figures import save_figure
     from ..description.latency import compare_with_dense
-    from ..description.macs import NOT_COUNTED, official_macs
-    from ..model.checkpoint import load, read_header, read_masks
+    from ..description.macs import NOT_COUNTED, PROFILER_REMARK, official_macs
+    from ..model.checkpoint import is_onnx, load, read_header, read_masks
     from ..model.hub import local_file
+    from ..model.size import nonzero_parameters
 
     file = local_file(file)
     header = read_header(file)
     macs, dense_macs = (official_macs(config) for config in (header.config, header.config.densified()))
+    nonzero = None if is_onnx(file) else nonzero_parameters(load(file))
     times = compare_with_dense(load(file), utterance_seconds=seconds or (5.0, 15.0), device=device) if latency else []
     if plot is not None:
         save_figure(anatomy.figure(header.config), plot)
     if as_json:
-        typer.echo(json.dumps(_as_json(header, macs, times) | _sparsity_as_json(file, read_masks(file)), indent=2))
+        typer.echo(
+            json.dumps(_as_json(header, nonzero, macs, times) | _sparsity_as_json(file, read_masks(file)), indent=2)
+        )
         return
     from rich.console import Console
 
     console = Console()
     console.print(_provenance(file, header))
-    console.print(_parameters(header.config))
+    console.print(_parameters(header.config, nonzero))
     console.print(COUNT_REMARK, style="dim")
     if header.sparse:
         console.print(_sparsity(file, read_masks(file)))
         console.print(NO_CREDIT, style="dim")
-    console.print(_macs(macs, dense_macs))
+    console.print(_macs(header.config, macs, dense_macs))
+    console.print(PROFILER_REMARK, style="dim")
     console.print("not counted: " + "; ".join(NOT_COUNTED), style="dim")
     console.print(anatomy.terminal_picture(header.config))
     if times:
@@ -90,7 +95,7 @@ def _provenance(file: Path, header: Header) -> Table:
     return table
 
 
-def _parameters(config: EncoderConfig) -> Table:
+def _parameters(config: EncoderConfig, nonzero: int | None) -> Table:
     from rich.table import Table
 
     from ..model.size import parameters_by_part
@@ -106,6 +111,8 @@ def _parameters(config: EncoderConfig) -> Table:
         table.add_row(
             part, f"{count:,}", f"{before:,}", f"{count / before:.1%}", style="bold" if part == "all" else None
         )
+    if nonzero is not None:
+        table.add_row("not zero", f"{nonzero:,}", "", f"{nonzero / rows['all'][1]:.1%}")
     return table
 
 
@@ -143,20 +150,23 @@ def _sparsity_as_json(file: Path, masks: Mapping[str, Tensor]) -> dict[str, Any]
     }
 
 
-def _macs(buckets: Sequence[Macs], dense: Sequence[Macs]) -> Table:
+def _macs(config: EncoderConfig, buckets: Sequence[Macs], dense: Sequence[Macs]) -> Table:
     from rich.table import Table
 
-    from ..description.macs import BUCKETS
+    from ..description.macs import BUCKETS, seen_by_profiler
 
     table = Table(title="MACs (G), official 32 utterances", title_justify="left")
     table.add_column("bucket")
-    for name in ("here", "dense", "left"):
+    for name in ("here", "dense", "left", "profiler, GPU", "profiler, CPU"):
         table.add_column(name, justify="right")
-    totals = [(macs.total, before.total) for macs, before in zip(buckets, dense, strict=True)]
-    totals.append((sum(here for here, _ in totals), sum(before for _, before in totals)))
-    for name, (count, before) in zip((*BUCKETS, "all"), totals, strict=True):
-        style = "bold" if name == "all" else None
-        table.add_row(name, f"{count / 1e9:.2f}", f"{before / 1e9:.2f}", f"{count / before:.1%}", style=style)
+    counts = [
+        (here.total, before.total, seen_by_profiler(config, here), seen_by_profiler(config, here, on_cpu=True))
+        for here, before in zip(buckets, dense, strict=True)
+    ]
+    counts.append(tuple(map(sum, zip(*counts, strict=True))))
+    for name, (here, before, *seen) in zip((*BUCKETS, "all"), counts, strict=True):
+        cells = [f"{here / 1e9:.2f}", f"{before / 1e9:.2f}", f"{here / before:.1%}", *[f"{s / 1e9:.2f}" for s in seen]]
+        table.add_row(name, *cells, style="bold" if name == "all" else None)
     return table
 
 
@@ -176,9 +186,9 @@ def _times(times: Sequence[Latency], device: str) -> Table:
     return table
 
 
-def _as_json(header: Header, macs: Sequence[Macs], times: Sequence[Latency]) -> dict[str, Any]:
+def _as_json(header: Header, nonzero: int | None, macs: Sequence[Macs], times: Sequence[Latency]) -> dict[str, Any]:
     from ..description.anatomy import layer_anatomy
-    from ..description.macs import BUCKETS
+    from ..description.macs import BUCKETS, seen_by_profiler
     from ..model.size import count_parameters, parameters_by_part
 
     config = header.config
@@ -189,7 +199,12 @@ def _as_json(header: Header, macs: Sequence[Macs], times: Sequence[Latency]) -> 
         "parameters": count_parameters(config),
         "parameters_dense": count_parameters(config.densified()),
         "parameters_by_part": parameters_by_part(config),
+        "nonzero_parameters": nonzero,
         "macs": sum(bucket.total for bucket in macs),
+        "macs_by_official_profiler": {
+            "gpu": sum(seen_by_profiler(config, bucket) for bucket in macs),
+            "cpu": sum(seen_by_profiler(config, bucket, on_cpu=True) for bucket in macs),
+        },
         "macs_by_bucket": {
             name: vars(bucket) | {"total": bucket.total} for name, bucket in zip(BUCKETS, macs, strict=True)
         },

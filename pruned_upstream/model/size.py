@@ -6,6 +6,8 @@ WavLM Base where the public model, counted so, has 94.38M; method tables name wh
 
 from __future__ import annotations
 
+from torch import nn
+
 from .attention import GATE_WIDTH
 from .config import EncoderConfig, TransformerLayer
 
@@ -32,6 +34,11 @@ def parameters_by_part(config: EncoderConfig) -> dict[str, int]:
 
 def count_parameters(config: EncoderConfig) -> int:
     return sum(parameters_by_part(config).values())
+
+
+def nonzero_parameters(module: nn.Module) -> int:
+    """Parameters of a model that are not zero, as the official profiler of SUPERB reports them beside all."""
+    return sum(int(parameter.count_nonzero()) for parameter in module.parameters())
 
 
 def prunable_parameters(config: EncoderConfig) -> int:

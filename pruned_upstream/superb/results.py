@@ -57,7 +57,9 @@ class RunResults:
         model: the name it has in tables.
         upstream: s3prl's upstream name; `checkpoint` is what followed `-k`.
         parameters: counted parameters; None where the upstream was not counted.
-        macs: multiply-accumulates of the four official buckets (`profile.OFFICIAL_LENGTHS`), or None.
+        nonzero_parameters: those that are not zero.
+        macs: multiply-accumulates of the four official buckets (`description.macs`), or None.
+        profiler_macs: what the official profiler would show of them, on a GPU (`macs.seen_by_profiler`).
         tasks: task name -> result; a task that was not run, or failed, is absent.
         provenance: versions, seed, commit, command: free text for the reader.
     """
@@ -66,9 +68,15 @@ class RunResults:
     upstream: str
     checkpoint: str | None = None
     parameters: int | None = None
+    nonzero_parameters: int | None = None
     macs: tuple[int, ...] | None = None
+    profiler_macs: tuple[int, ...] | None = None
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total_profiler_macs(self) -> int | None:
+        return None if self.profiler_macs is None else sum(self.profiler_macs)
 
     @property
     def total_macs(self) -> int | None:
@@ -123,17 +131,19 @@ def _plain(value: Any) -> Any:
 
 def _parse(tree: Any, path: Path) -> RunResults:
     at = _Place(path)
-    tree = at.fields(tree, RunResults, extra=("version",))
+    tree = at.fields(tree, RunResults, extra=("version",), later=("nonzero_parameters", "profiler_macs"))
     if tree.pop("version") != VERSION:
         raise at.error("version", f"is not {VERSION}; the file was written by another version of this package")
     at.check(tree, "model", str)
     at.check(tree, "upstream", str)
     at.check(tree, "checkpoint", str, optional=True)
     at.check(tree, "parameters", int, optional=True, low=0)
-    if tree["macs"] is not None:
-        tree["macs"] = at.items(tree, "macs", int)
-        if len(tree["macs"]) != MAC_BUCKETS or min(tree["macs"]) < 0:
-            raise at.error("macs", f"must be {MAC_BUCKETS} counts, one an official bucket of utterances")
+    at.check(tree, "nonzero_parameters", int, optional=True, low=0)
+    for key in ("macs", "profiler_macs"):
+        if tree[key] is not None:
+            tree[key] = at.items(tree, key, int)
+            if len(tree[key]) != MAC_BUCKETS or min(tree[key]) < 0:
+                raise at.error(key, f"must be {MAC_BUCKETS} counts, one for each official bucket of utterances")
     tree["provenance"] = at.mapping(tree, "provenance", str)
     if not isinstance(tree["tasks"], Mapping):
         raise at.error("tasks", "is not a mapping from task to result")
@@ -177,14 +187,16 @@ class _Place:
         where = f"{self.prefix}.{key}" if self.prefix else key
         return DataError(f"{self.path}: {where} {complaint}")
 
-    def fields(self, tree: Any, cls: type, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    def fields(self, tree: Any, cls: type, extra: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The mapping as a dict of just these fields; `later` ones are None in files older than they are."""
         names = {f.name for f in dataclasses.fields(cls)} | set(extra)
         if not isinstance(tree, Mapping):
             raise DataError(f"{self.path}: {self.prefix or 'the file'} is not a mapping of keys to values")
+        tree = dict.fromkeys(later) | dict(tree)
         if tree.keys() != names:
             unknown, missing = sorted(map(str, tree.keys() - names)), sorted(names - tree.keys())
             raise DataError(f"{self.path}: {self.prefix or 'the file'} has unknown keys {unknown}, lacks {missing}")
-        return dict(tree)
+        return tree
 
     def check(
         self, tree: dict[str, Any], key: str, kind: type, *, optional: bool = False, low: float = -math.inf

@@ -86,6 +86,7 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
     import torch
     import yaml
 
+    from ..model.size import nonzero_parameters
     from ..run_downstream import chosen_device, sentence
     from ..s3prl_plugin.registry import register
 
@@ -104,8 +105,12 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
     except PrunedUpstreamError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
-    parameters = sum(parameter.numel() for parameter in upstream.parameters())
-    found = {"layers": len(hidden_states), "parameters": parameters, "device": place}
+    found = {
+        "layers": len(hidden_states),
+        "parameters": sum(parameter.numel() for parameter in upstream.parameters()),
+        "nonzero_parameters": nonzero_parameters(upstream),
+        "device": place,
+    }
     write_text(facts, yaml.safe_dump(found))
 
 

@@ -152,22 +152,25 @@ def write_submission(
             entry.external_attr = 0o644 << 16
             entry.create_system = 3  # Unix, on whatever system this runs
             archive.writestr(entry, submission.files[target])
-    macs = None
-    if results.macs is not None:
-        macs = {"total": results.total_macs} | dict(zip(BUCKETS, results.macs, strict=True))
     sheet = {
         "name": name,
         "method": method,
         "description": description,
         "url": url,
         "parameters": results.parameters,
-        "macs": macs,
+        "nonzero_parameters": results.nonzero_parameters,
+        "macs": _by_bucket(results.macs),
+        "macs_by_official_profiler": _by_bucket(results.profiler_macs),
         "included": sorted({target.partition("/")[0] for target in submission.files}),
         "missing": submission.missing,
         "remarks": submission.remarks,
     }
     write_text(sheet_path, yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True, width=120))
     return zip_path, sheet_path
+
+
+def _by_bucket(macs: tuple[int, ...] | None) -> dict[str, int] | None:
+    return None if macs is None else {"total": sum(macs)} | dict(zip(BUCKETS, macs, strict=True))
 
 
 def _add(submission: Submission, part: Part, source: Path, data: Data | None) -> None:

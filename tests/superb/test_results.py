@@ -18,7 +18,9 @@ RESULTS = RunResults(
     upstream="pruned_wavlm",
     checkpoint="compact.safetensors",
     parameters=26_571_392,
+    nonzero_parameters=26_571_000,
     macs=(1, 2, 3, 4),
+    profiler_macs=(1, 2, 3, 3),
     tasks={
         "pr": TaskResult({"per": 9.09}, official=True, steps=100_000, seconds=12.5, folders=("pr",)),
         "sf": TaskResult({"f1": 87.14, "cer": 27.13}, official=False, notes=("20 steps instead of 200000",), steps=20),
@@ -31,7 +33,7 @@ RESULTS = RunResults(
 def test_what_is_written_is_read(tmp_path):
     write_results(tmp_path, RESULTS)
     assert read_results(tmp_path) == RESULTS
-    assert RESULTS.total_macs == 10
+    assert (RESULTS.total_macs, RESULTS.total_profiler_macs) == (10, 9)
     assert RESULTS.metrics == {"pr.per": 9.09, "sf.f1": 87.14, "sf.cer": 27.13, "qbe.mtwv": 7.4}
 
 
@@ -48,6 +50,14 @@ def test_every_float_survives_the_file(values, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     write_results(folder, RunResults(model="m", upstream="u", tasks=tasks))
     assert read_results(folder).metrics == values
+
+
+def test_files_of_before_the_profilers_figures_are_read(tmp_path):
+    path = write_results(tmp_path, RESULTS)
+    tree = yaml.safe_load(path.read_text())
+    del tree["nonzero_parameters"], tree["profiler_macs"]
+    path.write_text(yaml.safe_dump(tree))
+    assert read_results(tmp_path) == dataclasses.replace(RESULTS, nonzero_parameters=None, profiler_macs=None)
 
 
 def test_there_are_ten_tasks_and_eleven_metrics():

@@ -91,7 +91,8 @@ def run(tmp_path) -> tuple[Path, RunResults]:
     tasks["qbe"] = TaskResult({"mtwv": 5.0}, official=True, folders=("qbe/layer_5",))
     tasks["sf"] = TaskResult({"f1": 50.0, "cer": 50.0}, official=True, folders=("sf",))
     tasks["er"] = TaskResult({"acc": 50.0}, official=True, folders=tuple(f"er/fold{i}" for i in range(1, 6)))
-    return folder, RunResults("ours", "pruned_wavlm", parameters=26, macs=(1, 2, 3, 4), tasks=tasks)
+    size = dict(parameters=26, nonzero_parameters=25, macs=(1, 2, 3, 4), profiler_macs=(1, 2, 3, 3))
+    return folder, RunResults("ours", "pruned_wavlm", **size, tasks=tasks)
 
 
 def test_a_whole_run_is_collected_in_the_leaderboards_layout(run, data):
@@ -161,6 +162,8 @@ def test_the_sheet_has_what_the_form_asks_for(run, data, tmp_path):
     assert (form["name"], form["method"], form["description"], form["url"]) == ("Ours", "pruning", "d", "u")
     assert form["parameters"] == 26
     assert form["macs"] == {"total": 10, "short": 1, "medium": 2, "long": 3, "longer": 4}
+    assert form["macs_by_official_profiler"] == {"total": 9, "short": 1, "medium": 2, "long": 3, "longer": 3}
+    assert form["nonzero_parameters"] == 25
     assert "ks_public" in form["included"] and form["missing"] == {}
     assert form["remarks"] == ["ks: not official: 200 steps instead of 200000"]
 
