@@ -86,6 +86,9 @@ def profiled() -> Iterator[dict[str, int]]:
 def seen_on(device: str, config: EncoderConfig, samples: int) -> dict[str, int]:
     with torch.device(device):
         encoder, waveforms = Encoder(config).eval().requires_grad_(False), torch.zeros(1, samples)
+    for module in encoder.modules():  # the profiler hangs its counters there
+        module.register_forward_pre_hook(lambda module, inputs: None)
+        module.register_forward_hook(lambda module, inputs, output: None)
     with torch.no_grad():
         encoder(waveforms)  # the position convolution's weight is derived once
         with profiled() as seen:
@@ -117,7 +120,7 @@ def test_on_a_gpu_when_heads_are_ragged():
 def test_on_a_cpu_the_position_convolution_is_not_seen_either(config):
     macs = count_macs(config, 20560)
     expected = seen_by_profiler(config, macs, on_cpu=True)
-    assert expected == macs.total - macs.attention_products - macs.position_convolution
+    assert seen_by_profiler(config, macs) - expected == macs.position_convolution
     assert sum(seen_on("cpu", config, 20560).values()) == pytest.approx(expected, rel=0.005)
 
 
