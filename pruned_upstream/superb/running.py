@@ -213,19 +213,22 @@ def collect_results(folder: Path) -> RunResults:
 
 
 def _collected(folder: Path) -> RunResults:
-    from ..description.macs import official_macs
+    from ..description.macs import official_macs, seen_by_profiler
     from ..model.size import count_parameters
 
     identity = _read_yaml(folder / RUN)
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
     finished = {task.name: read_results(folder / task.name) for task in select(None) if is_finished(folder / task.name)}
     config = _shape(identity["checkpoint"])
+    buckets = None if config is None else official_macs(config)
     return RunResults(
         model=identity["model"],
         upstream=identity["upstream"],
         checkpoint=identity["checkpoint"],
         parameters=facts.get("parameters") if config is None else count_parameters(config),
-        macs=None if config is None else tuple(bucket.total for bucket in official_macs(config)),
+        nonzero_parameters=facts.get("nonzero_parameters"),
+        macs=buckets and tuple(bucket.total for bucket in buckets),
+        profiler_macs=buckets and tuple(seen_by_profiler(config, bucket) for bucket in buckets),
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )
