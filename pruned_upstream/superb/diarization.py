@@ -20,6 +20,7 @@ from ..errors import DataError
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEDIANS = (1, 11)
 SAMPLE_RATE = 16000
+SCORER = "pyannote.metrics, by the conventions of dscore (no collar, overlapped speech scored)"
 
 
 @dataclass(frozen=True)

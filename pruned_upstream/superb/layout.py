@@ -32,6 +32,8 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
+from . import official
+from .official import FOLDS
 from .tasks import TASKS
 
 CORPORA = tuple(dict.fromkeys(corpus for task in TASKS.values() for corpus in task.corpora))
@@ -45,21 +47,6 @@ OFFICIAL_LEXICONS = ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-al
 OFFICIAL_SPLIT_LISTS = ("veri_test_class.txt", "iden_split.txt")  # the second is VoxCeleb's own name of the same list
 OFFICIAL_TRIAL_LIST = "voxceleb1_test_v2.txt"
 KALDI_FILES = ("segments", "utt2spk", "spk2utt", "reco2dur", "rttm")
-FOLDS = ("Session1", "Session2", "Session3", "Session4", "Session5")
-
-OFFICIAL_COUNTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    "pr": {"train": (28539,), "dev": (2703,), "test": (2620,)},
-    "asr": {"train": (28539,), "dev": (2703,), "test": (2620,)},
-    "ks": {"train and dev": (64721,), "test": (3081,)},
-    "qbe": {"recordings": (2438,), "dev queries": (138,), "eval queries": (138,)},
-    "sid": {"train": (138361,), "dev": (6904,), "test": (8251,)},
-    "sv": {"trials": (37720, 37611)},
-    "sd": {"test": (3000, 3002)},
-    "ic": {"train": (23132,), "valid": (3118,), "test": (3793,)},
-    "sf": {"train": (104672,), "valid": (2800,), "test": (2800,)},
-    "er": dict(zip(FOLDS, ((1085,), (1023,), (1151,), (1031,), (1241,)), strict=True)),
-}
-"""How many items the official corpora have; SV's trial list and LibriMix exist in two versions each."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +154,19 @@ class Inventory:
             self.problems += [problem for file in {files[0], files[-1]} if (problem := _unreadable(file))]
         return len(files)
 
-    def record(self, path: Path) -> None:
-        self.lists[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    def record(self, path: Path, name: str | None = None) -> None:
+        """Note a list's hash; one that s3prl ships and that is another here is a substitute."""
+        name = name or path.name
+        self.lists[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if self.lists[name] != official.SHA256.get(name, self.lists[name]):
+            self.substitutes.append(f"{name} is not s3prl's: other content, order or line ends")
 
     def deviations(self, task: str) -> list[str]:
         """Why a result on these data is not official; empty if it is."""
-        official = OFFICIAL_COUNTS[task]
         wrong = [
-            f"{part}: {self.counts.get(part, 0)} items, officially {' or '.join(map(str, official[part]))}"
-            for part in official
-            if self.counts.get(part, 0) not in official[part]
+            f"{part}: {self.counts.get(part, 0)} items, officially {' or '.join(map(str, counts))}"
+            for part, counts in official.COUNTS[task].items()
+            if self.counts.get(part, 0) not in counts
         ]
         return ([f"not the official data ({'; '.join(wrong)})"] if wrong else []) + self.substitutes
 
@@ -281,9 +271,10 @@ def _sid(data: Data, found: Inventory) -> None:
 
 def _sv(data: Data, found: Inventory) -> None:
     root, listing = data.corpus("VoxCeleb1"), data.trial_list()
-    speakers = _names(root / "dev/wav")
-    if not speakers:
-        found.problems.append(f"{root / 'dev/wav'} holds no speaker: the archive is not, or not wholly, extracted")
+    training = sorted((root / "dev/wav").glob("*/*/*.wav"))
+    if not training:
+        found.problems.append(f"{root / 'dev/wav'} holds no recording: the archive is not, or not wholly, extracted")
+    found.counts["train"] = found.audio(training, "VoxCeleb1/dev")
     if listing is None:
         found.problems.append(
             f"{root} holds no {OFFICIAL_TRIAL_LIST}: copy it from a clone of s3prl, or name the clone"
@@ -356,15 +347,19 @@ def _er(data: Data, found: Inventory) -> None:
     root, folds = data.corpus("IEMOCAP"), data.emotion_folds()
     if folds is None:
         found.substitutes.append("folds written from EmoEvaluation, in another order than s3prl's meta_data")
+        found.counts |= {part: sizes[0] for part, sizes in official.COUNTS["er"].items()}  # that is reason enough
     for session in FOLDS:
         if folds is None:
             found.exists(root / session / "dialog/EmoEvaluation", "the emotion labels")
             found.exists(root / session / "sentences/wav", "recordings")
-        elif found.all_exist([folds / session / f"{part}_meta_data.json" for part in ("train", "test")], "a fold"):
-            listing = folds / session / "test_meta_data.json"
-            recordings = iemocap.read_fold(listing).recordings
-            found.lists[f"{session}/{listing.name}"] = hashlib.sha256(listing.read_bytes()).hexdigest()
-            found.counts[session] = found.audio([root / path for path in recordings], f"{session}")
+            continue
+        for part in ("train", "test"):
+            listing = folds / session / f"{part}_meta_data.json"
+            if found.exists(listing, "a fold"):
+                recordings = iemocap.read_fold(listing).recordings
+                found.record(listing, f"{session}/{listing.name}")
+                name = session if part == "test" else f"{session}, {part}"
+                found.counts[name] = found.audio([root / path for path in recordings], name)
 
 
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {

@@ -17,7 +17,8 @@ from ..errors import DataError
 from ..files import write_text
 from ..s3prl_plugin import caches
 from ..s3prl_plugin.parts import libri2mix, librispeech, vocabularies
-from .layout import FOLDS, LIBRISPEECH_SPLITS, Data
+from .layout import LIBRISPEECH_SPLITS, Data
+from .official import FOLDS
 from .tasks import TASKS
 
 Overrides = dict[str, Any]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
-from . import diarization, mtwv
-from .layout import FOLDS
+from . import diarization, mtwv, official
+from .official import FOLDS
 from .results import TaskResult
 from .tasks import Reading, Task
 from .worker import STDOUT
@@ -144,7 +144,7 @@ def _best_on_dev(plan: Plan) -> Steps:
     details = dict(training.details)
     if "test-lm" in outcomes:
         details["wer with language model"] = plan.task.test[0].last(outcomes["test-lm"].stdout)
-    return plan.result(_read(plan, outcomes["test"]), ["test"], unofficial=unofficial, details=details)
+    return plan.result(_read(plan, outcomes["test"]), list(outcomes), unofficial=unofficial, details=details)
 
 
 def _layers(plan: Plan) -> Steps:
@@ -156,35 +156,45 @@ def _layers(plan: Plan) -> Steps:
         return Stage(name, ("-m", "evaluate", *plan.upstream, *which, "-p", str(plan.folder / name), *plan.common))
 
     outcomes = yield [search(layer, "dev") for layer in range(plan.layers)]
-    scores, scorers = {}, set()
-    for layer in range(plan.layers):
-        scores[layer], scorer = _term_weighted_value(plan, outcomes[f"layer-{layer:02d}/dev"], "dev")
-        scorers.add(scorer)
+    scored = [_term_weighted_value(plan, outcomes[f"layer-{layer:02d}/dev"], "dev") for layer in range(plan.layers)]
+    scores = {layer: value.score for layer, value in enumerate(scored)}
     best = max(scores, key=scores.get)
     chosen = f"layer-{best:02d}/test"
     outcomes = yield [search(best, "test")]
-    score, scorer = _term_weighted_value(plan, outcomes[chosen], "eval")
+    tested = _term_weighted_value(plan, outcomes[chosen], "eval")
+    substituted = next((value for value in [tested, *scored] if value.unofficial), None)
     return plan.result(
-        {"mtwv": 100 * score},
+        {"mtwv": 100 * tested.score},
         [chosen],
-        notes=sorted(scorers | {scorer}),
-        details={"layer": best, "dev mtwv": 100 * scores[best]},
+        unofficial=[substituted.unofficial] if substituted else [],
+        details={"layer": best, "dev mtwv": 100 * scores[best], "scorer": (substituted or tested).scorer},
     )
 
 
 def _checkpoints(plan: Plan) -> Steps:
-    """SV: there is no development set; every saved checkpoint is tested, the lowest EER counts (test_expdir.sh)."""
+    """SV: there is no development set; ten saved checkpoints are tested, the lowest EER counts (test_expdir.sh).
+
+    More of them would make the choice on test data, which this is, a larger bias. A shortened training is tested at
+    whatever it saved.
+    """
     training = yield from _train(plan, {"": ()})
     reading = plan.task.test[0]
-    stages = {f"test-{_step(path)}": path for path in saved_checkpoints(training.folders[""])}
+    saved = {_step(path): path for path in saved_checkpoints(training.folders[""])}
+    unofficial = []
+    if plan.steps == plan.task.steps:
+        absent = [step for step in official.TRAINING_CHECKPOINTS if step not in saved]
+        unofficial = [f"no checkpoint of step {', '.join(map(str, absent))}"] if absent else []
+        saved = {step: saved[step] for step in official.TRAINING_CHECKPOINTS if step in saved}
+    stages = {f"test-{step}": path for step, path in saved.items()}
     if not stages:
-        raise PrunedUpstreamError(f"{training.folders['']} holds no states-*.ckpt; s3prl saved nothing")
+        raise PrunedUpstreamError(f"{training.folders['']} holds no states-*.ckpt to test; s3prl saved nothing")
     outcomes = yield [plan.evaluate(name, path) for name, path in stages.items()]
     rates = {name: reading.last(outcomes[name].stdout) for name in stages}
     best = min(rates, key=rates.get)
     return plan.result(
         {reading.metric: rates[best]},
         [best],
+        unofficial=unofficial,
         details=training.details | {"checkpoint": stages[best].name, "checkpoints tested": len(stages)},
     )
 
@@ -223,7 +233,7 @@ def _diarization(plan: Plan) -> Steps:
         {"der": 100 * best.rate},
         ["test"],
         unofficial=unofficial,
-        details=training.details | {"threshold": best.threshold, "median": best.median},
+        details=training.details | {"threshold": best.threshold, "median": best.median, "scorer": diarization.SCORER},
     )
 
 
@@ -309,18 +319,37 @@ def _read(plan: Plan, outcome: StageOutput) -> dict[str, float]:
     return {reading.metric: reading.last(outcome.stdout) for reading in plan.task.test}
 
 
-def _term_weighted_value(plan: Plan, outcome: StageOutput, split: str) -> tuple[float, str]:
-    """MTWV of one search and who scored it: the data set's own scorer where it runs, else ours."""
+@dataclass(frozen=True)
+class _TermWeightedValue:
+    """MTWV of one search, who scored it, and why that makes it not official, if it does."""
+
+    score: float
+    scorer: str
+    unofficial: str = ""
+
+
+def _term_weighted_value(plan: Plan, outcome: StageOutput, split: str) -> _TermWeightedValue:
+    """The data set's own scorer where it runs, else ours."""
     if plan.scoring is None:
         raise DataError("QbE has no scoring folder to score with")
     truth = f"groundtruth_quesst14_{split}"
     script = plan.scoring / "score-TWV-Cnxe.sh"
+    why = "it is not in the scoring folder"
     if script.exists():
         command = [str(script.resolve()), str(outcome.folder.resolve()), truth, str(int(mtwv.MISSING_SCORE))]
-        ended = subprocess.run(command, cwd=plan.scoring, capture_output=True, text=True, check=False)
-        if found := re.search(r"maxTWV:\s*(\S+)", ended.stdout):
-            return float(found[1]), "TWV by the data set's scorer"
-    return mtwv.score_folder(outcome.folder, plan.scoring / truth), "TWV by this package's scorer"
+        try:
+            ended = subprocess.run(command, cwd=plan.scoring, capture_output=True, text=True, check=False)
+        except OSError as error:
+            why = f"{error.strerror}"
+        else:
+            if found := re.search(r"maxTWV:\s*(\S+)", ended.stdout):
+                return _TermWeightedValue(float(found[1]), f"the data set's {script.name}")
+            why = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}, no maxTWV"])[-1]
+    return _TermWeightedValue(
+        mtwv.score_folder(outcome.folder, plan.scoring / truth),
+        "this package's (superb/mtwv.py)",
+        f"MTWV by this package's scorer: the data set's {script.name} did not score ({why})",
+    )
 
 
 def _decoder(model: Path, lexicon: Path) -> list[str]:

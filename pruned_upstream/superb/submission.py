@@ -23,7 +23,8 @@ from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_write, write_text
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
-from .layout import FOLDS, KEYWORD_CLASSES, LIBRISPEECH_SPLITS, OFFICIAL_COUNTS, Data, kaldi_recordings
+from . import official
+from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data, kaldi_recordings
 from .results import RunResults
 
 ZIP_NAME = "predict.zip"
@@ -41,7 +42,7 @@ class Part:
         target: its path below predict/.
         task: the task, and `run`, which of the task's folders holds it.
         source: its name there.
-        count: the part of `layout.OFFICIAL_COUNTS` that it must have as many predictions as.
+        count: the part of `official.COUNTS` that it must have as many predictions as.
         valid: whether a prediction can be meant so.
         optional: it is no fault to lack it.
     """
@@ -70,7 +71,7 @@ PARTS = (
     # an empty transcript is a possible one
     Part("pr_public/predict.ark", "pr", "test-hyp.ark", valid=lambda text: True),
     Part("asr_public/predict.ark", "asr", "test-clean-noLM-hyp.ark", valid=lambda text: True),
-    Part("asr_lm_public/predict.ark", "asr", "test-clean-LM-hyp.ark", valid=lambda text: True, optional=True),
+    Part("asr_lm_public/predict.ark", "asr", "test-clean-LM-hyp.ark", run=1, valid=lambda text: True, optional=True),
     Part("ks_public/predict.txt", "ks", "test_predict.txt", valid=lambda text: text in KEYWORD_CLASSES),
     Part("qbe_public/benchmark.stdlist.xml", "qbe", "benchmark.stdlist.xml", count="eval queries"),
     Part("sid_public/predict.txt", "sid", "test_predict.txt", valid=lambda text: text.startswith("id1")),
@@ -80,7 +81,7 @@ PARTS = (
     Part("sf_public/predict.ark", "sf", "test-hyp.ark", valid=lambda text: True),
     *(
         Part(f"er_fold{number}_public/predict.txt", "er", f"test_fold{number}_predict.txt", session, number - 1)
-        for number, session in enumerate(FOLDS, start=1)
+        for number, session in enumerate(official.FOLDS, start=1)
     ),
 )
 
@@ -108,7 +109,8 @@ def gather_predictions(folder: str | Path, results: RunResults, *, data: Data | 
         if task is None:
             submission.missing[part.target] = "the task was not run, or failed"
         elif part.run >= len(task.folders):
-            submission.missing[part.target] = "the results name no folder with its predictions"
+            if not part.optional:
+                submission.missing[part.target] = "the results name no folder with its predictions"
         else:
             source = Path(folder) / task.folders[part.run] / part.source
             if source.exists():
@@ -241,9 +243,9 @@ def _check_names(names: Sequence[str], part: Part, data: Data | None) -> None:
         raise DataError(f"{len(twice)} names come twice, e.g. {twice[0]}")
     expected = None if data is None else _TEST_NAMES[part.task](data, part)
     if expected is None:
-        official = OFFICIAL_COUNTS[part.task][part.count]
-        if len(names) not in official:
-            raise DataError(f"it has {len(names)} predictions, the test set {' or '.join(map(str, official))} items")
+        wanted = official.COUNTS[part.task][part.count]
+        if len(names) not in wanted:
+            raise DataError(f"it has {len(names)} predictions, the test set {' or '.join(map(str, wanted))} items")
         return
     absent, strangers = Counter(expected) - Counter(names), Counter(names) - Counter(expected)
     if absent or strangers:

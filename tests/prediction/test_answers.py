@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pruned_upstream.prediction import load_task, recordings
-from pruned_upstream.superb.layout import FOLDS, KEYWORD_CLASSES
+from pruned_upstream.superb.layout import KEYWORD_CLASSES
+from pruned_upstream.superb.official import FOLDS
 
 h5py = pytest.importorskip("h5py")
 TOLERANCE = dict(rel=1e-4, abs=1e-4)

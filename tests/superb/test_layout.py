@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from pruned_upstream.errors import DataError
-from pruned_upstream.superb import layout
+from pruned_upstream.superb import layout, official
 from pruned_upstream.superb.layout import Data, take_inventory
 from pruned_upstream.superb.tasks import TASKS
 
@@ -93,7 +94,7 @@ def write_snips(root: Path) -> None:
 
 def write_iemocap(root: Path) -> None:
     corpus = root / "IEMOCAP"
-    for session in layout.FOLDS:
+    for session in official.FOLDS:
         name = f"{session}/sentences/wav/d/{session}_a.wav"
         write_audio(corpus / name)
         write_text(
@@ -188,16 +189,56 @@ def test_words_without_pronunciation_are_named(corpora):
     )
 
 
-def test_official_counts_make_official_data_and_lists_carry_their_hash(corpora, monkeypatch):
-    monkeypatch.setitem(layout.OFFICIAL_COUNTS, "sv", {"trials": (1,)})
+@pytest.fixture
+def as_official(corpora, monkeypatch) -> Path:
+    """The miniature VoxCeleb1 as if it were the official one."""
+    trials = corpora / "VoxCeleb1/voxceleb1_test_v2.txt"
+    monkeypatch.setitem(official.COUNTS, "sv", {"train": (1,), "trials": (1,)})
+    monkeypatch.setitem(official.SHA256, trials.name, hashlib.sha256(trials.read_bytes()).hexdigest())
+    return trials
+
+
+def test_official_counts_and_lists_make_official_data_and_lists_carry_their_hash(corpora, as_official):
     inventory = take_inventory("sv", Data(corpora))
     assert inventory.deviations("sv") == []
-    assert len(inventory.lists["voxceleb1_test_v2.txt"]) == 64
+    assert inventory.lists[as_official.name] == official.SHA256[as_official.name]
 
 
-def test_a_substituted_list_is_not_official(corpora, monkeypatch):
-    monkeypatch.setitem(layout.OFFICIAL_COUNTS, "sv", {"trials": (1,)})
-    (corpora / "VoxCeleb1/voxceleb1_test_v2.txt").rename(corpora / "VoxCeleb1/veri_test2.txt")
+@pytest.mark.parametrize("change", [("1 ", "0 "), ("\n", ""), ("\n", "\r\n")])
+def test_a_list_of_other_content_is_not_official(corpora, as_official, change):
+    as_official.write_bytes(as_official.read_bytes().replace(*(text.encode() for text in change)))
+    (reason,) = take_inventory("sv", Data(corpora)).deviations("sv")
+    assert reason.startswith("voxceleb1_test_v2.txt is not s3prl's")
+
+
+@pytest.mark.parametrize(
+    ("task", "part"),
+    [
+        *((task, part) for task in ("pr", "asr") for part in ("train", "dev", "test")),
+        *(("sid", part) for part in ("train", "dev", "test")),
+        *(("sd", part) for part in ("train", "dev", "test")),
+        *(("ic", part) for part in ("train", "valid", "test")),
+        *(("sf", part) for part in ("train", "valid", "test")),
+        ("sv", "train"),
+        ("sv", "trials"),
+        ("er", "Session1"),
+        ("er", "Session1, train"),
+    ],
+)
+def test_every_list_is_counted(corpora, task, part):
+    """One training file used to pass."""
+    (reason, *_) = take_inventory(task, Data(corpora)).deviations(task)
+    found = take_inventory(task, Data(corpora)).counts[part]
+    assert f"{part}: {found} items, officially {official.COUNTS[task][part][0]}" in reason
+
+
+def test_folds_of_other_content_are_not_official(corpora):
+    reasons = take_inventory("er", Data(corpora)).deviations("er")
+    assert "Session2/train_meta_data.json is not s3prl's: other content, order or line ends" in reasons
+
+
+def test_a_substituted_list_is_not_official(corpora, as_official):
+    as_official.rename(corpora / "VoxCeleb1/veri_test2.txt")
     assert take_inventory("sv", Data(corpora)).deviations("sv") == [
         "trial list veri_test2.txt instead of voxceleb1_test_v2.txt"
     ]
@@ -209,7 +250,8 @@ def test_a_clones_lists_come_first(corpora, tmp_path):
         write_text(clone / "s3prl/downstream/ctc/lexicon" / name, "GO G OW1\nON AA1 N\n")
     data = Data(corpora, clone=clone)
     assert [path.parent.name for path in data.lexicons()] == ["lexicon", "lexicon"]
-    assert take_inventory("pr", data).substitutes == []
+    (other,) = take_inventory("pr", data).substitutes  # of the two, the hash of the smaller is known
+    assert other.startswith("librispeech-lexicon-allothers-g2p.txt is not s3prl's")
     assert data.trial_list() == corpora / "VoxCeleb1/voxceleb1_test_v2.txt"
     with pytest.raises(DataError, match="not a clone"):
         Data(corpora, clone=corpora)

@@ -10,7 +10,8 @@ import pytest
 from pruned_upstream.errors import DataError
 from pruned_upstream.s3prl_plugin.parts import libri2mix
 from pruned_upstream.superb import preparation
-from pruned_upstream.superb.layout import FOLDS, Data, take_inventory
+from pruned_upstream.superb.layout import Data, take_inventory
+from pruned_upstream.superb.official import FOLDS
 
 
 @pytest.fixture(autouse=True)

@@ -83,6 +83,19 @@ def test_speaker_verification_tests_every_checkpoint_and_the_lowest_rate_counts(
     assert result.details == {"checkpoint": "states-40.ckpt", "checkpoints tested": 3}
 
 
+def test_official_speaker_verification_tests_ten_checkpoints(tmp_path):
+    """All twenty that s3prl saves would be a choice among more numbers on test data."""
+    saved = [f"states-{step}.ckpt" for step in range(10_000, 200_001, 10_000)]
+    tested = [f"test-{step}" for step in range(20_000, 200_001, 20_000)]
+    outputs = {name: f"sv-voxceleb1/test-EER: {0.2 - k / 100}\n" for k, name in enumerate(tested)}
+    rounds, result = drive(make_plan(tmp_path, "sv", steps=200_000), outputs, saved)
+    assert list(rounds[1]) == tested
+    assert (result.metrics, result.official) == ({"eer": pytest.approx(11.0)}, True)
+
+    _, result = drive(make_plan(tmp_path / "cut", "sv", steps=200_000), outputs, saved[:-1])
+    assert (result.official, result.notes) == (False, ("no checkpoint of step 200000",))
+
+
 def test_emotion_recognition_is_the_mean_of_five_folds(tmp_path):
     outputs = {f"fold{k}/test": f"test acc: {k / 10}\n" for k in range(1, 6)}
     rounds, result = drive(make_plan(tmp_path, "er"), outputs)
@@ -101,16 +114,20 @@ def write_search(folder: Path, target_score: float) -> None:
     )
 
 
-def test_query_by_example_takes_the_layer_that_is_best_on_dev(tmp_path):
-    plan = make_plan(tmp_path, "qbe", layers=3, steps=0, scoring=tmp_path / "scoring")
+def write_truth(scoring: Path) -> None:
     for split in ("dev", "eval"):
-        truth = tmp_path / f"scoring/groundtruth_quesst14_{split}"
+        truth = scoring / f"groundtruth_quesst14_{split}"
         truth.mkdir(parents=True)
         (truth / "x.ecf.xml").write_text(
             '<ecf><excerpt audio_filename="a.wav"/><excerpt audio_filename="b.wav"/></ecf>'
         )
         (truth / "x.tlist.xml").write_text('<termlist><term termid="q"/></termlist>')
         (truth / "x.rttm").write_text("LEXEME a 1 0 1 q lex x 1\n")
+
+
+def test_query_by_example_takes_the_layer_that_is_best_on_dev(tmp_path):
+    plan = make_plan(tmp_path, "qbe", layers=3, steps=0, scoring=tmp_path / "scoring")
+    write_truth(plan.scoring)
     for layer, score in enumerate([-1.0, 1.0, -1.0]):  # only layer 1 ranks the target first on dev; its test fails
         write_search(plan.folder / f"layer-{layer:02d}/dev", score)
         write_search(plan.folder / f"layer-{layer:02d}/test", -score)
@@ -122,8 +139,9 @@ def test_query_by_example_takes_the_layer_that_is_best_on_dev(tmp_path):
     arguments = rounds[0]["layer-02/dev"].arguments
     assert arguments[arguments.index("-l") + 1] == "2"
     assert result.metrics == {"mtwv": 0.0}
-    assert result.details == {"layer": 1, "dev mtwv": 100.0}
-    assert result.notes == ("TWV by this package's scorer",)
+    assert result.details == {"layer": 1, "dev mtwv": 100.0, "scorer": "this package's (superb/mtwv.py)"}
+    (reason,) = result.notes
+    assert not result.official and "it is not in the scoring folder" in reason
     assert result.steps is None
 
 
@@ -136,7 +154,24 @@ def test_the_data_sets_own_scorer_is_preferred(tmp_path):
     _, result = drive(plan, {})
     assert result.metrics == {"mtwv": pytest.approx(4.0)}
     assert result.details["dev mtwv"] == pytest.approx(3.0)
-    assert result.notes == ("TWV by the data set's scorer",)
+    assert (result.official, result.notes) == (True, ())
+    assert result.details["scorer"] == "the data set's score-TWV-Cnxe.sh"
+
+
+def test_a_scorer_that_does_not_run_makes_the_result_not_official(tmp_path):
+    """QUESST's script needs Java; where there is none it printed nothing, and ours stood in for it in silence."""
+    plan = make_plan(tmp_path, "qbe", steps=0, scoring=tmp_path / "scoring")
+    write_truth(plan.scoring)
+    for split in ("dev", "test"):
+        write_search(plan.folder / f"layer-00/{split}", 1.0)
+    script = plan.scoring / "score-TWV-Cnxe.sh"
+    script.write_text("#!/bin/sh\njava-that-is-not-there -jar scorer.jar\n")
+    for mode, words in ((0o755, "not found"), (0o644, "Permission denied")):
+        script.chmod(mode)
+        _, result = drive(plan, {})
+        assert result.metrics == {"mtwv": 100.0}
+        (reason,) = result.notes
+        assert not result.official and words in reason
 
 
 def test_the_learning_rate_is_chosen_on_dev_where_lower_can_be_better(tmp_path):
@@ -165,6 +200,7 @@ def test_a_language_model_gives_a_second_number(tmp_path):
     assert any("kenlm_model=4-gram.arpa" in argument for argument in rounds[1]["test-lm"].arguments)
     assert result.metrics == {"wer": 10.5}
     assert result.details["wer with language model"] == 7.5
+    assert result.folders == ("asr/test", "asr/test-lm")  # whose transcripts go into the submission
 
 
 def test_a_path_that_s3prl_cannot_take_is_refused(tmp_path):

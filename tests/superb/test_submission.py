@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from pruned_upstream.errors import DataError
-from pruned_upstream.superb.layout import FOLDS, KEYWORD_CLASSES, OFFICIAL_COUNTS, Data
+from pruned_upstream.superb.layout import KEYWORD_CLASSES, Data
+from pruned_upstream.superb.official import COUNTS, FOLDS
 from pruned_upstream.superb.results import RunResults, TaskResult
 from pruned_upstream.superb.submission import PARTS, gather_predictions, write_submission
 
@@ -130,7 +131,10 @@ def test_keywords_are_sorted_and_everything_else_keeps_its_order(run, data):
 
 def test_decoding_with_a_language_model_is_an_entry_of_its_own(run, data):
     folder, results = run
-    write(folder / "asr/test-clean-LM-hyp.ark", "1-2-0000 TWO\n1-2-0001 ONE\n")
+    assert "asr_lm_public/predict.ark" not in gather_predictions(folder, results, data=data).missing
+    write(folder / "asr-lm/test-clean-LM-hyp.ark", "1-2-0000 TWO\n1-2-0001 ONE\n")
+    asr = dataclasses.replace(results.tasks["asr"], folders=("asr", "asr-lm"))
+    results = dataclasses.replace(results, tasks={**results.tasks, "asr": asr})
     assert "asr_lm_public/predict.ark" in gather_predictions(folder, results, data=data).files
 
 
@@ -261,8 +265,8 @@ def test_without_the_corpora_the_official_number_of_items_decides(run):
     submission = gather_predictions(*run)
     assert submission.files == {}
     assert "it has 2 predictions, the test set 2620 items" in submission.missing["pr_public/predict.ark"]
-    assert "37720 or 37611" in submission.missing["sv_public/predict.txt"]
-    counts = [OFFICIAL_COUNTS[part.task][part.count] for part in PARTS]
+    assert "the test set 37720 items" in submission.missing["sv_public/predict.txt"]
+    counts = [COUNTS[part.task][part.count] for part in PARTS]
     assert all(counts), "every part has an official number"
 
 
