@@ -164,15 +164,15 @@ def _signals_as_interruptions() -> Iterator[None]:
 
 def _cancel(jobs: Collection[Any], grace_seconds: float) -> None:
     """End jobs. submitit gives local ones a second; those that save what they did are asked before, and waited for."""
-    give_up = time.monotonic() + grace_seconds
-    for job in jobs if grace_seconds else ():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(job.job_id), signal.SIGTERM)  # a local job's number is its process, which passes it on
-    while not all(job.done() for job in jobs) and time.monotonic() < give_up:
-        time.sleep(POLL_SECONDS)
+    if grace_seconds:
+        give_up = time.monotonic() + grace_seconds
+        for job in jobs:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)  # a local job's number is its process, which passes it on
+        while not all(job.done() for job in jobs) and time.monotonic() < give_up:
+            time.sleep(POLL_SECONDS)
     for job in jobs:
-        if not job.done():
-            job.cancel()
+        job.cancel()
 
 
 class _Queue:

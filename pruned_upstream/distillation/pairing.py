@@ -85,13 +85,13 @@ class LayerPairing(nn.Module):
         return self.variant != "fixed" and bool(self._chosen_layers())
 
     @torch.no_grad()
-    def table(self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor) -> Tensor:
-        """Squared error of every pair, summed over valid frames: what `choose` needs, once it is summed over the
+    def table(self, student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Squared error of every pair, summed over frames: what `choose` needs, once it is summed over the
         micro-batches and processes of a step.
 
         Args:
             student, teacher: projected features, then the L layers' outputs: L + 1 tensors (B, T, d).
-            valid: (B, T).
+            weights: (B, T), of each frame; 0 at padding.
 
         Returns:
             (teacher layers above 0, L).
@@ -99,7 +99,7 @@ class LayerPairing(nn.Module):
         columns = []
         for j in range(1, self.num_layers + 1):
             mapped = {number: self.maps[number](student[j]) for number in self._maps_of_choice()}  # (B, T, d) each
-            errors = [mse(mapped[self._map_of[k]], teacher[k], valid) for k in self._chosen_layers()]
+            errors = [mse(mapped[self._map_of[k]], teacher[k], weights) for k in self._chosen_layers()]
             columns.append(torch.stack(errors))
         return torch.stack(columns, dim=1)
 
@@ -136,11 +136,11 @@ class LayerPairing(nn.Module):
         return given + pairs[::-1]
 
     def forward(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor, pairs: Sequence[int]
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor, pairs: Sequence[int]
     ) -> Tensor:
-        """Loss of the chosen pairs, summed over pairs and valid frames; shapes as in `table`."""
+        """Loss of the chosen pairs, summed over pairs and frames; shapes as in `table`."""
         distances = [
-            self.distance(self.maps[self._map_of[k]](student[j]), teacher[k], valid)
+            self.distance(self.maps[self._map_of[k]](student[j]), teacher[k], weights)
             for k, j in zip(self.teacher_layers, pairs, strict=True)
         ]
         return torch.stack(distances).sum()

@@ -203,6 +203,7 @@ def _list(source: Path, for_training: bool) -> _Listing:
             else:
                 found.unusable[printable(name)] = "its name is not UTF-8; rename it"
         found.recordings.sort()
+        found.left_out.sort()
         return found
     if source.suffix == ".tsv" and source.is_file():
         return _Listing(source, read_manifest(source))

@@ -106,7 +106,7 @@ class PredictionObjective(DistillationObjective):
     def distance(self, encoded: Encoded) -> Tensor:
         targets = [encoded.teacher[k] for k in self.teacher_layers]
         pairs = zip(predictions(self.student, encoded.student[-1]), targets, strict=True)
-        return torch.stack([self.head_loss(ours, target, encoded.valid) for ours, target in pairs]).mean()
+        return torch.stack([self.head_loss(ours, target, encoded.weights) for ours, target in pairs]).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

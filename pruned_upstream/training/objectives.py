@@ -23,28 +23,34 @@ from .schedules import warmup_linear_decay
 
 
 class Encoded(NamedTuple):
-    """Both models' view of a micro-batch, and the frames that count.
+    """Both models' view of a micro-batch, and how much each frame counts.
 
     student, teacher: projected features before the position convolution, then the output of each layer: (B, T, d) each.
-    valid: (B, T), True at frames that are not padding.
+    weights: (B, T), 0 at padding.
     """
 
     student: list[Tensor]
     teacher: list[Tensor]
-    valid: Tensor
+    weights: Tensor
 
 
 class DistillationObjective:
     """A student learns from its teacher's hidden states; a subclass says by which distance.
+
+    by_utterance: whether the loss is a mean over utterances, each of which is a mean over its frames; else it is one
+        over all frames of the batch, where long utterances count more.
 
     Args:
         teacher, student: on the device of `processes`; the teacher is frozen.
         options: the student's weights and biases are learned at these rates.
     """
 
+    by_utterance = False
+
     # of the step that is being done
     step: int
     frames: Tensor  # of the whole batch, without padding
+    summands: Tensor  # frames, or utterances
     distillation: Tensor
 
     def __init__(self, teacher: Encoder, student: Encoder, options: Optimisation, processes: Processes) -> None:
@@ -56,7 +62,7 @@ class DistillationObjective:
         self.modules = nn.ModuleDict({"student": student})
 
     def distance(self, encoded: Encoded) -> Tensor:
-        """What is learned from a micro-batch, summed over its valid frames."""
+        """What is learned from a micro-batch, summed over its frames by their weights."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -74,11 +80,13 @@ class DistillationObjective:
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         self.step = step
-        self.frames = self.processes.sum_(self.processes.scalar(sum(self._count(part) for part in parts if part.wavs)))
+        counts = [sum(self._count(part) for part in parts if part.wavs), sum(len(part.wavs) for part in parts)]
+        self.frames, utterances = self.processes.sum_(torch.stack([*map(self.processes.scalar, counts)])).unbind()
+        self.summands = utterances if self.by_utterance else self.frames
         self.distillation = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
-        loss = self.distance(self._encode(part)) / self.frames
+        loss = self.distance(self._encode(part)) / self.summands
         self.distillation += loss.detach()
         return loss
 
@@ -114,8 +122,11 @@ class DistillationObjective:
         return Encoded(
             [student.projected, *student.hidden_states[1:]],
             [teacher.projected, *teacher.hidden_states[1:]],
-            ~student.padding_mask,
+            self._weights(~student.padding_mask),
         )
+
+    def _weights(self, valid: Tensor) -> Tensor:  # (B, T) -> (B, T)
+        return valid / valid.sum(1, keepdim=True).clamp(min=1) if self.by_utterance else valid
 
     def _count(self, part: Batch) -> int:
         """Frames of a part that are not padding."""
@@ -141,8 +152,11 @@ class PairedDistillation(DistillationObjective):
         pairing: LayerPairing,
         options: Optimisation,
         processes: Processes = Processes(),
+        *,
+        by_utterance: bool = False,
     ) -> None:
         super().__init__(teacher, student, options, processes)
+        self.by_utterance = by_utterance
         self.pairing = pairing
         self.modules["pairing"] = pairing
         layers = student.config.layers

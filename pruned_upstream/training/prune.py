@@ -78,8 +78,11 @@ class Distillation:
     groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
     pairing: str = "v4"
     loss: str = "mse"
+    average: str = "frames"  # of the batch together; or "utterances": over each one's frames, then over them
 
     def check(self) -> None:
+        averages = ("frames", "utterances")
+        require(self.average in averages, "distillation.average", self.average, f"be one of {', '.join(averages)}")
         lists = self.groups is None or all(isinstance(group, list) for group in self.groups)
         numbers = lists and all(isinstance(layer, int) for group in self.groups or () for layer in group)
         require(numbers, "distillation.groups", self.groups, "be null, or lists of layers such as [[0],[4,8,12]]")
@@ -180,7 +183,8 @@ class PruningObjective(PairedDistillation):
         recipe: PruneRecipe,
         processes: Processes = Processes(),
     ) -> None:
-        super().__init__(teacher, student, pairing, recipe.optimisation, processes)
+        by_utterance = recipe.distillation.average == "utterances"
+        super().__init__(teacher, student, pairing, recipe.optimisation, processes, by_utterance=by_utterance)
         self.gates = gates
         gentle = recipe.sparsity.price == "gentle"
         self.price: Price = GentlePrice(recipe.sparsity.strength) if gentle else Lagrangian()
@@ -448,7 +452,14 @@ def _distil_further(start: Path, first: Trainer, recipe: PruneRecipe, amend: boo
     student = load(start, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
     inputs = {**first.inputs, "first-stage weights": encoder_fingerprint(student)}
     pruning = cast(PruningObjective, first.objective)
-    objective = PairedDistillation(pruning.teacher, student, pruning.pairing, stage.optimisation, processes)
+    objective = PairedDistillation(
+        pruning.teacher,
+        student,
+        pruning.pairing,
+        stage.optimisation,
+        processes,
+        by_utterance=pruning.by_utterance,
+    )
     before = _loss_of(objective, batches[0])
     seed = noise_seed(recipe.run.seed, SECOND_STAGE)
     others = Batches(batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)

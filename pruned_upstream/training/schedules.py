@@ -18,7 +18,7 @@ def warmup_constant(steps: int, warmup: float) -> Schedule:
 
 
 def warmup_linear_decay(steps: int, warmup: float) -> Schedule:
-    """Linear from 0 over the first `warmup` (a share) of `steps`, then linear to 0 (Wang et al. 2023, section 3.2).
+    """Linear from 0 over the first `warmup` (a share) of `steps`, then linear to 0 (Wang et al. 2023, section 4.2).
 
     The first step takes the first rate above 0 and 0 is where the step after the last would be, so that no step
     is spent on a rate of 0.
