@@ -78,7 +78,7 @@ class Distillation:
     groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
     pairing: str = "v4"
     loss: str = "mse"
-    average: str = "frames"  # of the batch together; or "utterances": over each one's frames, then over them
+    average: str = "utterances"  # over each one's frames, then over them (equation 5); or all "frames" together
 
     def check(self) -> None:
         averages = ("frames", "utterances")

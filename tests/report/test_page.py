@@ -41,7 +41,7 @@ def test_a_page_about_a_finished_run(pruned, tmp_path):
     assert found["sparsity, target"] == ["50.00%"]
     assert found["sparsity, counted"] == [f"{run.outcome['counted_sparsity']:.2%}"]
     assert found["compact against gated, largest difference"] == [f"{run.outcome['difference_from_gated']:.1e}"]
-    assert found["recordings skipped"] == ["0"]
+    assert found["recordings skipped before training"] == ["0"]
     assert found["sparsity.target"] == ["0.8", "0.5"]  # of the base recipe, of the run
     assert "data.workers" not in found  # it changes nothing that is computed
     titles = [heading.text_content() for heading in document.iter("h2")]
