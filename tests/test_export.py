@@ -46,6 +46,21 @@ def exported(onnx_packages, tmp_path_factory, request):
     return encoder, export_onnx(encoder, path, provenance={"teacher": "tiny"})
 
 
+@pytest.mark.parametrize("shape", ["whisper", "whisper_own_length"])
+@torch.no_grad()
+def test_windows_of_any_number(onnx_packages, tmp_path, shape):
+    """Recordings within a window of 1200 samples, of several windows, and to a sample's breadth of one."""
+    encoder = ragged(SHAPES[shape])
+    assert export_onnx(encoder, tmp_path / "model.onnx").largest < 1e-5
+    deployed = OnnxEncoder(tmp_path / "model.onnx")
+    for lengths in ((5000, 300), (1200,), (1201, 1), (1199, 640)):
+        wavs = unequal_waveforms(lengths)
+        expected = encoder(*encoder.prepare(wavs))
+        states, mask = deployed.extract(wavs)
+        assert torch.equal(mask, expected.padding_mask)
+        assert largest_difference(states, expected.hidden_states, mask) < 1e-5
+
+
 @torch.no_grad()
 def test_any_batch_and_any_length(exported):
     encoder, report = exported

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from pruned_upstream.files import write_text
 from pruned_upstream.model.checkpoint import load, save
+from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.convert.whisper import at_own_length
 from pruned_upstream.model.size import count_parameters, prunable_parameters
 
@@ -96,7 +98,7 @@ class Benchmark:
                 "sparsity": sparsity,
                 "seed": seed,
                 "variant": variant,
-                "parameters": count_parameters(encoder.config),
+                "parameters": count_parameters(read_out(encoder.config)),
                 "gone": 1 - prunable_parameters(encoder.config) / prunable_parameters(dense),
                 "core": self.interview.core(student, is_teacher=is_teacher),
             }
@@ -104,6 +106,11 @@ class Benchmark:
             known["heads"] = self.interview.heads(student, is_teacher=is_teacher)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(known, indent=1) + "\n")
+
+
+def read_out(config: EncoderConfig) -> EncoderConfig:
+    """What is computed to answer: of the prediction heads, the last."""
+    return dataclasses.replace(config, prediction_heads=min(config.prediction_heads, 1))
 
 
 if __name__ == "__main__":

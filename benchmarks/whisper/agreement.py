@@ -26,7 +26,7 @@ from pruned_upstream.model.encoder import Encoder
 from . import weights
 from .speech import Speech
 
-RECORDINGS = 4
+RECORDINGS = 2
 SMALL = {"num_layers": 12, "embed_dim": 768, "num_heads": 12}
 WHOLE = {"feature_extractor.conv_layers.0.0": "conv1", "feature_extractor.conv_layers.1.0": "conv2"}
 

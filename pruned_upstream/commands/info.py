@@ -88,6 +88,11 @@ def _provenance(file: Path, header: Header) -> Table:
     table = Table(title=str(file), title_justify="left", show_header=False)
     shape = "dense" if header.config.is_dense else "compact"
     table.add_row("model", f"{header.config.family}, {shape}, {header.config.num_layers} layers")
+    if header.config.log_mel is not None:
+        rate, positions = header.config.downsample_rate, header.config.positions
+        seconds = rate * positions / 16000
+        filled = f"windows filled up to {seconds:g} s" if header.config.whole_windows else "recordings at their own length"
+        table.add_row("hears", filled)
     table.add_row("file layout", header.version)
     for key, value in header.provenance.items():
         lines = value.count("\n")  # of a recipe, which would push everything else off the screen

@@ -53,6 +53,12 @@ def _simple_fields(cls: type) -> dict[str, type]:
     return {field.name: kinds[field.type] for field in dataclasses.fields(cls) if field.type in kinds}
 
 
+def pieces(whole: Any, size: int) -> Any:
+    """How many pieces of `size` it takes; of a positive number, also one of a graph, where -(-whole // size) is another
+    thing: ONNX divides towards zero."""
+    return (whole + size - 1) // size
+
+
 @dataclass(frozen=True)
 class ConvLayer(_Typed):
     """One convolution of the front end; `channels` of its `dense_channels` output channels live.
@@ -220,7 +226,7 @@ class EncoderConfig(_Typed):
 
     def frames_below(self, samples: Any) -> Any:
         """`frames` of a number or of a tensor of them, 0 or negative where a waveform is too short."""
-        frames = samples if self.log_mel is None else -(-samples // self.log_mel.hop)
+        frames = samples if self.log_mel is None else pieces(samples, self.log_mel.hop)
         for layer in self.conv:
             added = layer.kernel // 2 * 2 if self.conv_padding else 0
             frames = (frames + added - layer.kernel) // layer.stride + 1

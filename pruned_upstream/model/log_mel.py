@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import EncoderConfig, LogMel
+from .config import EncoderConfig, LogMel, pieces
 from .derived import captured
 
 SAMPLE_RATE = 16000
@@ -58,13 +58,13 @@ class LogMelSpectrum(nn.Module):
     def _frames(self, waveforms: Tensor) -> Tensor:
         """(B, P) -> (B, P / hop, n_fft): frame m around sample m hop, the ends mirrored, and the last left out."""
         n_fft, hop = self.config.n_fft, self.config.hop
-        pieces = -(-n_fft // hop)  # of a hop, that a frame touches
+        touched = pieces(n_fft, hop)  # hops under a frame
         count = waveforms.size(1) // hop
         before = n_fft // 2
         padded = F.pad(waveforms.unsqueeze(1), (before, before), mode="reflect")[:, 0]
-        padded = F.pad(padded, (0, pieces * hop))
-        hops = padded[:, : (count + pieces - 1) * hop].unflatten(1, (-1, hop))  # (B, M + pieces - 1, hop)
-        return torch.cat([hops[:, i : i + count] for i in range(pieces)], dim=2)[..., :n_fft]
+        padded = F.pad(padded, (0, touched * hop))
+        hops = padded[:, : (count + touched - 1) * hop].unflatten(1, (-1, hop))  # (B, M + touched - 1, hop)
+        return torch.cat([hops[:, i : i + count] for i in range(touched)], dim=2)[..., :n_fft]
 
     def _power(self, frames: Tensor) -> Tensor:
         """Energy at each frequency: (B, M, n_fft) -> (B, M, n_fft / 2 + 1)."""
@@ -105,11 +105,11 @@ def window_layout(samples: int, config: EncoderConfig) -> tuple[int, int]:
     """
     rate = config.downsample_rate
     window = config.positions * rate
-    count = -(-samples // window)
+    count = pieces(samples, window)
     width = window
     if not config.whole_windows:
-        reach = -(-config.receptive_field // rate) * rate
-        width = torch.sym_min(window, -(-samples // rate) * rate + reach)
+        reach = pieces(config.receptive_field, rate) * rate
+        width = torch.sym_min(window, pieces(samples, rate) * rate + reach)
     return count, width
 
 
@@ -130,7 +130,7 @@ class FramesInWindows:
     def __init__(self, frames: int, positions: int) -> None:
         self.frames = frames
         self.width = torch.sym_min(frames, positions)
-        self.count = -(-frames // positions)
+        self.count = pieces(frames, positions)
 
     def cut(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x (B, T, d) -> (B W, width, d), and the mask (B, T) -> (B W, width); what is filled up is padding."""
