@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, race, write
+from benchmarks.measure import machine, write
 from pruned_upstream.model.config import whisper_config
 from pruned_upstream.model.convert import load_teacher
-from pruned_upstream.model.convert.whisper import IN_LAYER, at_own_length
+from pruned_upstream.model.convert.whisper import IN_LAYER
 from pruned_upstream.model.encoder import Encoder
 
 from . import weights
@@ -34,7 +34,6 @@ WHOLE = {"feature_extractor.conv_layers.0.0": "conv1", "feature_extractor.conv_l
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.whisper.agreement")
     parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if weights.missing():
         sys.exit(f"not run: {', '.join(weights.missing())} is missing")
@@ -44,18 +43,17 @@ def main() -> None:
         "base, real weights": weights.teacher(),
         "small's shape, random weights": Encoder(whisper_config(**SMALL)),
     }
-    rows = [row(name, encoder.eval(), wavs, arguments.repeats) for name, encoder in encoders.items()]
+    rows = [row(name, encoder.eval(), wavs) for name, encoder in encoders.items()]
     note = (
         f"Largest difference of hidden states over their largest magnitude, the worst of all layers and {RECORDINGS} "
         "recordings. 'exact spectra': the extractor's numpy branch, which computes in double precision as ours does; "
-        "'its own': the branch that transformers takes where torch is installed, in single precision. Times are "
-        "processor seconds of one window of 30 s, then of a recording of 5 s at its own length."
+        "'its own': the branch that transformers takes where torch is installed, in single precision."
     )
-    write("whisper_agreement", rows, machine(dtype="float32", repeats=arguments.repeats), note=note)
+    write("whisper_agreement", rows, machine(dtype="float32"), note=note)
 
 
 @torch.no_grad()
-def row(name: str, encoder: Encoder, wavs: list[Tensor], repeats: int) -> dict[str, Any]:
+def row(name: str, encoder: Encoder, wavs: list[Tensor]) -> dict[str, Any]:
     import numpy as np
     import transformers
 
@@ -76,25 +74,10 @@ def row(name: str, encoder: Encoder, wavs: list[Tensor], repeats: int) -> dict[s
             expected = theirs(features, output_hidden_states=True).hidden_states
             pairs = [(a, b[:, : a.size(1)]) for a, b in zip(states, expected, strict=True)]
             worst[kind] = max(worst[kind], *(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs))
-    window, own = torch.zeros(480000), torch.zeros(80000)
-    features = extractor(window.numpy(), sampling_rate=16000, return_tensors="pt").input_features
-    short = at_own_length(ours)
-    timings = race(
-        {
-            "transformers": lambda: theirs(features),
-            "ours": lambda: ours.extract([window]),
-            "own": lambda: short.extract([own]),
-        },
-        repeats=repeats,
-        clock="cpu",
-    )
     return {
         "encoder": name,
         "layers": ours.config.num_layers,
         **{f"difference, {kind}": f"{value:.1e}" for kind, value in worst.items()},
-        "transformers s": round(timings[0].median, 2),
-        "ours s, spectra included": round(timings[1].median, 2),
-        "ours s, 5 s at own length": round(timings[2].median, 3),
     }
 
 

@@ -7,7 +7,7 @@
                     not explain, fitted on speakers of the training split
     last layer      relative error of the last hidden state itself, no map between, of the same frames
     phones, words   named by a linear head on the last layer (pseudo-labels)
-    speakers        who speaks in this second, of 20 voices; learned on the first half of a recording, asked on the
+    speakers        who speaks in this second, of 16 voices; learned on the first half of a recording, asked on the
                     second
     digits, keywords, coffee    what is said; which drink is ordered
 
@@ -37,12 +37,12 @@ from pruned_upstream.model.encoder import Encoder
 from .speech import SAMPLE_RATE, Clip, Speech
 from .weights import Decoder
 
-TRANSCRIBED = 12  # recordings, of as many speakers
-TAUGHT, ASKED = 20, 16  # recordings with phones, of the training speakers and of the others
+TRANSCRIBED = 8  # recordings, of as many speakers
+TAUGHT, ASKED = 16, 10  # recordings with phones, of the training speakers and of the others
 FRAME = 0.02
 FRAMES_APART = 4
 WORD_COUNT = 10
-TEACHER_LAYERS = (2, 3, 5, 6)
+TEACHER_LAYERS = (2, 4, 6)
 WINDOW = 30 * SAMPLE_RATE
 
 

@@ -91,7 +91,9 @@ def _provenance(file: Path, header: Header) -> Table:
     if header.config.log_mel is not None:
         rate, positions = header.config.downsample_rate, header.config.positions
         seconds = rate * positions / 16000
-        filled = f"windows filled up to {seconds:g} s" if header.config.whole_windows else "recordings at their own length"
+        filled = (
+            f"windows filled up to {seconds:g} s" if header.config.whole_windows else "recordings at their own length"
+        )
         table.add_row("hears", filled)
     table.add_row("file layout", header.version)
     for key, value in header.provenance.items():
