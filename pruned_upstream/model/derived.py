@@ -23,6 +23,14 @@ def eager_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not captured()
 
 
+def in_bf16(tensor: Tensor) -> bool:
+    """Whether matrix products with `tensor` are computed in bfloat16, by its own type or by autocast."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.bfloat16
+    return tensor.dtype == torch.bfloat16
+
+
 def at_least_single(tensor: Tensor) -> Tensor:
     """For what no half precision is defined for: in single precision, or in double if it is double."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

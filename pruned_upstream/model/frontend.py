@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig
-from .derived import Kept, at_least_single, eager_on_cpu, is_plain
+from .derived import Kept, at_least_single, eager_on_cpu, in_bf16, is_plain
 from .log_mel import LogMelSpectrum
 
 
@@ -172,7 +172,7 @@ class ConvFeatureExtractor(nn.Module):
 
     def forward(self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None) -> Tensor:  # (B, S) -> (B, T, C)
         gate_of = [None] * len(self.conv_layers) if gates is None else gates
-        time_major = eager_on_cpu(waveforms) and all(block.is_plain() for block in self.conv_layers)
+        time_major = self._pays_time_major(waveforms) and all(block.is_plain() for block in self.conv_layers)
         x = waveforms.unsqueeze(2) if self.log_mel is None else self.log_mel(waveforms)  # (B, S, 1) or (B, M, bands)
         x = x if time_major else x.transpose(1, 2)
         for block, gate in zip(self.conv_layers, gate_of, strict=True):
@@ -180,6 +180,11 @@ class ConvFeatureExtractor(nn.Module):
         if not time_major:
             x = x.transpose(1, 2)
         return x if self.scale is None else x * self.scale
+
+    def _pays_time_major(self, waveforms: Tensor) -> bool:
+        """On a CPU; but in single precision the backward pass of that layout takes up to twice as long."""
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        return eager_on_cpu(waveforms) and (not learns or in_bf16(waveforms))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
