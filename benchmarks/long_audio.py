@@ -43,7 +43,7 @@ def speech(folder: Path, seconds: float) -> torch.Tensor:
     import soundfile
 
     parts: list[np.ndarray] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac", ".ogg", ".mp3", ".opus")):
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         if rate == SAMPLE_RATE:
             parts.append(samples.mean(1))

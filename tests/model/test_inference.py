@@ -92,8 +92,8 @@ def test_gradients_change_nothing(name, layers):
     assert all(torch.equal(a, b) for a, b in zip(kept + inference, expected + expected, strict=True))
     evaluating = encoder(waveforms, lengths).hidden_states
     training = encoder.train()(waveforms, lengths).hidden_states  # nothing is dropped by default
-    for states in (evaluating, training):  # torch may choose another attention kernel
-        assert largest_difference(states, expected) < 1e-6
+    for states in (evaluating, training):  # another attention kernel, and the front end in the layout of training
+        assert largest_difference(states, expected) < 5e-6
 
 
 def replaced(encoder, wanted):
