@@ -38,7 +38,11 @@ def score(
     output: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.terminal,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables in every format and for the plots.")] = None,
 ) -> None:
-    """superb_s, the leaderboard's Score and the comparison of one or more runs."""
+    """superb_s, the leaderboard's Score and the comparison of one or more runs.
+
+    A run with some of the tasks gets an early estimate of superb_s, with its interval and what it rests on.
+    """
+    from ..superb.early import early_estimates
     from ..superb.published import published_rows
     from ..superb.report import Entry, differences, overview, references, to_csv
     from ..superb.results import read_results
@@ -48,11 +52,12 @@ def score(
     shown = [*measured, *(entry for entry in others if entry not in measured)]
     tables = [overview(shown)]
     tables += [differences(entry, [other for other in others if other is not entry]) for entry in measured if others]
+    estimates = early_estimates(measured)
     if output is Format.terminal:
-        _print(tables)
+        _print(tables, estimates)
     else:
         texts = {
-            Format.markdown: "\n".join(table.markdown() for table in tables),
+            Format.markdown: _markdown(tables, estimates),
             Format.latex: "\n".join(table.latex() for table in tables),
             Format.csv: to_csv(shown),
         }
@@ -60,7 +65,7 @@ def score(
     if out is not None:
         names = {entry.name for entry in measured}
         context = [row for row in published_rows() if row.name not in names] if compare else []
-        _write(out, tables, shown, [*measured, *map(Entry.published, context)])
+        _write(out, tables, estimates, shown, [*measured, *map(Entry.published, context)])
 
 
 def submission(
@@ -112,7 +117,7 @@ def _told_apart(entries: Sequence[Entry], runs: Sequence[Path]) -> list[Entry]:
     ]
 
 
-def _print(tables: Sequence[Table]) -> None:
+def _print(tables: Sequence[Table], estimates: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console()
@@ -120,16 +125,25 @@ def _print(tables: Sequence[Table]) -> None:
         console.print(table.terminal())
         for note in table.notes:
             console.print(note, style="dim", markup=False)
+    for said in estimates:
+        console.print(said, markup=False, highlight=False)
 
 
-def _write(folder: Path, tables: Sequence[Table], shown: Sequence[Entry], drawn: Sequence[Entry]) -> None:
+def _markdown(tables: Sequence[Table], estimates: Sequence[str]) -> str:
+    early = "\n### Early estimates\n\n" + "".join(f"- {said}\n" for said in estimates) if estimates else ""
+    return "\n".join(table.markdown() for table in tables) + early
+
+
+def _write(
+    folder: Path, tables: Sequence[Table], estimates: Sequence[str], shown: Sequence[Entry], drawn: Sequence[Entry]
+) -> None:
     from ..description.figures import save_figure
     from ..files import write_text
     from ..superb.plots import score_against_size, task_profile
     from ..superb.report import to_csv
 
     texts = {
-        "scores.md": "\n".join(table.markdown() for table in tables),
+        "scores.md": _markdown(tables, estimates),
         "scores.tex": "\n".join(table.latex() for table in tables),
         "scores.csv": to_csv(shown),
     }

@@ -43,6 +43,9 @@ def superb(
         Path | None, typer.Option(help="Run folder; by default runs/superb/NAME. Existing runs go on.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these, e.g. ks,pr.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only pr and sid, which tell most for least; then an early estimate.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only say what is missing: files, model, device.")] = False,
     corpus: Annotated[list[str] | None, typer.Option(help="A corpus elsewhere: VoxCeleb1=/path.")] = None,
     s3prl_clone: Annotated[
@@ -69,6 +72,7 @@ def superb(
     A run that was interrupted goes on with the same command. Exit code 1: a task failed, the others are finished.
     """
     from ..model.hub import local_file, plain_name
+    from ..superb.early import QUICK_TASKS
     from ..superb.launching import launch
     from ..superb.layout import Data
     from ..superb.running import Settings, run
@@ -76,7 +80,9 @@ def superb(
 
     console = Console()
     corpora = Data(data, _paths(corpus, "--corpus"), s3prl_clone)
-    chosen = tuple(tasks.replace(" ", "").split(",")) if tasks else None
+    if quick and tasks:
+        raise ConfigError(f"--quick runs {', '.join(QUICK_TASKS)}; leave it out, or --tasks")
+    chosen = tuple(tasks.replace(" ", "").split(",")) if tasks else QUICK_TASKS if quick else None
     checkpoint = checkpoint or file
     lacking = _show_inventories(console, corpora, select(chosen)) if check else 0
     if checkpoint is None and upstream is None:
@@ -197,7 +203,12 @@ def _show_upstream(console: Console, settings: Settings) -> bool:
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:
+    from ..superb.early import early_estimates
+    from ..superb.report import Entry
+
     console.print(_table(report.results))
+    for said in early_estimates([Entry.measured(report.results)]):
+        console.print(said, markup=False, highlight=False)
     for task, failure in report.failures.items():
         console.print(Text.assemble((f"{task} failed: ", "bold red"), failure.reason), soft_wrap=True)
         for line in failure.log_tail:

@@ -83,3 +83,14 @@ def test_submission_says_what_is_missing(invoke, tmp_path):
     assert (run / "predict.zip").is_file() and "name: Ours" in (run / "submission.yaml").read_text()
     assert "predict.zip: asr_public" in output
     assert "missing: pr_public/predict.ark: the task was not run, or failed" in output
+
+
+def test_some_tasks_give_an_early_estimate_that_is_no_superb_s(invoke, tmp_path):
+    run, out = run_folder(tmp_path / "run", "ours", "pr", "sid"), tmp_path / "report"
+    said = invoke("score", run, "--format", "markdown", "--out", out)
+    assert "ours: early estimate from pr, sid: " in said and "no superb_s but a regression on 11" in said
+    assert "early estimate" in (out / "scores.md").read_text()
+    (row,) = csv.DictReader((out / "scores.csv").open())
+    assert row["superb_s"] == "" and "estimate" not in (out / "scores.tex").read_text()
+    assert "early estimate" in " ".join(invoke("score", run).split())
+    assert "early estimate" not in invoke("score", run_folder(tmp_path / "whole", "ours"))

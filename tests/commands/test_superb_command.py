@@ -134,3 +134,10 @@ def test_the_options_key_value_form():
     assert pairs(["a=b=c"], "--x") == {"a": "b=c"}
     with pytest.raises(ConfigError):
         pairs(["=b"], "--x")
+
+
+def test_quick_runs_the_tasks_that_tell_most_for_least(started, model_file, tmp_path):
+    invoke(str(model_file), "--quick", "--output", str(tmp_path / "run"))
+    assert started[0].tasks == ("pr", "sid")
+    with pytest.raises(ConfigError, match="--quick runs pr, sid"):
+        raise invoke(str(model_file), "--quick", "--tasks", "ks").exception

@@ -1,0 +1,94 @@
+"""The early estimate of superb_s: that it tells, that its interval holds, and when it keeps silent."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from pruned_upstream.superb import early
+from pruned_upstream.superb.early import QUICK_TASKS, early_estimates, estimate
+from pruned_upstream.superb.metrics import TASK_METRICS
+from pruned_upstream.superb.published import published, published_rows
+from pruned_upstream.superb.report import Entry
+from pruned_upstream.superb.scores import SUPERB_S, on_tasks
+
+ROWS = early.comparable_rows()
+
+
+def test_it_rests_on_published_models_of_one_size():
+    assert len(ROWS) == 11 and {"DistilHuBERT", "DPHuBERT", "DPWavLM"} <= {row.name for row in ROWS}
+    assert not {"wav2vec", "WavLM Base", "FBANK"} & {row.name for row in ROWS}
+
+
+def left_out(name: str, tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    """The estimate for a published model from the others alone."""
+    monkeypatch.setattr(early, "published_rows", lambda: [row for row in published_rows() if row.name != name])
+    return estimate(on_tasks(published(name).metrics, tasks))
+
+
+def test_models_left_out_are_estimated_within_their_intervals(monkeypatch):
+    """By hand what the error says: each published model from the other ten, by PR and SID."""
+    monkeypatch.setattr(early, "MARGIN", 1.0)  # the best and the worst of eleven lie outside the others' span
+    misses, held = [], 0
+    for row in ROWS:
+        found = left_out(row.name, QUICK_TASKS, monkeypatch)
+        misses.append(SUPERB_S(row.metrics) - found.value)
+        held += found.low <= SUPERB_S(row.metrics) <= found.high
+    assert math.sqrt(np.mean(np.square(misses))) == pytest.approx(10.6, abs=1.5)
+    assert held >= 9, "of eleven, at a level of 90 %"
+
+
+def test_the_error_is_that_of_leaving_one_out():
+    """Least squares by the normal equations, for the line with a slope each for PR and SID."""
+    points = np.array([[SUPERB_S.task_scores(row.metrics)[task] for task in QUICK_TASKS] for row in ROWS])
+    scores = np.array([SUPERB_S(row.metrics) for row in ROWS])
+    inputs = np.column_stack([np.ones(len(ROWS)), points])
+    hat = inputs @ np.linalg.inv(inputs.T @ inputs) @ inputs.T
+    leave_one_out = (scores - hat @ scores) / (1 - np.diag(hat))
+    found = estimate(on_tasks(ROWS[0].metrics, QUICK_TASKS))
+    assert found.error == pytest.approx(math.sqrt(np.mean(leave_one_out**2)), rel=1e-6)
+
+
+def test_pr_and_sid_tell_most_of_all_pairs():
+    trained = [task for task in TASK_METRICS if task != "qbe"]
+    errors = {
+        pair: estimate(on_tasks(published("DPHuBERT").metrics, pair)).error
+        for pair in itertools.combinations(trained, 2)
+    }
+    assert min(errors, key=errors.get) == QUICK_TASKS
+
+
+def test_more_tasks_tell_more():
+    metrics = published("DPHuBERT").metrics
+    two, nine = (estimate(on_tasks(metrics, tasks)) for tasks in (("pr", "sid"), tuple(TASK_METRICS)[:-1]))
+    assert nine.error < two.error < 15
+    assert nine.high - nine.low < two.high - two.low
+    assert nine.low <= SUPERB_S(metrics) <= nine.high
+    assert estimate(on_tasks(metrics, ("ks",))).error > 50, "KS alone tells little"
+
+
+@pytest.mark.parametrize(
+    "metrics, parameters",
+    [
+        ({}, 25e6),
+        (published("DPHuBERT").metrics, 25e6),  # all ten: that is a superb_s
+        (on_tasks(published("DPHuBERT").metrics, QUICK_TASKS), 95e6),
+        (on_tasks(published("DPHuBERT").metrics, QUICK_TASKS), 3e6),
+        ({"pr.per": 66.7, "sid.acc": 75.0}, 25e6),  # nobody published so many wrong phonemes
+        ({"pr.per": 8.0, "sid.acc": 12.0}, None),
+    ],
+)
+def test_it_keeps_silent_where_it_knows_nothing(metrics, parameters):
+    assert estimate(metrics, parameters=parameters) is None
+
+
+def test_results_that_are_not_official_are_left_out(make_results):
+    official = Entry.measured(make_results("good", tasks=("pr", "sid")))
+    toy = Entry.measured(make_results("toy", tasks=("pr", "sid"), why_unofficial="toy data"))
+    (said,) = early_estimates([official, toy])
+    assert said.startswith("good: early estimate from pr, sid: ")
+    for word in ("90%", "interval", "no superb_s", "11 published models", "DPWavLM", "(rms)"):
+        assert word in said
