@@ -52,9 +52,10 @@ def main() -> None:
         _complain(f"{place}{error.strerror or error}; mend that, and give the same command again")
     except MemoryError:
         _complain("there is not enough memory; take smaller batches, or a larger machine")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:  # typer makes one of a KeyboardInterrupt, and says nothing
+        if ended.code == INTERRUPTED:
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
 
 
 def _complain(sentence: str) -> None:

@@ -49,7 +49,14 @@ def write_release(
     header, encoder = read_header(file), load(file)
     provenance = {key: without_places(value) for key, value in header.provenance.items()}
     scores = "" if results is None else _scores(Path(results), file, header.config)
-    sections = [_front_matter(license), f"# {name}\n", _summary(header.config), _loading(name), _origin(provenance)]
+    sections = [
+        _front_matter(license),
+        f"# {name}\n",
+        _summary(header.config),
+        _missed(provenance),
+        _loading(name),
+        _origin(provenance),
+    ]
     sections.append(without_places(scores))
     with atomic_folder(folder, last=MODEL) as unfinished:
         save(unfinished / MODEL, encoder, provenance=provenance, masks=read_masks(file))
@@ -89,6 +96,11 @@ PLACE = re.compile(
 def _front_matter(license: str) -> str:
     tags = "\n".join(f"- {tag}" for tag in ("speech", "self-supervised", "pruning", "s3prl", "pruned_upstream"))
     return f"---\nlicense: {license}\nlibrary_name: pruned_upstream\ntags:\n{tags}\n---\n"
+
+
+def _missed(provenance: Mapping[str, str]) -> str:
+    """A sentence that training gave a model which is further from its target than its recipe tolerates."""
+    return f"**{provenance['missed'].capitalize()}.**\n" if "missed" in provenance else ""
 
 
 def _summary(config: EncoderConfig) -> str:

@@ -98,7 +98,8 @@ def _provenance(file: Path, header: Header) -> Table:
     table.add_row("file layout", header.version)
     for key, value in header.provenance.items():
         lines = value.count("\n")  # of a recipe, which would push everything else off the screen
-        table.add_row(key, f"{lines} lines; --json shows them" if lines else value)
+        style = "bold red" if key == "missed" else None  # its target: what training says of a model that is no success
+        table.add_row(key, f"{lines} lines; --json shows them" if lines else value, style=style)
     return table
 
 
