@@ -17,6 +17,7 @@ that convolution, too. `seen_by_profiler` says what it would count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..errors import DataError
 from ..model.attention import GATE_WIDTH
@@ -129,21 +130,27 @@ def seen_by_profiler(config: EncoderConfig, macs: Macs, *, on_cpu: bool = False)
 
 
 def _front_end(config: EncoderConfig, samples: int) -> int:
+    channels = [config.input_channels, *(layer.channels for layer in config.conv)]
+    pairs = [inputs * outputs for inputs, outputs in pairwise(channels)]
+    macs = sum(rate * pair for rate, pair in zip(channel_pairs(config, samples), pairs, strict=True))
     if config.log_mel is not None:
         windows, width = window_layout(samples, config)
-        spectrum = config.log_mel.bands * (config.log_mel.n_fft // 2 + 1)
-        return windows * (width // config.log_mel.hop * spectrum + _convolutions(config, width // config.log_mel.hop))
-    return _convolutions(config, samples)
+        macs += windows * (width // config.log_mel.hop) * config.log_mel.bands * (config.log_mel.n_fft // 2 + 1)
+    return macs
 
 
-def _convolutions(config: EncoderConfig, samples: int) -> int:
-    macs, in_channels = 0, config.input_channels
+def channel_pairs(config: EncoderConfig, samples: int) -> list[int]:
+    """MACs of one utterance for each pair of an input and an output channel, of each convolution."""
+    windows = 1
+    if config.log_mel is not None:
+        windows, width = window_layout(samples, config)
+        samples = width // config.log_mel.hop
+    rates = []
     for layer in config.conv:
         added = layer.kernel // 2 * 2 if config.conv_padding else 0
         samples = (samples + added - layer.kernel) // layer.stride + 1
-        macs += samples * layer.channels * in_channels * layer.kernel
-        in_channels = layer.channels
-    return macs
+        rates.append(windows * samples * layer.kernel)
+    return rates
 
 
 def _position_convolution(config: EncoderConfig, frames: int) -> int:

@@ -1,133 +1,47 @@
-"""How large a gated encoder is expected to be, and what drives it to a target size.
+"""How sparse a gated encoder is expected to be, what drives it to a target, and which gates remain at the end.
 
-One formula serves training, where a gate counts with its probability of being open, and the finished model, where it
-counts 0 or 1: for every such pattern the formula gives the number of parameters that `compaction.py` leaves.
+What sparsity is a share of is a matter of `cost.py`: of parameters, of multiply-accumulates, or of time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..model.attention import GATE_WIDTH
 from ..model.config import EncoderConfig
 from ..model.gating import EncoderGates
-from ..model.size import PRUNABLE_PARTS, has_norm, parameters_by_part
 from .compaction import compact_config
-from .gates import Gates, conv_kind, living_places
+from .cost import Cost, cost_of
+from .gates import Gates
 
-SCOPES = ("transformer", "everything")
 PRICES = ("multipliers", "gentle")
 SHIFT_RANGE = 16.0  # of log_alpha: beyond it every gate within the clamp is certain
 SHIFT_HALVINGS = 24
 
 
-def expected_size(config: EncoderConfig, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expected parameters of each part of an encoder under independent gates, differentiable, in double precision.
-
-    A v/o dimension counts if its own gate, its head's and its sublayer's are open. A q/k dimension needs besides its
-    own gate and the sublayer's that some v/o dimension of its head lives, for a head without output is gone. A
-    feed-forward dimension counts with its own gate and its sublayer's. Biases go with their rows, output biases with
-    the sublayer, a head's position gate with the head.
+def expected_sparsity(
+    config: EncoderConfig, probabilities: Mapping[str, Tensor], cost: Cost | str = "transformer"
+) -> Tensor:
+    """Share of the dense encoder's cost that is expected to go: p_hat, a differentiable scalar.
 
     Args:
-        config: the encoder, dense or pruned before.
-        probabilities: P(z > 0) of each kind of gate, stacked as `gates.py` says; a kind that is missing is open where
-            the encoder still has it.
-
-    Returns:
-        Scalars under the names of `model.size.parameters_by_part`.
+        cost: what it is a share of, or the name of one of the `SCOPES` that a shape alone decides.
     """
-    p = _Probabilities(config, probabilities)
-    return {part: p.one * count for part, count in parameters_by_part(config).items()} | {
-        "attention": _attention(config, p),
-        "feed_forward": _feed_forward(config, p),
-        **_front_end(config, p),
-    }
+    cost = cost_of(cost) if isinstance(cost, str) else cost
+    return 1 - cost.expected(config, probabilities) / cost.counted(config.densified())
 
 
-class _Probabilities:
-    """P(z > 0) by kind, in double precision: 85 million does not fit into single precision to the last unit."""
-
-    def __init__(self, config: EncoderConfig, given: Mapping[str, Tensor]) -> None:
-        device = next(iter(given.values())).device if given else None
-        self._given = given
-        self._config = config
-        self.one = torch.ones((), dtype=torch.double, device=device)
-
-    def of(self, kind: str) -> Tensor:
-        if kind in self._given:
-            return self._given[kind].double()
-        living = self._living[kind]
-        if living.all():
-            return self.one.expand(living.shape)  # filled in where the others are: a step copies nothing there
-        return living.to(self.one.device).double()
-
-    @cached_property
-    def _living(self) -> dict[str, Tensor]:
-        return living_places(self._config)
+def counted_sparsity(dense: EncoderConfig, compact: EncoderConfig, cost: Cost | str = "transformer") -> float:
+    """Share of the cost that is really gone from a compact encoder; `cost` as in `expected_sparsity`."""
+    cost = cost_of(cost) if isinstance(cost, str) else cost
+    return 1 - cost.counted(compact) / cost.counted(dense)
 
 
-def _attention(config: EncoderConfig, p: _Probabilities) -> Tensor:
-    d, vo, qk, head = config.embed_dim, p.of("vo"), p.of("qk"), p.of("head")  # (L, H, w) twice, (L, H)
-    living = head * (1 - (1 - vo).prod(-1))  # (L, H), its gate and any of its v/o gates are open
-    size = d + (2 * d + 1 + config.key_bias) * (qk.sum(-1) * living).sum(-1)  # (L,)
-    size = size + (2 * d + 1) * (vo.sum(-1) * head).sum(-1)
-    if config.relative_position is not None and config.relative_position.gated:
-        any_head = 1 - (1 - living).prod(-1)  # (L,)
-        size = size + GATE_WIDTH * (config.head_dim + 1) * any_head + living.sum(-1)
-    return (p.of("attention") * size).sum()
-
-
-def _feed_forward(config: EncoderConfig, p: _Probabilities) -> Tensor:
-    d = config.embed_dim
-    dimensions = p.of("ffn").sum(-1)  # (L,)
-    return (p.of("feed_forward") * ((2 * d + 1) * dimensions + d)).sum()
-
-
-def _front_end(config: EncoderConfig, p: _Probabilities) -> dict[str, Tensor]:
-    """Convolutions, and the norm and projection that read their channels; gates of two layers are independent."""
-    size, inputs = 0 * p.one, config.input_channels * p.one
-    for number, layer in enumerate(config.conv):
-        channels = p.of(conv_kind(number)).sum()
-        size = size + channels * (inputs * layer.kernel + config.conv_bias)
-        if has_norm(config, number):
-            size = size + 2 * channels
-        inputs = channels
-    if config.feature_scale:
-        size = size + inputs
-    projection = 2 * inputs if config.feature_norm else 0 * p.one
-    if config.has_projection:
-        projection = projection + (inputs + 1) * config.embed_dim
-    return {"front_end": size, "projection": projection}
-
-
-def expected_sparsity(config: EncoderConfig, probabilities: Mapping[str, Tensor], scope: str = "transformer") -> Tensor:
-    """Share of the dense encoder's parameters that is expected to go: p_hat, a differentiable scalar.
-
-    Args:
-        scope: "transformer" takes the share of attention and feed-forward sublayers, as the paper does; "everything"
-            that of the whole encoder, as DPHuBERT does.
-    """
-    expected = expected_size(config, probabilities)
-    parts = _parts_in(scope, expected)
-    dense = parameters_by_part(config.densified())
-    return 1 - torch.stack([expected[part] for part in parts]).sum() / sum(dense[part] for part in parts)
-
-
-def counted_sparsity(dense: EncoderConfig, compact: EncoderConfig, scope: str = "transformer") -> float:
-    """Share of the parameters that is really gone from a compact encoder; `scope` as in `expected_sparsity`."""
-    before, after = parameters_by_part(dense), parameters_by_part(compact)
-    parts = _parts_in(scope, before)
-    return 1 - sum(after[part] for part in parts) / sum(before[part] for part in parts)
-
-
-def final_gates(gates: Gates, target: float | None = None, scope: str = "transformer") -> EncoderGates:
+def final_gates(gates: Gates, target: float | None = None, cost: Cost | str = "transformer") -> EncoderGates:
     """The gates to keep at the end of training.
 
     Rounding each group to its expected number leaves a model of nearly the expected size: a fine group is wrong by at
@@ -146,19 +60,13 @@ def final_gates(gates: Gates, target: float | None = None, scope: str = "transfo
     dense = gates.config.densified()
 
     def counted(shift: float) -> float:
-        return counted_sparsity(dense, compact_config(gates.config, gates.deterministic(shift)), scope)
+        return counted_sparsity(dense, compact_config(gates.config, gates.deterministic(shift)), cost)
 
     low, high = -SHIFT_RANGE, SHIFT_RANGE  # fewest and most dimensions open: the sparsity falls from low to high
     for _ in range(SHIFT_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if counted(middle) > target else (low, middle)
     return gates.deterministic(min(low, high, key=lambda shift: abs(counted(shift) - target)))
-
-
-def _parts_in(scope: str, parts: Mapping[str, object]) -> tuple[str, ...]:
-    if scope not in SCOPES:
-        raise ConfigError(f"the scope of sparsity is '{scope}'; it must be one of {', '.join(SCOPES)}")
-    return PRUNABLE_PARTS if scope == "transformer" else tuple(parts)
 
 
 class Price(nn.Module):

@@ -13,13 +13,13 @@ from pruned_upstream.model.config import RelativePosition, dense_config, wavlm_b
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.size import count_parameters, parameters_by_part
 from pruned_upstream.pruning.compaction import compact_config
+from pruned_upstream.pruning.cost import expected_size
 from pruned_upstream.pruning.gates import Gates, GateSettings, encoder_gates
 from pruned_upstream.pruning.sparsity import (
     GentlePrice,
     Lagrangian,
     TargetSparsity,
     counted_sparsity,
-    expected_size,
     expected_sparsity,
     final_gates,
 )
