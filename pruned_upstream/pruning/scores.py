@@ -26,6 +26,7 @@ from ..model.encoder import Encoder, TransformerEncoderLayer
 from ..model.frontend import ConvBlock
 from ..model.gating import EncoderGates
 from .compaction import compact_config, evaluating, full_precision
+from .cost import Cost
 from .gates import CONV, Gates, GateSettings, conv_kind, encoder_gates, gate_shapes, living_places
 from .repair import frames_that_count
 from .sparsity import counted_sparsity
@@ -165,10 +166,7 @@ def _placed(rows: Sequence[Tensor], living: Tensor) -> Tensor:
 
 
 def cut_by_scores(
-    config: EncoderConfig,
-    scores: Mapping[str, Tensor],
-    target: float,
-    scope: str = "transformer",
+    config: EncoderConfig, scores: Mapping[str, Tensor], target: float, cost: Cost | str = "transformer"
 ) -> EncoderGates:
     """Ones for the best and zeros for the rest of every kind in every layer, the same share of each, so that the
     counted sparsity is as near to `target` as whole rows allow.
@@ -186,7 +184,7 @@ def cut_by_scores(
         return encoder_gates(config, stacked)
 
     def miss(share: float) -> float:
-        return counted_sparsity(dense, compact_config(config, gates(share)), scope) - target
+        return counted_sparsity(dense, compact_config(config, gates(share)), cost) - target
 
     low, high = 0.0, 1.0  # least and most stays
     for _ in range(HALVINGS):

@@ -5,6 +5,7 @@ What sparsity is a share of is a matter of `cost.py`: of parameters, of multiply
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -152,10 +153,11 @@ class Lagrangian(Price):
 
 @dataclass(frozen=True)
 class TargetSparsity:
-    """The target at each step: linear from 0 over `warmup_steps`, then constant."""
+    """The target at each step: linear from `initial` over `warmup_steps`, then constant."""
 
     final: float
     warmup_steps: int
+    initial: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.final < 1:
@@ -164,4 +166,31 @@ class TargetSparsity:
             raise ConfigError(f"the target sparsity warms up over {self.warmup_steps} steps; it cannot be below 0")
 
     def __call__(self, step: int) -> float:
-        return self.final * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.final
+        risen = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.initial + (self.final - self.initial) * risen
+
+
+class Plateaus:
+    """Several targets, one after another, each over an equal share of the steps.
+
+    Args:
+        targets: rising.
+        warmup: share of a target's steps over which it rises from the one before, the first from 0.
+    """
+
+    def __init__(self, targets: Sequence[float], steps: int, warmup: float) -> None:
+        self.ends = plateau_ends(len(targets), steps)
+        self.starts = [0, *self.ends[:-1]]
+        self.rises = [
+            TargetSparsity(target, round(warmup * (end - start)), initial)
+            for target, start, end, initial in zip(targets, self.starts, self.ends, [0.0, *targets[:-1]], strict=True)
+        ]
+
+    def __call__(self, step: int) -> float:
+        number = min(bisect_right(self.ends, step), len(self.ends) - 1)
+        return self.rises[number](step - self.starts[number])
+
+
+def plateau_ends(count: int, steps: int) -> list[int]:
+    """The steps at which each of `count` plateaus ends."""
+    return [round(steps * (number + 1) / count) for number in range(count)]

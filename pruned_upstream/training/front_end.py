@@ -150,7 +150,7 @@ def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) 
     seed = noise_seed(recipe.run.seed, FRONT_END)
     batches = Batches(corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
     Trainer(objective, batches, stage, processes, inputs=inputs, amend=amend).fit()
-    if processes.is_main:
-        source = provenance(recipe, teacher=recipe.teacher, method="distillation of the front end")
-        save(folder / FOLDER / MODEL_FILE, student, provenance=source)
-    processes.wait()
+    with processes.main_first():
+        if processes.is_main:
+            source = provenance(recipe, teacher=recipe.teacher, method="distillation of the front end")
+            save(folder / FOLDER / MODEL_FILE, student, provenance=source)

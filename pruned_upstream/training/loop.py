@@ -149,14 +149,18 @@ class Trainer:
         self.amendments: list[dict[str, Any]] = []
         self._amended: dict[str, tuple[Any, Any]] = {}  # by this launch
         self._saved = 0  # steps in the state file
+        self._recorded = False  # this launch, in the run's folder
         self._metrics_bytes = 0
         self._gathered: list[dict[str, Tensor]] = []
         self._clock = time.monotonic()
         self._resume(amend)
         self._check_agreement()
 
-    def fit(self) -> None:
+    def fit(self, until: int | None = None) -> None:
         """Train to the last step. Where the run is complete already, nothing happens.
+
+        Args:
+            until: stop after so many steps instead, with the state saved; another `fit` goes on.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or another of `STOP_SIGNALS` came; the state is saved.
@@ -165,35 +169,38 @@ class Trainer:
         """
         if self.processes.is_main:
             remove_unfinished(make_folder(self.folder))
-        if self.done == self.steps:
+        end = self.steps if until is None else until
+        if self.done == end:
             if self._amended:  # which the next launch need not be asked for again
                 self._save(self._metrics_bytes)
             return
-        if self.processes.is_main:
+        if self.processes.is_main and not self._recorded:
+            self._recorded = True
             world = self.processes.world
             record_launch(
                 self.folder, self.recipe, done=self.done, world=world, inputs=self.inputs, amended=self._amended
             )
-        steps = self.batches.loader(self.processes, self.done, self.steps)
+        stopped = False
+        steps = self.batches.loader(self.processes, self.done, end)
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
             self._clock = time.monotonic()
             for parts in steps:
                 self.step(self.done, parts)
                 self.done += 1
-                due = self.done % self.recipe.run.log_every == 0 or self.done == self.steps
-                saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == self.steps
+                due = self.done % self.recipe.run.log_every == 0 or self.done == end
+                saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == end
                 stopped = self.processes.any(stop.asked)  # a signal reaches processes at different steps
                 if due or saves or stopped:
                     self._report(writer)
                 if saves or stopped:
                     self._save(writer.bytes_written if writer is not None else 0)
-                if stopped and self.done < self.steps:
+                if stopped:
                     break
-        if self.done < self.steps:
+        if stopped and self.done < self.steps:
             log.info("stopped after step %d of %d; the same command goes on", self.done, self.steps)
         if stop.asked_by in WARNINGS and callable(signal.getsignal(stop.asked_by)):
             signal.raise_signal(stop.asked_by)  # for whoever listened before us: submitit, which queues the job anew
-        if self.done < self.steps:
+        if stopped and self.done < self.steps:
             raise KeyboardInterrupt
 
     def step(self, step: int, parts: Sequence[Batch]) -> None:
@@ -273,7 +280,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
             }
             save_state(self.folder / STATE_FILE, state)
-        self._saved = self.done
+        self._saved, self._metrics_bytes = self.done, metrics_bytes
         self.processes.after_main()
 
     def _check_finite(self) -> None:

@@ -19,7 +19,7 @@ from .processes import start_processes
 from .provenance import provenance
 from .recipe import REQUIRED, Data, Kind, key, require
 
-CALIBRATION = 3  # sets these batches apart from those of both stages
+CALIBRATION = 4  # sets these batches apart from those of all stages
 
 
 @dataclass

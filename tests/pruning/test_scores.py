@@ -57,7 +57,7 @@ def test_the_cut_meets_its_target_and_keeps_the_best(target: float, scope: str) 
     encoder = random_encoder(tiny_config())
     settings = ALL if scope == "everything" else GateSettings()
     scores = dimension_scores(encoder, speech(encoder), settings)
-    gates = cut_by_scores(encoder.config, scores, target, scope=scope)
+    gates = cut_by_scores(encoder.config, scores, target, cost=scope)
     reached = counted_sparsity(encoder.config, compact_config(encoder.config, gates), scope)
     assert reached == pytest.approx(target, abs=0.05)  # a tiny model has coarse rows
     for layer, score in zip(gates.layers, scores["ffn"], strict=True):
@@ -68,7 +68,7 @@ def test_the_cut_meets_its_target_and_keeps_the_best(target: float, scope: str) 
 
 def test_no_convolution_loses_all_its_channels() -> None:
     encoder = random_encoder(tiny_config())
-    gates = cut_by_scores(encoder.config, dimension_scores(encoder, speech(encoder), ALL), 0.99, scope="everything")
+    gates = cut_by_scores(encoder.config, dimension_scores(encoder, speech(encoder), ALL), 0.99, cost="everything")
     assert all(gate.sum() >= 1 for gate in gates.conv)
 
 
