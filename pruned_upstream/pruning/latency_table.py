@@ -76,9 +76,7 @@ class LatencyTable:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"{path} is not a table of latencies ({error}); it is measured anew without it"
-            ) from error
+            raise ConfigError(f"{path} is no table of latencies ({error}); without it one is measured") from error
 
 
 class Latency:

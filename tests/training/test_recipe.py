@@ -85,7 +85,7 @@ def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
         ("data.trian=x", r"no recipe key 'data\.trian'; did you mean 'data\.train'\?"),
         ("sparsty.target=0.5", r"no recipe key 'sparsty'; did you mean 'sparsity'\?"),
         ("speed=0.5", r"no recipe key 'speed'; a recipe has teacher, start, data, gates"),
-        ("sparsity.amount=0.5", r"no recipe key 'sparsity\.amount'; sparsity has target, scope, warmup"),
+        ("sparsity.amount=0.5", r"no recipe key 'sparsity\.amount'; sparsity has target, targets, scope, warmup"),
         ("optimisation.steps=many", r"recipe key 'optimisation\.steps': Value 'many'"),
         ("optimisation.steps=-1", r"optimisation\.steps is -1; it must be at least 0"),
         ("optimisation.learning_rate=-1", r"optimisation\.learning_rate is -1\.0; it must be above 0"),
