@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and folders that one process works in at a time."""
+"""Files that are written whole, YAML that is read safely, and folders that one process works in at a time."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import recordings
 from .experiment import Experiment
-from .trained import Features, expert_module, load_weights
+from .trained import Features, expert_module, import_sox, load_weights
 
 TDNN_FRAMES = 14  # that the layers of an x-vector take from a recording (s3prl, downstream/sv_voxceleb1/expert.py)
 
@@ -63,6 +63,7 @@ class Verifier:
     least_clips = 2
 
     def __init__(self, experiments: Sequence[Experiment], features: Sequence[Features]) -> None:
+        import_sox()
         from s3prl.downstream.sv_voxceleb1.dataset import EFFECTS
 
         (experiment,), (self.features,) = experiments, features

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -165,6 +166,18 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], what: str, *,
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{what} does not fit the model that its configuration names: {reason}") from error
+
+
+def import_sox() -> None:
+    """s3prl's SV imports pysox, which has the shell look for a program that is not needed; the shell complains."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("sox")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

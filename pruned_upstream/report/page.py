@@ -206,7 +206,9 @@ def _amendment(change: Mapping[str, Any]) -> str:
 def _superb_s(entry: Entry) -> str:
     if entry.superb_s is None:
         return f"none, tasks are missing: {', '.join(entry.missing)}"
-    return truncate(entry.superb_s) + (", not official" if entry.unofficial else "")
+    if entry.unofficial:
+        return f"none, results are not official: {', '.join(entry.unofficial)}"
+    return truncate(entry.superb_s)
 
 
 def _size(run: Run) -> dict[str, str]:
