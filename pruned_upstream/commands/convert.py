@@ -17,7 +17,8 @@ def convert(
         Path,
         typer.Argument(
             help="WavLM's .pt; HuBERT, wav2vec 2.0 or data2vec of fairseq, or s3prl's copy; a transformers folder; "
-            "Whisper's .pt; DistilHuBERT, DPHuBERT, DPWavLM or DiariZen's; torchaudio's state dicts."
+            "Whisper's .pt; DistilHuBERT, DPHuBERT, DPWavLM or DiariZen's; torchaudio's state dicts; states-N.ckpt of "
+            "s3prl's runner, where the upstream was finetuned with -f."
         ),
     ],
     out: Annotated[
@@ -27,6 +28,10 @@ def convert(
         bool,
         typer.Option(help="Whisper alone: hear recordings at their own length, not in windows filled up to 30 s."),
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="For states-N.ckpt: the model file that was finetuned, where it has moved since."),
+    ] = None,
     keep_heads: Annotated[bool, typer.Option("--keep-heads", help="DistilHuBERT's prediction heads, too.")] = False,
 ) -> None:
     """Read a published checkpoint and write it as it is: to measure a teacher or a peer as we measure a compact model.
@@ -42,7 +47,7 @@ def convert(
     from ..model.size import count_parameters
     from ..transformers_plugin.folders import write_folder
 
-    encoder = load_teacher(checkpoint, prediction_heads=keep_heads)
+    encoder = load_teacher(checkpoint, prediction_heads=keep_heads, base=base)
     if own_length:
         encoder = at_own_length(encoder)
     provenance = {"method": "conversion", "teacher": checkpoint.name}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from ...parsing import MALFORMED, is_text, shown
 from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
 from ..hub import require_local
-from . import fairseq, peers, torchaudio, wavlm, whisper
+from . import fairseq, finetuned, peers, torchaudio, wavlm, whisper
 from .pickles import read_pickle
 from .source import Found, Source
 from .transformers import read_folder
@@ -43,16 +44,26 @@ SOURCES = (
         peers.read_dphubert,
     ),
 )
+FINETUNED = Source(
+    "a checkpoint of s3prl's runner ('Upstream', where -f was given)", finetuned.recognises, finetuned.read
+)
 SAFETENSORS_HEADER = slice(8, 9)  # after eight bytes of length, an object of JSON
 
 
-def load_teacher(path: str | Path, *, dropout: Dropout = Dropout(), prediction_heads: bool = False) -> Encoder:
+def load_teacher(
+    path: str | Path,
+    *,
+    dropout: Dropout = Dropout(),
+    prediction_heads: bool = False,
+    base: str | Path | None = None,
+) -> Encoder:
     """The encoder of a published checkpoint, in evaluation mode.
 
     Args:
         prediction_heads: keep those of a distilled student (DistilHuBERT), which the published sizes leave out.
         path: a file of one of the `SOURCES`, a transformers folder (wavlm, hubert, wav2vec2, data2vec-audio,
             whisper), or a file of our own.
+        base: of a checkpoint of s3prl's runner, the model file that was finetuned, where it has moved since.
 
     Raises:
         CheckpointError: missing, truncated or foreign file, a pickle that could run code, keys or shapes that do not
@@ -65,7 +76,7 @@ def load_teacher(path: str | Path, *, dropout: Dropout = Dropout(), prediction_h
         check_readable(path)
         if is_onnx(path) or _is_safetensors(path):  # `load` says what is wrong with the first
             return load(path, dropout=dropout)
-        found = _read_file(path)
+        found = _read_file(path, base)
     if not prediction_heads:
         found = _without_heads(found)
     return assemble(found.config, found.tensors, source=str(path), dropout=dropout)
@@ -81,9 +92,10 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(16)[SAFETENSORS_HEADER] == b"{"
 
 
-def _read_file(path: Path) -> Found:
+def _read_file(path: Path, base: str | Path | None) -> Found:
     checkpoint = read_pickle(path)
-    for source in SOURCES if isinstance(checkpoint, dict) else ():
+    finetuned_one = dataclasses.replace(FINETUNED, read=partial(finetuned.read, base=base))
+    for source in (*SOURCES, finetuned_one) if isinstance(checkpoint, dict) else ():
         try:
             if source.recognises(checkpoint):
                 return _of_tensors(source.read(checkpoint))
@@ -95,10 +107,8 @@ def _read_file(path: Path) -> Found:
             ) from error
     is_dict = isinstance(checkpoint, dict)
     found = f"the keys {shown(sorted(map(str, checkpoint)))}" if is_dict else f"a {type(checkpoint).__name__}"
-    raise CheckpointError(
-        f"{path} holds {found}; known are {'; '.join(source.description for source in SOURCES)}; and folders of "
-        "transformers and files of our own"
-    )
+    known = "; ".join(source.description for source in (*SOURCES, FINETUNED))
+    raise CheckpointError(f"{path} holds {found}; known are {known}; and folders of transformers and files of our own")
 
 
 def _of_tensors(found: Found) -> Found:
