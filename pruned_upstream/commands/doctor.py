@@ -1,0 +1,30 @@
+"""`pruned-upstream doctor`: what this installation can do, and how to mend what it cannot."""
+
+from __future__ import annotations
+
+import typer
+
+from .. import doctor as rooms
+
+STYLES = {rooms.GOOD: "green", rooms.ABSENT: "dim", rooms.WARNING: "yellow", rooms.BROKEN: "bold red"}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor() -> None:
+    """Check torch, torchaudio, s3prl, sox, audio formats, GPU, KenLM, onnxruntime, disk and the hook.
+
+    Says how to mend each; ends with 1 if something is broken. An extra that is not installed is no fault.
+    Where even this command does not start: python -m pruned_upstream.doctor
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    with console.status("looking"):
+        findings = rooms.examine()
+    for finding, line in ((finding, line) for finding in findings for line in rooms.lines([finding])):
+        console.print(Text(line, style=STYLES[finding.state]), soft_wrap=True)
+    raise typer.Exit(0 if rooms.is_healthy(findings) else 1)

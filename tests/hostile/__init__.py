@@ -1,0 +1,6 @@
+"""Attacks that stay: mutated files of every format, kills at random moments, full disks.
+
+A short form runs with the suite (`test_hostile.py`). The long one is a command:
+
+    PYTHONPATH=tests python -m hostile --files 10000 --kills 100
+"""
