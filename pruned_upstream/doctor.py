@@ -9,6 +9,7 @@ its own: a compiled library that does not fit may end the process that imports i
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,7 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,14 @@ PATIENCE_SECONDS = 180
 ROOM_GB = 5.0  # of a run with its checkpoints; SUPERB's corpora need far more
 OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 5)
 FORMATS = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3"}  # soundfile's names
+# what a check needs besides its own package
+BELOW = {
+    "gpu": ("torch",),
+    "torchaudio": ("torch", "audio formats"),
+    "s3prl": ("torch", "torchaudio", "audio formats"),
+    "sox": ("torch", "torchaudio", "audio formats"),
+    "transformers": ("torch",),
+}
 REASON = 200  # characters of a foreign message
 SEPARATOR = "\t"
 
@@ -54,7 +63,16 @@ class Finding:
 def examine(names: list[str] | None = None) -> list[Finding]:
     """Run the checks, all by default, each in a process of its own; the order is that of `CHECKS`."""
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(_apart, names or list(CHECKS)))
+        found = {finding.name: finding for finding in pool.map(_apart, names or list(CHECKS))}
+    return [_blamed(finding, found) for finding in found.values()]
+
+
+def _blamed(finding: Finding, found: Mapping[str, Finding]) -> Finding:
+    """What fails only because something below it fails, with the advice to mend that first."""
+    for name in BELOW.get(finding.name, ()):
+        if finding.state == BROKEN and name in found and found[name].words == finding.words:
+            return dataclasses.replace(finding, remedy=f"mend {name} first")
+    return finding
 
 
 def is_healthy(findings: list[Finding]) -> bool:

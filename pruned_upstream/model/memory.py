@@ -38,9 +38,10 @@ def require_memory(config: EncoderConfig, batch: int, samples: int, device: torc
     if free is not None and needed > free:
         longest = _longest(config, free, samples) / SAMPLE_RATE
         raise DataError(
-            f"{batch} waveform{'s' if batch > 1 else ''} of {samples / SAMPLE_RATE:,.0f} s together need at least "
-            f"{needed / 1e9:,.0f} GB, and {free / 1e9:,.0f} GB of {device.type} memory are free; cut recordings into "
-            f"parts of at most {longest:,.0f} s (`chunk_seconds` of `extract` does), or take fewer at a time"
+            f"{batch} waveform{'s' if batch > 1 else ''} of {samples / SAMPLE_RATE:,.0f} s: at least "
+            f"{needed / 1e9:,.0f} GB are needed, and {free / 1e9:,.0f} GB of {device.type} memory are free; cut "
+            f"recordings into parts of at most {longest:,.0f} s (`chunk_seconds` of `extract` does), or take fewer at "
+            "a time"
         )
 
 

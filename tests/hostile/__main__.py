@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
 
 from .fuzz import fuzz
+
+SHOWN = 40
 
 
 def main() -> None:
@@ -17,13 +20,26 @@ def main() -> None:
     parser.add_argument("--disks", type=int, default=60, help="runs of commands into a full disk")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    escaped = 0
+    say = functools.partial(print, flush=True)
+    faults: list[str] = []
     with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
         if arguments.files:
-            tally = fuzz(arguments.files, Path(name), seed=arguments.seed, say=lambda line: print(line, flush=True))
-            escaped += len(tally.escapes)
-            print(f"files: {sum(tally.counts.values())}, {dict(tally.counts)}, {len(tally.escapes)} escapes", flush=True)
-    sys.exit(1 if escaped else 0)
+            tally = fuzz(arguments.files, place / "files", seed=arguments.seed, say=say)
+            say(f"files: {sum(tally.counts.values())}: {dict(tally.counts)}; {len(tally.escapes)} escapes")
+            faults += tally.escapes
+        if arguments.kills or arguments.disks:
+            from . import disks, kills
+
+            commands = kills.prepare(place / "sources")
+            outcome = kills.kill_and_compare(commands, arguments.kills, place / "killed", seed=arguments.seed, say=say)
+            say(f"kills: {sum(outcome.kills.values())}: {dict(outcome.kills)}; {len(outcome.faults)} faults")
+            full = disks.fill(commands, arguments.disks, place / "full", seed=arguments.seed)
+            say(f"full disks: {sum(full.kills.values())}: {dict(full.kills)}; {len(full.faults)} faults")
+            faults += outcome.faults + full.faults
+    for fault in faults[:SHOWN]:
+        say(fault)
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

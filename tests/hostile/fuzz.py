@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from .watched import Attack, Tally, watch
+
+TRIES = 20  # a spoiled tree that cannot be written down is spoiled otherwise
 
 
 def fuzz(files: int, folder: Path, *, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> Tally:
@@ -28,6 +31,7 @@ def fuzz(files: int, folder: Path, *, seed: int = 0, say: Callable[[str], None] 
 def _in_turn(folder: Path, seed: int) -> Attack:
     """File number n is of format n modulo their number."""
     import torch
+    import yaml
 
     from .formats import formats
 
@@ -38,6 +42,12 @@ def _in_turn(folder: Path, seed: int) -> Attack:
 
     def attack(number: int) -> tuple[str, Callable[[], object]]:
         format = known[number % len(known)]
-        return format.name, format.attack(random.Random(f"{seed} {format.name} {number}"), place)
+        for attempt in itertools.count():
+            try:
+                return format.name, format.attack(random.Random(f"{seed} {format.name} {number} {attempt}"), place)
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, yaml.YAMLError):
+                if attempt == TRIES:
+                    raise
+        raise AssertionError
 
     return attack

@@ -260,3 +260,59 @@ def test_a_sparse_file_is_refused_by_what_knows_only_version_1(sparse):
     rewrite(path, metadata={"version": "1"})
     with pytest.raises(CheckpointError, match="unknown metadata .*sparse"):
         load(path)
+
+
+@pytest.mark.parametrize("provenance", ["null", "3", "[]", '{"steps": 600}', '{"a": "\\ud800"}', "[" * 50_000 + "]" * 50_000])
+def test_provenance_is_a_mapping_of_strings(saved, provenance):
+    rewrite(saved, metadata={"provenance": provenance})
+    for read in (load, read_header):
+        with pytest.raises(CheckpointError, match=r"provenance|description"):
+            read(saved)
+
+
+@pytest.mark.parametrize("key", ["conv_pos_depth", "prediction_heads", "embed_dim", "ffn_dim", "conv_pos"])
+def test_counts_of_a_description_are_bounded(saved, key):
+    tree = json.loads(read_header(saved).config.to_json()) | {key: 10**9}
+    rewrite(saved, metadata={"config": json.dumps(tree)})
+    with pytest.raises(CheckpointError, match=f"{key} is 1000000000"):
+        load(saved)
+
+
+def test_a_description_of_more_weights_than_there_are(saved):
+    tree = json.loads(read_header(saved).config.to_json())
+    tree["prediction_heads"] = 500
+    rewrite(saved, metadata={"config": json.dumps(tree)})
+    with pytest.raises(CheckpointError, match="describes an encoder of"):
+        read_header(saved)
+    with pytest.raises(CheckpointError, match=r"missing tensors prediction_heads|describes an encoder of"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weight: weight.fill_(float("nan")), r"holds NaN or infinity \(\d+ of"),
+        (lambda weight: weight.double() + 1e300, "holds NaN or infinity"),  # beyond single precision
+        (lambda weight: weight.long(), "of whole or complex numbers"),
+        (lambda weight: weight.to(torch.complex64), "of whole or complex numbers"),
+    ],
+)
+def test_weights_are_finite_numbers(saved, change, reason):
+    tensors = load_file(saved)
+    tensors["layer_norm.weight"] = change(tensors["layer_norm.weight"])
+    rewrite(saved, tensors=tensors)
+    with pytest.raises(CheckpointError, match=rf"layer_norm\.weight.* {reason}|layer_norm\.weight {reason}"):
+        load(saved)
+
+
+@pytest.mark.parametrize("shape", ["[1e400]", "[-3]", "3", "[true]", "null", '["a"]'])
+def test_shapes_of_sparse_tensors(saved, shape):
+    rewrite(saved, metadata={"version": "2", "sparse": f'{{"encoder.layers.0.fc1.weight": {shape}}}'})
+    with pytest.raises(CheckpointError, match="sparse tensors"):
+        load(saved)
+
+
+def test_names_that_no_file_can_have():
+    for name in ("a" * 300, "a\0b", "x/" * 3000):
+        with pytest.raises(CheckpointError, match="there is no model file"):
+            load(name)

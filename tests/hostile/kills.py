@@ -1,0 +1,193 @@
+"""Commands killed at random moments, and begun again until they end: what they leave must equal what an undisturbed
+run leaves, bit for bit (one thread; files that hold times, commands or durations are compared by their names alone).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LENGTHS = (2400, 1711, 900, 2000, 1333, 3100, 640)
+TRIES = 60  # launches of one run
+PATIENCE_SECONDS = 300
+# times, durations and command lines
+UNEQUAL = ("launches.json", "metrics.jsonl", "headers.json", "recipe.yaml", "report.json", ".lock")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes into a folder. `arguments(folder)` follow `pruned-upstream`."""
+
+    name: str
+    arguments: Callable[[Path], list[str]]
+
+
+@dataclass
+class Outcome:
+    """Kills and what differed afterwards."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+def prepare(place: Path) -> list[Command]:
+    """Recordings, a tiny teacher and a tiny model, and the commands that are killed."""
+    import torch
+    from tiny import random_encoder, tiny_config
+
+    from pruned_upstream.model.checkpoint import save
+
+    torch.set_num_threads(1)
+    speech = place / "speech"
+    speech.mkdir(parents=True)
+    for number, samples in enumerate(LENGTHS):
+        wav = np.random.default_rng(number).normal(scale=0.1, size=samples)
+        soundfile.write(speech / f"{number}.wav", wav, 16000)
+    (speech / "a.trans.txt").write_text("".join(f"{number} AB A\n" for number in range(len(LENGTHS))))
+    teacher, model = place / "teacher.safetensors", place / "model.safetensors"
+    save(teacher, random_encoder(tiny_config()), provenance={"teacher": "x"})
+    save(model, random_encoder(tiny_config(num_layers=2)), provenance={"teacher": "x"})
+    shared = {
+        "data.batch_utterances": 4,
+        "data.max_seconds": 0.15,
+        "data.workers": 0,
+        "optimisation.steps": 12,
+        "run.log_every": 2,
+        "run.checkpoint_every": 2,
+        "run.device": "cpu",
+    }
+
+    def training(method: str, recipe: str, **changes: object) -> Command:
+        keys = shared | {"teacher": teacher, "data.train": speech} | {k.replace("__", "."): v for k, v in changes.items()}
+
+        def arguments(folder: Path) -> list[str]:
+            return [method, recipe, *(f"{key}={value}" for key, value in keys.items()), f"run.folder={folder}"]
+
+        return Command(method, arguments)
+
+    return [
+        training("prune", "demo", second_stage__steps=4),
+        training("distill", "demo_distil"),
+        Command("convert", lambda folder: ["convert", str(teacher), str(folder / "out.safetensors")]),
+        Command("release", lambda folder: ["release", str(model), "--out", str(folder / "release"), "--name", "x"]),
+        Command("export", lambda folder: ["export", str(model), "--onnx", str(folder / "model.onnx")]),
+        Command("info", lambda folder: ["info", str(model), "--plot", str(folder / "layers.png")]),
+    ]
+
+
+def kill_and_compare(commands: list[Command], kills: int, place: Path, *, seed: int = 0, say=lambda line: None) -> Outcome:
+    """Kill until there were so many kills, the commands in turn; `say` hears a line about each run."""
+    outcome, rng = Outcome(), random.Random(seed)
+    undisturbed = {}
+    for command in list(commands):
+        folder = place / f"undisturbed_{command.name}"
+        started = time.monotonic()
+        ended = _start(command, folder).communicate(timeout=PATIENCE_SECONDS)[0]
+        seconds = time.monotonic() - started
+        undisturbed[command.name] = (seconds, contents(folder))
+        if not undisturbed[command.name][1]:
+            outcome.faults.append(f"{command.name} does not run: {ended[-800:]}")
+            commands.remove(command)
+    for turn in range(10 * kills):
+        if sum(outcome.kills.values()) >= kills or not commands:
+            break
+        command = commands[turn % len(commands)]
+        folder = place / f"{turn}_{command.name}"
+        seconds, expected = undisturbed[command.name]
+        killed = _run_killed(command, folder, seconds, rng, outcome)
+        found = contents(folder)
+        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        if odd:
+            outcome.faults.append(f"{command.name}, turn {turn}, after {killed} kills: {', '.join(odd)} differ")
+        say(f"{command.name}: {killed} kills, {'equal' if not odd else f'differs in {odd}'}")
+        shutil.rmtree(folder)
+    return outcome
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of every file; of those in `UNEQUAL` that they can be read. Locks and event files are left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if not path.is_file() or path.name.endswith(".lock") or "tfevents" in name:
+            continue
+        if path.suffix in (".onnx", ".png"):  # hold names of the moment
+            found[name] = "there"
+        elif path.name in UNEQUAL:
+            found[name] = _readable(path)
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _readable(path: Path) -> str:
+    text = path.read_text()
+    if path.suffix == ".json":
+        json.loads(text)
+    elif path.suffix == ".jsonl":
+        steps = [json.loads(line)["step"] for line in text.splitlines()]
+        return str(steps)
+    else:
+        yaml.safe_load(text)
+    return "readable"
+
+
+def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Random, outcome: Outcome) -> int:
+    """Launch until the command ends by itself, and kill most of the launches on their way."""
+    killed = 0
+    for launch in range(TRIES):
+        process = _start(command, folder)
+        spare = launch > 6 or rng.random() < 0.15  # it must come to its end some time
+        try:
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS if spare else seconds * rng.uniform(0.2, 1.1))
+        except subprocess.TimeoutExpired:
+            chosen = rng.choice(SIGNALS)
+            os.killpg(process.pid, chosen)
+            try:
+                output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                output, _ = process.communicate()
+                outcome.faults.append(f"{command.name} did not end after {chosen.name}")
+            killed += 1
+            outcome.kills[f"{command.name}, {chosen.name}"] += 1
+            if "Traceback" in output and chosen != signal.SIGKILL:
+                outcome.faults.append(f"{command.name} after {chosen.name}: {output[-600:]}")
+            continue
+        if process.returncode == 0 or "holds" in output:  # release: it is complete
+            return killed
+        outcome.faults.append(f"{command.name}, launch {launch}: code {process.returncode}, {output[-600:]}")
+        return killed
+    outcome.faults.append(f"{command.name} did not come to an end in {TRIES} launches")
+    return killed
+
+
+def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pruned_upstream.cli", *command.arguments(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )

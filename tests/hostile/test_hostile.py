@@ -1,0 +1,34 @@
+"""The short form of the attacks, and each fault that the long one has found as a test of its own kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_spoiled_files_of_every_format_end_in_sentences():
+    """In a process of its own, since what has computed cannot be forked."""
+    command = [sys.executable, "-W", "ignore", "-m", "hostile", "--files", "150", "--kills", "0", "--disks", "0"]
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    ended = subprocess.run(command, env=_environment(PYTHONPATH=paths), capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+    assert "0 escapes" in ended.stdout
+
+
+@pytest.mark.slow
+def test_killed_commands_leave_what_undisturbed_ones_leave():
+    command = [sys.executable, "-W", "ignore", "-m", "hostile", "--files", "0", "--kills", "12", "--disks", "12"]
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    ended = subprocess.run(command, env=_environment(PYTHONPATH=paths), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    import os
+
+    return os.environ | {"OMP_NUM_THREADS": "1"} | more

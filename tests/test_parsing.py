@@ -1,0 +1,61 @@
+"""Text of unknown origin: what is read, and what is refused before it is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruned_upstream.parsing import MAX_DEPTH, parse_json, printable, read_yaml, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested"),
+        ("[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2), "nested"),
+        ("9" * 6000, "64 bits"),
+        (str(1 << 63), "64 bits"),
+        ("{", "."),
+    ],
+)
+def test_json_that_is_refused(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        parse_json(text)
+
+
+def test_json_that_is_read():
+    deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert parse_json(deep) and parse_json(f'{{"a": {(1 << 63) - 1}}}') == {"a": (1 << 63) - 1}
+
+
+BOMB = ["a: &a [x,x,x,x,x,x,x,x,x]"] + [
+    f"{b}: &{b} [{','.join(['*' + a] * 9)}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\n".join(BOMB), "aliases stand for"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: [1, 2", "line 1"),
+        ("[" * 3000, "nested"),
+        ("a: 2001-99-99", "month"),
+        ("\xff", "UTF-8"),
+    ],
+)
+def test_yaml_that_is_refused(text, reason, tmp_path):
+    (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=reason):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_fault_does_not_quote_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("password: hunter2: x\n")
+    with pytest.raises(ValueError, match="line 1") as refused:
+        read_yaml(tmp_path / "a.yaml")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_nothing_steers_the_terminal():
+    assert printable("a\x1b[31m\ud800\n") == "a\\x1b[31m\\ud800\n"
+    assert len(shown("a" * 10_000)) < 100
