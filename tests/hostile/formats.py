@@ -118,7 +118,12 @@ def _published() -> dict[str, dict[str, Any]]:
         if "omegaconf" not in form:
             found[form] = _without_classes(build(*fairseq_model("hubert"), normalize=True))
     options = {"conv_feature_layers": "[(16, 10, 5), (16, 3, 2), (16, 2, 2)]", "encoder_layers": 2, "conv_pos": 8}
-    options |= {"encoder_embed_dim": 24, "encoder_ffn_embed_dim": 40, "encoder_attention_heads": 4, "conv_pos_groups": 4}
+    options |= {
+        "encoder_embed_dim": 24,
+        "encoder_ffn_embed_dim": 40,
+        "encoder_attention_heads": 4,
+        "conv_pos_groups": 4,
+    }
     distilled = random_encoder(tiny_config(family="hubert", relative_position=None, feature_norm=False, num_layers=2))
     found["DistilHuBERT"] = {"Config": {"distiller": options}, "Distiller": distilled.state_dict(), "Step": 3}
     found["DPHuBERT"] = _dphubert()
@@ -238,14 +243,11 @@ def _recipes(sources: Path) -> Iterator[Format]:
     from pruned_upstream.training.methods import METHODS
     from pruned_upstream.training.recipe import load_recipe
 
-    def read(path: Path, rng: random.Random, source: Path, schema: type, overrides: list[str]) -> Callable[[], object]:
-        return lambda: load_recipe(path, schema, overrides)
-
     for method in METHODS.values():
         source = recipe_path(method.base)
 
         def attack(rng: random.Random, folder: Path, source=source, schema=method.recipe_class):
-            tree = yaml.safe_load(source.read_text())
+            tree = yaml.safe_load(source.read_text()) | {"teacher": "teacher.pt"}
             tree.setdefault("run", {})["folder"] = "run"
             tree.setdefault("data", {})["train"] = ["speech"]
             path = folder / f"{rng.choice(('recipe', 'base', 'x'))}.yaml"
@@ -262,7 +264,9 @@ def _recipes(sources: Path) -> Iterator[Format]:
 def _override(tree: dict[str, Any], rng: random.Random) -> str:
     sections = [f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section]
     key = rng.choice([*sections, *map(str, tree), "", ".", "a.b.c", "data.train[0]", "run.folder.x"])
-    value = rng.choice(["", "[", "{", "${", "${x}", "${oc.env:HOME}", ".inf", "-1", "[1,", "*a", "&a [*a]", "!!python/x y"])
+    value = rng.choice(
+        ["", "[", "{", "${", "${x}", "${oc.env:HOME}", ".inf", "-1", "[1,", "*a", "&a [*a]", "!!python/x y"]
+    )
     return rng.choice((f"{key}={value}", f"{key}={rng.choice(VALUES)!s}", key, f"{key}=={value}"))
 
 
@@ -297,7 +301,10 @@ def _runs(sources: Path) -> Iterator[Format]:
 
     yield Format("run folder", attack)
 
-    tasks = {"ks": TaskResult({"acc": 91.5}, official=False, notes=("self-made data",)), "ic": TaskResult({"acc": 8.0}, True)}
+    tasks = {
+        "ks": TaskResult({"acc": 91.5}, official=False, notes=("self-made data",)),
+        "ic": TaskResult({"acc": 8.0}, True),
+    }
     write_results(run, RunResults("small", "pruned_upstream", macs=(1, 2, 3, 4), tasks=tasks, provenance={"a": "b"}))
     results = (run / "results.yaml").read_bytes()
     (run / "results.yaml").unlink()

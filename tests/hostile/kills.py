@@ -75,7 +75,9 @@ def prepare(place: Path) -> list[Command]:
     }
 
     def training(method: str, recipe: str, **changes: object) -> Command:
-        keys = shared | {"teacher": teacher, "data.train": speech} | {k.replace("__", "."): v for k, v in changes.items()}
+        keys = (
+            shared | {"teacher": teacher, "data.train": speech} | {k.replace("__", "."): v for k, v in changes.items()}
+        )
 
         def arguments(folder: Path) -> list[str]:
             return [method, recipe, *(f"{key}={value}" for key, value in keys.items()), f"run.folder={folder}"]
@@ -92,7 +94,9 @@ def prepare(place: Path) -> list[Command]:
     ]
 
 
-def kill_and_compare(commands: list[Command], kills: int, place: Path, *, seed: int = 0, say=lambda line: None) -> Outcome:
+def kill_and_compare(
+    commands: list[Command], kills: int, place: Path, *, seed: int = 0, say=lambda line: None
+) -> Outcome:
     """Kill until there were so many kills, the commands in turn; `say` hears a line about each run."""
     outcome, rng = Outcome(), random.Random(seed)
     undisturbed = {}

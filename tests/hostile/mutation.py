@@ -20,7 +20,19 @@ def _nested(depth: int) -> list[Any]:
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 64, 513, 1 << 17, 10**6, 10**9, 1 << 63, 10**30, 0.5, -0.0, 1e-320, 1e308),
-    *(float("inf"), float("-inf"), float("nan"), "", "a", "a" * 3000, "0", "1e9", "nan", "../../etc/passwd", "/dev/zero"),
+    *(
+        float("inf"),
+        float("-inf"),
+        float("nan"),
+        "",
+        "a",
+        "a" * 3000,
+        "0",
+        "1e9",
+        "nan",
+        "../../etc/passwd",
+        "/dev/zero",
+    ),
     *("\x1b[31mred", "[bold]markup[/bold]", "[/nope]", "${nope}", "${", "???", "\ud800", "\u2028", "\0", "é" * 200),
     *([], {}, [None], [[]], {"a": {}}, [1, "a", None], {"": 1}, [10**9] * 3, _nested(40), _nested(60)),
 )

@@ -262,7 +262,9 @@ def test_a_sparse_file_is_refused_by_what_knows_only_version_1(sparse):
         load(path)
 
 
-@pytest.mark.parametrize("provenance", ["null", "3", "[]", '{"steps": 600}', '{"a": "\\ud800"}', "[" * 50_000 + "]" * 50_000])
+@pytest.mark.parametrize(
+    "provenance", ["null", "3", "[]", '{"steps": 600}', '{"a": "\\ud800"}', "[" * 50_000 + "]" * 50_000]
+)
 def test_provenance_is_a_mapping_of_strings(saved, provenance):
     rewrite(saved, metadata={"provenance": provenance})
     for read in (load, read_header):

@@ -24,7 +24,9 @@ def test_the_estimate_grows_as_the_model_does():
 def test_what_is_too_long_is_refused_with_a_length_that_would_do(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 20 * 10**9)
     config = wavlm_base_config()
-    with pytest.raises(DataError, match=r"1,800 s: at least 778 GB are needed, and 20 GB .* at most (\d+) s") as refused:
+    with pytest.raises(
+        DataError, match=r"1,800 s: at least 778 GB are needed, and 20 GB .* at most (\d+) s"
+    ) as refused:
         memory.require_memory(config, 1, 30 * MINUTES, torch.device("cpu"))
     seconds = int(str(refused.value).rpartition("at most ")[2].partition(" ")[0].replace(",", ""))
     memory.require_memory(config, 1, (seconds - 1) * 16000, torch.device("cpu"))
