@@ -25,6 +25,6 @@ def doctor() -> None:
     console = Console()
     with console.status("looking"):
         findings = rooms.examine()
-    for finding, line in ((finding, line) for finding in findings for line in rooms.lines([finding])):
-        console.print(Text(line, style=STYLES[finding.state]), soft_wrap=True)
+    for finding in findings:
+        console.print(Text("\n".join(rooms.lines([finding])), style=STYLES[finding.state]), soft_wrap=True)
     raise typer.Exit(0 if rooms.is_healthy(findings) else 1)

@@ -385,7 +385,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Size and times of change, that of the entry included, which nobody sets: what keeps them is the same."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have is that of none
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -399,7 +399,7 @@ def _read_header(path: Path) -> Header | str:
             return "the file is empty"
         info = soundfile.info(str(path))
         content = _content(path, size)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
         return f"it cannot be read ({error})"
     if info.frames > MOST_FRAMES_A_BYTE * size:
         return "its header does not say how long it is, as of a stream that was not finished; write the file anew"

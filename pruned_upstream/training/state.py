@@ -14,6 +14,7 @@ import torch
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import atomic_write
+from ..parsing import MALFORMED, shown
 from .recipe import Kind
 
 FORMAT = "pruned_upstream training state"
@@ -44,15 +45,17 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
     advice = f"name another run.folder, or remove {path} to start over"
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, pickle.UnpicklingError, *MALFORMED) as error:
         raise CheckpointError(
             f"the training state {path} cannot be read: it is truncated, foreign, or holds what torch's safe loader "
             f"refuses; {advice}"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a training state of this program; {advice}")
-    if state["version"] != VERSION:
-        raise CheckpointError(f"{path} has version {state['version']}, this program reads {VERSION}; {advice}")
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {shown(state.get('version'))}, this program reads {VERSION}; {advice}"
+        )
     return state
 
 

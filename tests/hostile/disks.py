@@ -1,4 +1,6 @@
-"""Commands on a full disk: a limit on the size of files stands for it. Each must end in a sentence and leave what was."""
+"""Commands on a full disk: a limit on the size of files stands for it. Each must end in a sentence and
+leave nothing half written.
+"""
 
 from __future__ import annotations
 
