@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +51,7 @@ def train(
     report_table: Callable[[Mapping[str, Any]], Table] | None = None,
     *,
     amend: bool = False,
+    more_tables: Callable[[Any], Iterable[Table]] | None = None,
 ) -> None:
     """Train by a method of `training.methods` as the recipe says, then show the run's report and where the model is.
 
@@ -73,6 +74,8 @@ def train(
     report = json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))
     if report_table is not None:
         console.print(report_table(report))
+    for table in more_tables(asked) if more_tables is not None else ():
+        console.print(table)
     console.print(f"wrote {model}", soft_wrap=True)
     if report.get("missed"):
         console.print(f"[bold red]{report['missed']}[/]", soft_wrap=True)

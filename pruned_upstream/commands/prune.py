@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
+
+if TYPE_CHECKING:
+    from ..training.prune import PruneRecipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,14 +31,34 @@ def prune(
 
     Several processes: torchrun --nproc-per-node 4 -m pruned_upstream.cli prune RECIPE
     """
-    train("prune", recipe, overrides, report_table, amend=amend)
+    train("prune", recipe, overrides, report_table, amend=amend, more_tables=_sizes)
+
+
+def _sizes(recipe: PruneRecipe) -> Iterator[Table]:
+    """Of a run that leaves several models: what each costs and keeps."""
+    if recipe.sparsity.targets is None:
+        return
+    from ..training.size_table import table_of_sizes
+
+    table = Table(title="sizes of this run", title_justify="left")
+    names = ("target", "parameters", "MACs (G)", f"{recipe.latency.seconds:g} s in ms", "dense", "distance")
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("file")
+    for row in table_of_sizes(recipe):
+        times = (f"{1e3 * seconds:.1f}" for seconds in (row.seconds, row.dense_seconds))
+        size = (f"{row.target:.0%}", f"{row.parameters / 1e6:.2f}M", f"{row.macs / 1e9:.1f}")
+        table.add_row(*size, *times, f"{row.distance:.4f}", row.file)
+    yield table
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
     """A run's report for the terminal."""
     table = Table(title="pruned", show_header=False)
     table.add_row(*size_row(report))
-    scope = "everything" if report["scope"] == "everything" else f"the {report['scope']}"
+    scope = {"everything": "everything", "macs": "the MACs", "latency": "the time"}.get(
+        report["scope"], f"the {report['scope']}"
+    )
     table.add_row("sparsity, target", f"{report['target_sparsity']:.2%} of {scope}")
     if report["steps"]:
         table.add_row("sparsity, expected by the gates", f"{report['expected_sparsity']:.2%}")

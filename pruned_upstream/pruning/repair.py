@@ -100,6 +100,23 @@ def repair(
     return Repaired(repaired, before, after, frames)
 
 
+@torch.no_grad()
+def distance(teacher: Encoder, student: Encoder, batches: Iterable[tuple[Tensor, Tensor | None]]) -> float:
+    """Of the student's layers from the teacher's of the same number, as `Repaired` tells it; raises as `repair`."""
+    _check(teacher, student)
+    heard = list(batches)
+    if not heard:
+        raise DataError("a distance needs speech to be taken on, and there was none")
+    with evaluating(teacher), evaluating(student), full_precision():
+        dense, ours = _Stack(teacher, heard), _Stack(student, heard)
+        shares = []
+        for number in range(student.config.num_layers):
+            dense.advance(number)
+            ours.advance(number)
+            shares.append(ours.unexplained(dense))
+    return sum(shares) / len(shares)
+
+
 class Streams(NamedTuple):
     """The residual stream of a layer after each of its sublayers, before any norm: (B, T, d) each."""
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from tiny import random_encoder, tiny_config
 from training.launching import ctrl_c_after, read_metrics
+from typer.testing import CliRunner
 
+from pruned_upstream.cli import build_app
 from pruned_upstream.description.macs import official_macs
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import load, read_header, save
@@ -17,6 +19,7 @@ from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.pruning.latency_table import Latency, LatencyTable
 from pruned_upstream.pruning.sparsity import Plateaus, counted_sparsity, plateau_ends
 from pruned_upstream.training.prune import build_objective, run_prune, sizes
+from pruned_upstream.training.recipe import save_recipe
 
 THREE = {
     "sparsity.target": 0.8,
@@ -160,3 +163,20 @@ def test_time_is_met_by_the_table_that_was_measured(recipe, tmp_path: Path) -> N
     changes |= {"latency.table": str(tmp_path / "run" / "latency.json"), "run.folder": str(tmp_path / "again")}
     assert read_header(run_prune(recipe(**changes))).config == config
     assert not (tmp_path / "again" / "latency.json").exists()
+
+
+def test_one_run_gives_a_table_of_quality_against_size_and_time(recipe, tmp_path: Path) -> None:
+    save_recipe(recipe(**THREE | {"latency.seconds": 0.3}), tmp_path / "recipe.yaml")
+    result = CliRunner().invoke(build_app(), ["prune", str(tmp_path / "recipe.yaml")], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "sizes of this run" in result.output
+    rows = json.loads((tmp_path / "run" / "sizes.json").read_text())
+    assert [row["target"] for row in rows] == [0.5, 0.67, 0.8]
+    for key in ("parameters", "macs"):
+        values = [row[key] for row in rows]
+        assert values == sorted(values, reverse=True)
+    for row in rows:
+        config = read_header(tmp_path / "run" / row["file"]).config
+        assert row["macs"] == sum(bucket.total for bucket in official_macs(config))
+        assert 0 < row["distance"] < 10
+        assert row["seconds"] > 0
