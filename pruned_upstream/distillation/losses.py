@@ -48,6 +48,20 @@ def l1_log_cosine(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     return _summed(distance, weights)
 
 
+def gram(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+    """How differently the frames of an utterance are related: squared difference of the temporal Gram matrices, mean
+    over the frames that a frame is related to, weighted sum over frames.
+
+    The temporal Gram matrix of STaRHuBERT (Jang, Kim and Kim, ICASSP 2024), here of frames of unit length, so that
+    layers of any size count alike. It needs no map between the layers. Shapes as in `mse`.
+    """
+    valid = weights > 0
+    related = [F.normalize(x.float(), dim=-1) for x in (student, teacher)]
+    ours, theirs = (x @ x.transpose(1, 2) for x in related)  # (B, T, T)
+    error = torch.where(valid.unsqueeze(1), ours - theirs, 0.0).square().sum(-1)  # (B, T)
+    return _summed(error / valid.sum(1, keepdim=True).clamp(min=1), weights)
+
+
 def _summed(distance: Tensor, weights: Tensor) -> Tensor:
     """(B, T), (B, T) -> (); what stands at padding does not reach the sum, not even NaN."""
     return torch.where(weights > 0, distance * weights, 0.0).sum()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .losses import mse, named_loss
+from .losses import gram, mse, named_loss
 
 VARIANTS = ("v4", "v3", "fixed")
 
@@ -44,6 +44,7 @@ class LayerPairing(nn.Module):
             choice, the last choice where none is left, and the top layer where that is the first. "v3": each takes
             the nearest student layer. "fixed": each takes the student layer of its own number.
         loss: a name in `losses.LOSSES`, for the pairs; which are nearest is always decided by squared error.
+        gram: weight of `losses.gram` of the pairs, which no map comes between.
 
     Raises:
         ConfigError: an unknown variant or loss, a layer that does not exist, or layers and groups both.
@@ -58,6 +59,7 @@ class LayerPairing(nn.Module):
         groups: Sequence[Sequence[int]] | None = None,
         variant: str = "v4",
         loss: str = "mse",
+        gram: float = 0.0,
     ) -> None:
         super().__init__()
         if groups is not None and teacher_layers is not None:
@@ -76,8 +78,21 @@ class LayerPairing(nn.Module):
         self.teacher_layers = layers
         self.variant = variant
         self.distance = named_loss(loss)
+        self.gram = gram
+        self.clusters: dict[int, list[int]] = {}
         self.maps = nn.ModuleList(_identity(embed_dim) for _ in groups)
         self._map_of = {layer: number for number, group in enumerate(groups) for layer in group}
+
+    def use_clusters(self, clusters: Sequence[Sequence[int]]) -> None:
+        """Learn from the means of these teacher layers instead, each under the number of its last (`clusters.py`)."""
+        self.clusters = {cluster[-1]: list(cluster) for cluster in clusters}
+        self.teacher_layers = sorted(self.clusters)
+        self._map_of = dict.fromkeys(self.teacher_layers, 0)
+
+    def target(self, teacher: Sequence[Tensor], layer: int) -> Tensor:
+        """What is learned from the teacher under the number of a layer, (B, T, d)."""
+        cluster = self.clusters.get(layer)
+        return teacher[layer] if cluster is None else torch.stack([teacher[k] for k in cluster]).mean(0)
 
     @property
     def needs_table(self) -> bool:
@@ -96,10 +111,11 @@ class LayerPairing(nn.Module):
         Returns:
             (teacher layers above 0, L).
         """
+        targets = {k: self.target(teacher, k) for k in self._chosen_layers()}
         columns = []
         for j in range(1, self.num_layers + 1):
             mapped = {number: self.maps[number](student[j]) for number in self._maps_of_choice()}  # (B, T, d) each
-            errors = [mse(mapped[self._map_of[k]], teacher[k], weights) for k in self._chosen_layers()]
+            errors = [mse(mapped[self._map_of[k]], target, weights) for k, target in targets.items()]
             columns.append(torch.stack(errors))
         return torch.stack(columns, dim=1)
 
@@ -139,10 +155,12 @@ class LayerPairing(nn.Module):
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor, pairs: Sequence[int]
     ) -> Tensor:
         """Loss of the chosen pairs, summed over pairs and frames; shapes as in `table`."""
-        distances = [
-            self.distance(self.maps[self._map_of[k]](student[j]), teacher[k], weights)
-            for k, j in zip(self.teacher_layers, pairs, strict=True)
-        ]
+        distances = []
+        for k, j in zip(self.teacher_layers, pairs, strict=True):
+            target = self.target(teacher, k)
+            distances.append(self.distance(self.maps[self._map_of[k]](student[j]), target, weights))
+            if self.gram:
+                distances.append(self.gram * gram(student[j], target, weights))
         return torch.stack(distances).sum()
 
     def _chosen_layers(self) -> list[int]:

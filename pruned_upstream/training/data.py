@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .corpus import SAMPLE_RATE, BadRecording, Corpus
+from .corpus import SAMPLE_RATE, BadRecording, Corpus, find_corpus
+from .mixing import draw, mixed
 from .processes import Processes
 from .recipe import Data
 
@@ -119,6 +120,7 @@ class Batches(Dataset):
         self.longest = round(data.max_seconds * SAMPLE_RATE)
         self.lengths = [min(utterance.samples, self.longest) for utterance in corpus.utterances]
         self.rank, self.world = 0, 1
+        self.noise = None if data.noise is None else find_corpus(data.noise, min_samples=1)
         seconds = data.batch_seconds
         self.plan = BatchPlan(
             self.lengths,
@@ -140,9 +142,12 @@ class Batches(Dataset):
         pad_to = max(self.lengths[member] for member in members)
         parts = self.world * self.accumulation
         mine = range(self.rank, parts, self.world)
-        return [self._read(epoch, members[part::parts], pad_to, noise_seed(self.seed, step, part)) for part in mine]
+        return [
+            self._read(epoch, members[part::parts], members, pad_to, noise_seed(self.seed, step, part)) for part in mine
+        ]
 
-    def _read(self, epoch: int, members: list[int], pad_to: int, seed: int) -> Batch:
+    def _read(self, epoch: int, members: list[int], together: list[int], pad_to: int, seed: int) -> Batch:
+        """Of the recordings `together` in a step these members."""
         batch = Batch([], pad_to, [], [], seed, {})
         for member in members:
             utterance = self.corpus.utterances[member]
@@ -156,10 +161,28 @@ class Batches(Dataset):
                 seconds = f"{start / SAMPLE_RATE:.1f} to {(start + samples) / SAMPLE_RATE:.1f} s"
                 batch.skipped[utterance.name] = f"it is silent throughout, from {seconds}"
                 continue
-            batch.wavs.append(wav)
+            batch.wavs.append(self._mixed(wav, epoch, member, together))
             batch.utterances.append(member)
             batch.starts.append(start)
         return batch
+
+    def _mixed(self, wav: Tensor, epoch: int, member: int, together: list[int]) -> Tensor:
+        """With another recording of the step in it, or with noise, where the epoch has drawn so."""
+        share = 0.0 if self.noise is None else self.data.noise_share
+        drawn = draw(self.seed, epoch, member, mix=self.data.mix, noise_share=share)
+        if drawn is None:
+            return wav
+        if drawn.noise:
+            others = self.noise.utterances
+        else:
+            others = [self.corpus.utterances[other] for other in together if other != member]
+        if not others:
+            return wav
+        other = others[int(drawn.second * len(others))]
+        try:
+            return mixed(wav, drawn, other.samples, other.read)
+        except BadRecording:  # it is told of when its own turn comes
+            return wav
 
     def loader(self, processes: Processes, first: int, steps: int) -> Generator[list[Batch]]:
         """What this process computes in the steps from `first` up to `steps`, read ahead by worker processes.

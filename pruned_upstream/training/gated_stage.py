@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..distillation.clusters import layer_clusters, layer_similarity
 from ..distillation.pairing import LayerPairing
+from ..errors import ConfigError
+from ..files import write_text
 from ..model.config import EncoderConfig
 from ..model.encoder import Encoder
 from ..model.gating import EncoderGates
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 GATE_NOISE = 1  # sets the seeds of gates apart from those of micro-batches
 LATENCY_FILE = "latency.json"
+CLUSTERS_FILE = "clusters.json"
+CLUSTERED_SECONDS = 120.0  # of speech, by which layers are compared
 
 
 @dataclass
@@ -42,11 +48,19 @@ class Distillation:
     groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
     pairing: str = "v4"
     loss: str = "mse"
+    gram: float = 0.0  # weight of the difference of temporal Gram matrices, beside it (STaRHuBERT)
+    clusters: int | None = None  # instead of layers: so many clusters of similar ones, and their means (SKILL)
     average: str = "utterances"  # over each one's frames, then over them (equation 5); or all "frames" together
 
     def check(self) -> None:
         averages = ("frames", "utterances")
         require(self.average in averages, "distillation.average", self.average, f"be one of {', '.join(averages)}")
+        require(self.gram >= 0, "distillation.gram", self.gram, "be at least 0")
+        if self.clusters is not None:
+            require(self.clusters >= 1, "distillation.clusters", self.clusters, "be at least 1, or null")
+            for name in ("teacher_layers", "groups"):
+                named = getattr(self, name)
+                require(named is None, f"distillation.{name}", named, "be null where distillation.clusters is given")
         lists = self.groups is None or all(isinstance(group, list) for group in self.groups)
         numbers = lists and all(isinstance(layer, int) for group in self.groups or () for layer in group)
         require(numbers, "distillation.groups", self.groups, "be null, or lists of layers such as [[0],[4,8,12]]")
@@ -129,6 +143,20 @@ def cost_in(recipe: PruneRecipe, config: EncoderConfig, processes: Processes) ->
         if processes.is_main and options.table is None and not path.exists():
             measure(config, seconds=options.seconds, device=options.device).save(path)
     return Latency(LatencyTable.load(path))
+
+
+def learn_from_clusters(objective: PruningObjective, batches: Batches, folder: Path) -> None:
+    """Find which layers of the teacher are similar, or take what an earlier launch has found."""
+    path, processes, count = folder / CLUSTERS_FILE, objective.processes, objective.recipe.distillation.clusters
+    with processes.main_first():
+        if processes.is_main and not path.exists():
+            heard = calibration(objective.teacher, batches, CLUSTERED_SECONDS)
+            found = layer_clusters(layer_similarity(objective.teacher, heard), count or 0)
+            write_text(path, json.dumps(found))
+    clusters = json.loads(path.read_text(encoding="utf-8"))
+    if len(clusters) > (count or 0):
+        raise ConfigError(f"{path} holds {len(clusters)} clusters of layers; remove it, or name another run.folder")
+    objective.pairing.use_clusters(clusters)
 
 
 def start_warm(objective: PruningObjective, batches: Batches) -> None:

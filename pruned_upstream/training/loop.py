@@ -144,6 +144,8 @@ class Trainer:
         self.replicated = _GradientBuffer([p for group in self.groups if group.replicated for p in group.parameters])
         self.optimiser = _adamw(self.groups, recipe.optimisation)
         self.inputs = {"recordings": batches.corpus.fingerprint, **(inputs or {})}
+        if batches.noise is not None:
+            self.inputs["noise"] = batches.noise.fingerprint
         self.done = 0
         self.dropped: dict[str, str] = {}
         self.amendments: list[dict[str, Any]] = []

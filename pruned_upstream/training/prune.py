@@ -39,6 +39,7 @@ from .gated_stage import (
     PruningObjective,
     Sparsity,
     cost_in,
+    learn_from_clusters,
     start_warm,
 )
 from .loop import Trainer
@@ -113,6 +114,8 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
                 cache=folder / HEADERS_FILE,
             )
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        if recipe.distillation.clusters is not None:
+            learn_from_clusters(objective, batches, folder)
         if recipe.gates.warm_start:
             start_warm(objective, batches)
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
@@ -186,6 +189,7 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
         groups=distillation.groups,
         variant=distillation.pairing,
         loss=distillation.loss,
+        gram=distillation.gram,
     )
     for module in (teacher, student, gates, pairing):
         module.to(processes.device)

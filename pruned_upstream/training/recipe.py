@@ -27,7 +27,7 @@ from ..parsing import MALFORMED, bounded_yaml, printable, shown
 from ..resources import recipe_path
 
 PRECISIONS = ("fp32", "bf16")
-LISTS = ("train", "test")  # of data: one entry may stand without brackets
+LISTS = ("train", "test", "noise")  # of data: one entry may stand without brackets
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 NO_SECTIONS = "it must hold sections and keys"
 KEY = r"\w+(\.\w+)*"
@@ -72,6 +72,9 @@ class Data:
     batch_utterances: int = 24
     batch_seconds: float | None = None  # instead: as many as fit, padding included
     max_seconds: float = 15.6  # longer recordings are cropped, anew in every epoch
+    mix: float = 0.0  # share of recordings that another of their batch talks over (mixing.py); WavLM's is 0.2
+    noise: list[str] | None = key(Kind.INPUT, None)  # folders and manifests of noise, for some of the mixtures
+    noise_share: float = 0.1  # of the mixtures, where there is noise
     bucket: int = 20  # batches whose recordings are sorted by length together
     workers: int = key(Kind.LAUNCH, 4)  # loader processes of each training process
 
@@ -81,6 +84,10 @@ class Data:
         seconds = self.batch_seconds
         require(seconds is None or seconds > 0, "data.batch_seconds", seconds, "be above 0, or null")
         require(self.max_seconds > 0, "data.max_seconds", self.max_seconds, "be above 0")
+        require(0 <= self.mix <= 1, "data.mix", self.mix, "be a share from 0 to 1")
+        require(self.noise is None or bool(self.noise), "data.noise", self.noise, "be null, or name a folder")
+        require(self.noise is None or self.mix > 0, "data.mix", self.mix, "be above 0 where data.noise names noise")
+        require(0 <= self.noise_share <= 1, "data.noise_share", self.noise_share, "be a share from 0 to 1")
         require(self.bucket >= 1, "data.bucket", self.bucket, "be at least 1")
         require(self.workers >= 0, "data.workers", self.workers, "be at least 0")
 

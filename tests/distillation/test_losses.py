@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pruned_upstream.distillation.losses import LOSSES, l1_log_cosine, l1_minus_cosine, mse
+from pruned_upstream.distillation.losses import LOSSES, gram, l1_log_cosine, l1_minus_cosine, mse
 
 VALID = torch.tensor([[True, True, False]])
 STUDENT = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])
@@ -50,3 +50,29 @@ def test_no_gradient_reaches_padding(name: str) -> None:
 def test_half_precision_is_summed_in_single(name: str) -> None:
     a, b = torch.randn(2, 4, 5, 7).bfloat16()
     assert LOSSES[name](a, b, torch.ones(4, 5, dtype=torch.bool)).dtype == torch.float32
+
+
+def test_gram_matrices_do_not_see_rotations_and_sizes_of_a_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(2, 7, 5, generator=generator)
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5, generator=generator))
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    assert gram(3 * teacher @ rotation, teacher, valid).item() == pytest.approx(0.0, abs=1e-9)
+    other = torch.randn(2, 7, 5, generator=generator)
+    ours, theirs = (torch.nn.functional.normalize(x, dim=-1) for x in (other, teacher))
+    by_hand = sum(
+        (ours[b, t] @ ours[b, u] - theirs[b, t] @ theirs[b, u]).item() ** 2 / 7
+        for b in range(2)
+        for t in range(7)
+        for u in range(7)
+    )
+    assert gram(other, teacher, valid).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_gram_matrices_hold_no_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 7, 5, generator=generator)
+    valid = torch.arange(7) < torch.tensor([[7], [4]])
+    whole = gram(student[:1], teacher[:1], valid[:1]) + gram(student[1:, :4], teacher[1:, :4], valid[1:, :4])
+    student[1, 4:], teacher[1, 4:] = torch.nan, 100.0
+    assert gram(student, teacher, valid).item() == pytest.approx(whole.item(), rel=1e-5)
