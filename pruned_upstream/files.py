@@ -1,4 +1,4 @@
-"""Files that are written whole, YAML that is read safely, and folders that one process works in at a time."""
+"""Writing files so that a reader never sees half of one, and folders that one process works in at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from .errors import DataError, PrunedUpstreamError
 
@@ -121,26 +121,6 @@ def remove_unfinished(folder: Path) -> None:
         writer = UNFINISHED.fullmatch(entry.name)
         if writer is not None and _is_dead(writer["host"], int(writer["pid"]), entry):
             _discard(entry)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds, read without running anything in it.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        DataError: it is no YAML, no UTF-8, nested too deeply, or holds a date or number that cannot be.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except RecursionError as error:
-        raise DataError(f"{path} cannot be read: it is nested too deeply") from error
-    # values that only look like a date, a number or a time stamp end in the last two
-    except (OSError, yaml.YAMLError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 @contextlib.contextmanager

@@ -115,7 +115,13 @@ def is_text(value: object) -> bool:
     return True
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write numbers of more than some thousand digits."""
+        return repr(value) if abs(value) < MAX_INTEGER else "a number of astronomical size"
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 60
 _SHORT.maxlevel = 3
 

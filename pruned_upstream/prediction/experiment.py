@@ -19,8 +19,8 @@ import torch
 import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import read_yaml
 from ..model.checkpoint import is_onnx
+from ..parsing import read_yaml
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints
 from ..superb.results import FILE_NAME, TaskResult, read_results
@@ -202,7 +202,10 @@ def _newest(folder: Path, kind: str) -> Mapping[str, Any]:
     written = sorted(folder.glob(f"{kind}_*.yaml"), key=lambda path: path.stat().st_mtime)
     if not written:
         raise DataError(f"{folder} holds no {kind}_*.yaml, which s3prl's runner writes")
-    tree = read_yaml(written[-1])
+    try:
+        tree = read_yaml(written[-1])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{written[-1]} cannot be read: {error}") from error
     if not isinstance(tree, Mapping):
         raise DataError(f"{written[-1]} is not a mapping of keys to values")
     return tree

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
-from ..files import read_yaml, write_text
+from ..files import write_text
+from ..parsing import is_text, read_yaml, shown
 from .metrics import TASK_METRICS
 
 FILE_NAME = "results.yaml"
@@ -115,6 +115,8 @@ def read_results(folder: str | Path) -> RunResults:
         tree = read_yaml(path)
     except FileNotFoundError as error:
         raise DataError(f"{folder} is not a run folder: it holds no {FILE_NAME}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     return _parse(tree, path)
 
 
@@ -172,7 +174,7 @@ def _parse_task(name: str, tree: Any, path: Path) -> TaskResult:
     for key, value in tree["metrics"].items():
         if not known[key].low <= value <= known[key].high:
             bounds = f"{known[key].low:g} to {known[key].high:g} ({known[key].unit})"
-            raise at.error(f"metrics.{key}", f"is {_shown(value)}; a measured value is a number from {bounds}")
+            raise at.error(f"metrics.{key}", f"is {shown(value)}; a measured value is a number from {bounds}")
     return TaskResult(**tree)
 
 
@@ -205,20 +207,20 @@ class _Place:
         if value is None and optional:
             return
         if not _is(value, kind):
-            raise self.error(key, f"is {_shown(value)}; it must be {_NAMES[kind]}")
+            raise self.error(key, f"is {shown(value)}; it must be {_NAMES[kind]}")
         if kind in (int, float) and not low <= value <= MOST:
-            raise self.error(key, f"is {_shown(value)}; it must be a number of at least {low:g}")
+            raise self.error(key, f"is {shown(value)}; it must be a number of at least {low:g}")
 
     def items(self, tree: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:
         value = tree[key]
         if not isinstance(value, list) or not all(_is(item, kind) for item in value):
-            raise self.error(key, f"is {_shown(value)}; it must be a list, each {_NAMES[kind]}")
+            raise self.error(key, f"is {shown(value)}; it must be a list, each {_NAMES[kind]}")
         return tuple(value)
 
     def mapping(self, tree: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
         value = tree[key]
         if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is(v, kind) for k, v in value.items()):
-            raise self.error(key, f"is {_shown(value)}; it must map names to values, each {_names(kind)}")
+            raise self.error(key, f"is {shown(value)}; it must map names to values, each {_names(kind)}")
         return dict(value)
 
 
@@ -230,17 +232,8 @@ def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, int):
         return bool({int, float} & set(kinds)) and -MOST <= value <= MOST
     if isinstance(value, str):
-        return str in kinds and _is_text(value)
+        return str in kinds and is_text(value)
     return isinstance(value, kinds)
-
-
-def _is_text(value: str) -> bool:
-    """Half of a surrogate pair can be written in YAML and nowhere else."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _NAMES = {str: "text", int: f"a whole number below {MOST:g}", float: "a number", bool: "true or false"}
@@ -248,13 +241,3 @@ _NAMES = {str: "text", int: f"a whole number below {MOST:g}", float: "a number",
 
 def _names(kind: type | tuple[type, ...]) -> str:
     return " or ".join(_NAMES[k] for k in (kind if isinstance(kind, tuple) else (kind,)))
-
-
-class _Short(reprlib.Repr):
-    def repr_int(self, value: int, level: int) -> str:
-        """Python refuses to write numbers of more than some thousand digits."""
-        return str(value) if abs(value) <= MOST else "a number of astronomical size"
-
-
-_shown = _Short().repr
-"""A value in a message, shortened where it is long or deep."""

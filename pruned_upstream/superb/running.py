@@ -46,6 +46,7 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
 from ..jobs import LOG_LINES, Failure
 from ..model.hub import plain_name
+from ..parsing import read_yaml
 from . import configuration
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -577,8 +578,8 @@ def _is_stage_finished(folder: Path) -> bool:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        tree = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path} is not a mapping of keys to values")

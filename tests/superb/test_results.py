@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
         ("parameters: 26571392", f"parameters: 0x{'f' * 5000}", "a number of astronomical size"),
         ("per: 9.09", f"per: 0x{'f' * 5000}", "a number of astronomical size"),
         ("parameters: 26571392", f"parameters: {'9' * 5000}", "cannot be read"),
-        ("model: ours", f"model: {'[' * 2000}{']' * 2000}", "nested too deeply"),
+        ("model: ours", f"model: {'[' * 2000}{']' * 2000}", "nested more than 32 deep"),
         ("model: ours", "model: {a: {b: {c: {d: {e: {f: {g: {h: 1}}}}}}}}", r"model is \{.*it must be text"),
         ("model: ours", 'model: "\\uD800"', "model is .*it must be text"),
         ("  pr:", "  2024-01-01:", "unknown task '2024-01-01'"),

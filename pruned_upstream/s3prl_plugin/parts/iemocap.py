@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...parsing import read_json
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ def read_fold(path: Path) -> Fold:
         DataError: it is not there, or it is something else; the message says what.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is no JSON in UTF-8: {error}") from error
     labels, entries = (tree.get(key) for key in ("labels", "meta_data")) if isinstance(tree, dict) else (None, None)
     if not isinstance(labels, dict) or not _numbered(list(labels.values())):
