@@ -51,6 +51,7 @@ from ..files import atomic_write
 from ..parsing import MALFORMED, is_text, parse_json, shown
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
+from .graphs import FrameGraphs
 from .hub import local_file
 from .size import count_parameters
 
@@ -155,6 +156,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     dropout: Dropout = Dropout(),
+    graphs: bool = False,
 ) -> Encoder:
     """The encoder of a model file, in evaluation mode.
 
@@ -165,6 +167,7 @@ def load(
     Args:
         device: where it computes; `extract` brings audio there.
         dtype: of parameters and hidden states: torch.float32, float64, bfloat16 or float16.
+        graphs: on a GPU and without gradients the transformer is replayed from CUDA graphs (`graphs.py`).
 
     Raises:
         ConfigError: `dtype` is not a floating point type.
@@ -180,7 +183,10 @@ def load(
         tensors[name] = torch.zeros(shape, dtype=tensors[name + VALUES].dtype).masked_scatter_(
             mask, tensors.pop(name + VALUES)
         )
-    return assemble(header.config, tensors, source=str(path), dropout=dropout).to(device, dtype)
+    encoder = assemble(header.config, tensors, source=str(path), dropout=dropout).to(device, dtype)
+    if graphs:
+        encoder.graphs = FrameGraphs()
+    return encoder
 
 
 def assemble(

@@ -24,6 +24,7 @@ from .derived import captured
 from .extraction import Extracts
 from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
+from .graphs import FrameGraphs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
 from .memory import require_memory
 
@@ -217,6 +218,7 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         self.post_extract_proj = nn.Linear(config.feature_dim, config.embed_dim) if config.has_projection else None
         self.encoder = TransformerEncoder(config, dropout)
         self.prediction_heads = nn.ModuleList(prediction_head(config.embed_dim) for _ in range(config.prediction_heads))
+        self.graphs: FrameGraphs | None = None  # where the transformer is to be replayed on a GPU
         self.reset_parameters()
 
     @torch.no_grad()
@@ -305,6 +307,12 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         self, x: Tensor, padding_mask: Tensor | None = None, *, gates: EncoderGates | None = None
     ) -> list[Tensor]:
         """Position convolution and transformer: (B, T, d) -> L + 1 hidden states (B, T, d)."""
+        if self.graphs is not None and gates is None and self.graphs.serves(self.encoder, x):
+            # of several position convolutions, the later ones hear what the first makes of padding
+            pads = self.config.conv_pos_depth == 1
+            return self.graphs.run(
+                self.encoder, lambda x, mask: self.encoder(x, mask, None), x, padding_mask, pads=pads
+            )
         return self.encoder(x, padding_mask, gates)
 
     def padding_mask(self, lengths: Tensor, samples: int) -> Tensor:

@@ -28,14 +28,19 @@ class Options:
         states: what `hidden_states` are, and so what s3prl's weighted sum is of: "layers", the input of the first layer
             and the output of each; or "distilhubert", as s3prl's own DistilHuBERT has them: projected features,
             outputs of the layers, predictions of the teacher's layers (s3prl, upstream/distiller/expert.py).
+        graphs: whether a GPU replays the transformer from CUDA graphs (model/graphs.py): the same result, sooner where
+            batches are small. A CPU has none.
     """
 
     precision: str = "fp32"
     states: str = "layers"
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if not isinstance(self.graphs, bool):
+            raise ConfigError(f"graphs is {self.graphs!r}; it must be true or false")
         if self.states not in STATES:
             raise ConfigError(f"states is {self.states!r}; it must be one of {', '.join(STATES)}")
 
@@ -48,10 +53,10 @@ class Options:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"the upstream's options {path} cannot be read: {error}") from error
-        if not isinstance(tree, dict) or not tree.keys() <= {"precision", "states"}:
+        if not isinstance(tree, dict) or not tree.keys() <= {"precision", "states", "graphs"}:
             raise ConfigError(
-                f"{path} holds {tree!r}; a compact upstream takes `precision: bf16`, `states: distilhubert` and "
-                "nothing else"
+                f"{path} holds {tree!r}; a compact upstream takes `precision: bf16`, `states: distilhubert`, "
+                "`graphs: true` and nothing else"
             )
         return cls(**tree)
 
@@ -155,7 +160,7 @@ class UpstreamExpert(nn.Module):
 
 def _opened(path: Path, options: Options | None) -> Encoder | OnnxEncoder:
     if not is_onnx(path):
-        encoder = load(path)
+        encoder = load(path, graphs=options is not None and options.graphs)
         encoder.feature_extractor.requires_grad_(False)
         return encoder
     if options is not None:
