@@ -2,7 +2,7 @@
 
 python -m benchmarks.inference                     results/inference.*
 python -m benchmarks.inference --peers             results/peers.*: whole libraries at Base size
-python -m benchmarks.inference --dtype bfloat16    results/inference_bfloat16.*
+python -m benchmarks.inference --dtype float32     on a processor without instructions for bfloat16
 """
 
 from __future__ import annotations
@@ -23,26 +23,35 @@ from .peers import Extract, all_peers, s3prl_wavlm
 SAMPLE_RATE = 16000
 
 
+CONFIGS = {
+    "ours, dense": wavlm_base_config,
+    "ours, whole heads": shapes.whole_heads,
+    "ours, fine-grained heads": shapes.fine_grained,
+    "ours, front end pruned too": shapes.conv_pruned,
+    "ours, fine-grained heads, light front end": shapes.light,
+    "ours, whole heads, light front end": shapes.light_whole_heads,
+}
+
+
 def ours(config, device: str, dtype: torch.dtype = torch.float32) -> Extract:
     encoder = Encoder(config).to(device, dtype).eval()
     return lambda wavs: encoder.extract([wav.to(dtype) for wav in wavs]).hidden_states
 
 
 def candidates(arguments: argparse.Namespace) -> dict[str, Extract]:
-    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    device = arguments.device
     if arguments.peers:
         return all_peers(device) | {
             "ours, WavLM Base": ours(wavlm_base_config(), device),
             "ours, HuBERT Base": ours(hubert_base_config(), device),
         }
-    configs = {
-        "ours, dense": wavlm_base_config(),
-        "ours, whole heads": shapes.whole_heads(),
-        "ours, fine-grained heads": shapes.fine_grained(),
-        "ours, front end pruned too": shapes.conv_pruned(),
-    }
-    named = {f"{name}, {count_parameters(config) / 1e6:.1f} M": config for name, config in configs.items()}
-    return {"s3prl WavLM Base": s3prl_wavlm(device)} | {name: ours(c, device, dtype) for name, c in named.items()}
+    found = {"s3prl WavLM Base": s3prl_wavlm(device)}
+    for name in arguments.dtype:
+        for model, build in CONFIGS.items():
+            config = build()
+            label = f"{model}, {count_parameters(config) / 1e6:.1f} M" + (", bf16" if name == "bfloat16" else "")
+            found[label] = ours(config, device, getattr(torch, name))
+    return found
 
 
 def main() -> None:
@@ -54,7 +63,11 @@ def main() -> None:
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of ours; s3prl's is float32"
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        nargs="+",
+        default=["float32", "bfloat16"],
+        help="of ours, all in one race; s3prl's is float32",
     )
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--name", help="of the files under results, for another processor than inference.md's")
@@ -63,7 +76,6 @@ def main() -> None:
     torch.manual_seed(0)
     models = candidates(arguments)
     name = arguments.name or ("peers" if arguments.peers else "inference")
-    name += "" if arguments.dtype == "float32" else f"_{arguments.dtype}"
     rows = []
     for batch in arguments.batch:
         for seconds in arguments.seconds:
@@ -72,7 +84,7 @@ def main() -> None:
             with torch.inference_mode():
                 timings = race(runs, repeats=arguments.repeats, clock=arguments.clock, device=arguments.device)
             rows += [timing_row(timing, batch=batch, seconds=seconds) for timing in timings]
-            settings = {"clock": arguments.clock, "repeats": arguments.repeats, "dtype": arguments.dtype}
+            settings = {"clock": arguments.clock, "repeats": arguments.repeats}
             write(name, rows, machine(arguments.device, **settings))
     draw(name, rows, group=lambda row: f"batch {row['batch']}, {row['seconds']} s", title="against s3prl's WavLM Base")
 

@@ -1,11 +1,11 @@
-"""The compact shapes that are timed: 26.57M parameters, the size of the paper's model, of WavLM Base."""
+"""The compact shapes that are timed: of WavLM Base, with the 26.57M parameters of the paper's model."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
 
-from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer, wavlm_base_config
+from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer, light_front_end, wavlm_base_config
 from pruned_upstream.model.size import count_parameters
 
 PARAMETERS = 26_570_000
@@ -38,6 +38,15 @@ def conv_pruned() -> EncoderConfig:
     )
     heads = whole_heads((4, 4) * 6).layers
     return _filled(dataclasses.replace(dense, conv=conv), [layer.heads for layer in heads])
+
+
+def light() -> EncoderConfig:
+    """The paper's transformer behind a light front end: smaller by the convolutions that it has less."""
+    return light_front_end(fine_grained())
+
+
+def light_whole_heads() -> EncoderConfig:
+    return light_front_end(whole_heads())
 
 
 def _filled(config: EncoderConfig, heads: list[tuple[Head, ...]]) -> EncoderConfig:

@@ -1,4 +1,4 @@
-"""The transformer replayed by buckets: exact, and only where nothing could be missed. Recording itself is tested on a GPU."""
+"""The transformer replayed by buckets: exact, and only where nothing could be missed. Recording needs a GPU."""
 
 from __future__ import annotations
 
