@@ -100,17 +100,19 @@ def _bf16_instructions() -> str:
     return ", ".join(flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags) or "none"
 
 
-def write(name: str, rows: Sequence[Mapping[str, Any]], here: Mapping[str, Any], *, note: str = "") -> None:
-    """One table as results/NAME.json and .md."""
-    RESULTS.mkdir(exist_ok=True)
+def write(
+    name: str, rows: Sequence[Mapping[str, Any]], here: Mapping[str, Any], *, note: str = "", folder: Path = RESULTS
+) -> None:
+    """One table as NAME.json and .md."""
+    folder.mkdir(exist_ok=True)
     document = {"machine": dict(here), "note": note, "rows": [dict(row) for row in rows]}
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(_cell(row.get(column, "")) for column in columns) for row in rows]
     where = "; ".join(f"{key} {value}" for key, value in here.items())
     text = "\n".join(f"| {line} |" for line in lines)
-    (RESULTS / f"{name}.md").write_text(f"{text}\n\n{note + chr(10) if note else ''}Measured on: {where}.\n")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{note + chr(10) if note else ''}Measured on: {where}.\n")
     print(text, where, sep="\n\n")
 
 
