@@ -6,9 +6,8 @@
 
 First the tests marked `gpu`, for what is wrong need not be timed. Then rows, the most important first, each written as
 soon as it is taken (results/gpu.rows.json; gpu.md is the table): inference at batch 1 and 8 against s3prl's WavLM Base
-on the same GPU, a gated training step at the paper's batch, what surrounds them. A row that fails says why and
-the next is taken. What is there already is not taken again, nor is anything begun once the minutes are over: what is left is
-printed.
+on the same GPU, a gated training step at the paper's batch, what surrounds them. A row that fails says why. What is
+there already is not taken again, nor is anything begun once the minutes are over: what is left is printed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -11,7 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ HEADERS_FILE = "headers.json"  # of a run, what `find_corpus` keeps there
 SHOWN = 5  # files named in a message before "and so many more"
 RATES = range(1_000, 384_001)  # Hz; what lies outside is a damaged header, and would take gigabytes to resample
 MOST_FRAMES_A_BYTE = 8192  # more than any codec makes of silence: a header that says so is wrong
+TOGETHER = 64  # headers that a thread reads before it takes others
 HASHED_WHOLE = 1 << 16  # bytes; of longer files
 HASHED_BLOCKS, HASHED_BLOCK = 4, 1 << 12  # so many blocks of so many bytes count for the fingerprint
 
@@ -158,6 +161,7 @@ def find_corpus(
     headers = _headers([path for _, _, path in listed], cache)
     utterances: list[Utterance] = []
     held_out: Counter[str] = Counter()
+    set_of = functools.cache(_held_out_set)  # asked once for each folder
     for source, name, path in listed:
         header = headers[path]
         if isinstance(header, str):
@@ -166,7 +170,7 @@ def find_corpus(
             skipped[name] = f"{header.samples} samples at 16 kHz are fewer than the {min_samples} that a frame needs"
         else:
             utterances.append(Utterance(name, path, header))
-            held_out.update(_held_out_set(source, name) if for_training else ())
+            held_out.update(set_of(source, name.rpartition("/")[0]) if for_training else ())
     left_out = [part for listing in listings for part in listing.left_out]
     corpus = Corpus(utterances, skipped, repeated, left_out, dict(held_out))
     _say(corpus)
@@ -282,9 +286,9 @@ def _without_repetitions(listings: Iterable[_Listing]) -> tuple[list[tuple[Path,
     return kept, repeated
 
 
-def _held_out_set(source: Path, name: str) -> list[str]:
-    """The development or test set that a recording belongs to by the names of its folders or manifest, if any."""
-    inside = [source.stem if source.suffix == ".tsv" else source.resolve().name, *name.split("/")[:-1]]
+def _held_out_set(source: Path, folder: str) -> list[str]:
+    """The development or test set that a folder's recordings belong to by its names or the manifest's, if any."""
+    inside = [source.stem if source.suffix == ".tsv" else source.resolve().name, *filter(None, folder.split("/"))]
     for depth, part in enumerate(inside):
         words = set(re.split(r"[^a-z]+", part.lower()))
         if words & HELD_OUT_WORDS and "train" not in words:
@@ -368,8 +372,10 @@ def _headers(paths: Iterable[Path], cache: str | Path | None) -> dict[Path, Head
     known = _read_cache(Path(cache)) if cache is not None else {}
     stamps = {path: _stamp(path) for path in paths}
     fresh = [path for path, stamp in stamps.items() if stamp is not None and (str(path), *stamp) not in known]
+    pieces = [fresh[start : start + TOGETHER] for start in range(0, len(fresh), TOGETHER)]
     with ThreadPoolExecutor() as pool:
-        read = dict(zip(fresh, pool.map(_read_header, fresh), strict=True))
+        found = chain.from_iterable(pool.map(lambda piece: [_read_header(path) for path in piece], pieces))
+        read = dict(zip(fresh, found, strict=True))
     headers: dict[Path, Header | str] = {}
     for path, stamp in stamps.items():
         if stamp is None:
@@ -447,7 +453,7 @@ def _write_cache(
     cache: Path, stamps: dict[Path, tuple[int, int, int] | None], headers: dict[Path, Header | str]
 ) -> None:
     rows = [
-        [str(path), *stamp, found if isinstance(found, str) else list(astuple(found))]
+        [str(path), *stamp, found if isinstance(found, str) else list(vars(found).values())]
         for (path, stamp), found in zip(stamps.items(), headers.values(), strict=True)
         if stamp is not None
     ]
