@@ -10,13 +10,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-short test lint clean
+.PHONY: help setup demo demo-short test lint docs clean
 
 help:
 	@echo "make demo        set up if needed, then prune, export and score a small model on self-made speech"
 	@echo "make demo-short  the same in its short form"
 	@echo "make test        set up if needed, then the tests (PYTEST_ARGS='-k name' for some of them)"
-	@echo "make lint        ruff"
+	@echo "make lint        ruff and mypy"
+	@echo "make docs        the pages of docs/ as a site, in site/"
 	@echo "make clean       delete the environment"
 
 setup: $(READY)
@@ -33,6 +34,10 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV)

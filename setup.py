@@ -68,11 +68,17 @@ EXTRAS = {
         "accelerate>=1.10",
         "hypothesis>=6.100",
         "meeteval>=0.4",
+        "mkdocs>=1.6",
+        "mkdocstrings>=1.0",
+        "mkdocstrings-python>=2.0",
+        "mypy>=1.15",
         "packaging>=24.0",
         "peft>=0.18",
         "pytest>=8.2",
         "pytest-xdist>=3.6",
         "ruff>=0.6",
+        "types-PyYAML>=6.0",
+        "types-tabulate>=0.9",
     ],
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import __version__
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ Amend = Annotated[
     ),
 ]
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with the package.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pruned_upstream {__version__}")
+        raise typer.Exit
+
+
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress self-supervised speech encoders and score them through s3prl."""
 
 
 def log_to_terminal(console: Console | None = None) -> None:

@@ -1,0 +1,55 @@
+"""The pages: what follows from the code is up to date, links lead somewhere, and the site builds."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+GENERATE = runpy.run_path(str(DOCS / "generate.py"))
+
+
+def test_generated_pages_are_up_to_date():
+    for path, text in GENERATE["pages"]().items():
+        assert path.read_text(encoding="utf-8") == text, f"run `python docs/generate.py`: {path.name} is old"
+
+
+def test_imports_go_one_way():
+    layer_of = {room: number for number, layer in enumerate(GENERATE["LAYERS"]) for room in layer}
+    imports = GENERATE["imports"]()
+    assert imports.keys() <= layer_of.keys(), "a room that is not in the picture"
+    for room, targets in imports.items():
+        for target, places in targets.items():
+            assert layer_of[target] > layer_of[room], f"{room} imports {target}, which is no room below it: {places}"
+
+
+def test_every_key_of_a_recipe_is_on_its_page():
+    from pruned_upstream.training.methods import METHODS
+    from pruned_upstream.training.recipe import key_kinds
+
+    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    for method in METHODS.values():
+        for name in key_kinds(method.recipe_class):
+            assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_the_site_builds(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "expected_sparsity" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
