@@ -156,15 +156,16 @@ def _task_figure(results: Sequence[RunResults]) -> Figure:
     axes = figure.add_subplot()
     width = 0.8 / len(results)
     for number, result in enumerate(results):
-        places = [place + (number - (len(results) - 1) / 2) * width for place in range(len(shown))]
-        values = [_as_gain(METRICS[key].higher_is_better, result.metrics.get(key)) for key in shown]
+        measured = [(place, key) for place, key in enumerate(shown) if key in result.metrics]
+        places = [place + (number - (len(results) - 1) / 2) * width for place, _ in measured]
+        values = [_as_gain(METRICS[key].higher_is_better, result.metrics[key]) for _, key in measured]
         bars = axes.bar(places, values, width, label=f"{result.model} ({_size(result)})")
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     labels = [
         key.upper().replace(".", "\n") if METRICS[key].higher_is_better else f"100 -\n{key.upper()}" for key in shown
     ]
     axes.set_xticks(range(len(shown)), labels, fontsize=8)
-    axes.set_ylim(bottom=0)
+    axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("higher is better")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Self-made corpora, short trainings: the path works, no more", fontsize=10)
@@ -172,10 +173,9 @@ def _task_figure(results: Sequence[RunResults]) -> Figure:
     return figure
 
 
-def _as_gain(higher_is_better: bool, value: float | None) -> float:
-    if value is None:
-        return 0.0
-    return value if higher_is_better else max(0.0, 100 - value)
+def _as_gain(higher_is_better: bool, value: float) -> float:
+    """Below zero where insertions make more errors than there are words."""
+    return value if higher_is_better else 100 - value
 
 
 def _size(result: RunResults) -> str:

@@ -45,13 +45,15 @@ def test_bars_are_gains_and_missing_metrics_are_left_out():
             name: TaskResult({metric: value}, official=False, notes=["short"], steps=1, seconds=1.0)
             for name, (metric, value) in metrics.items()
         }
-        return RunResults(model, "pruned_upstream", None, 1_330_000, None, tasks)
+        return RunResults(model, "pruned_upstream", parameters=1_330_000, tasks=tasks)
 
-    figure = demo._task_figure([result("a", ks=("acc", 60.0), pr=("per", 30.0)), result("b", ks=("acc", 8.0))])
-    (axes,) = figure.axes
+    results = [result("a", ks=("acc", 60.0), pr=("per", 30.0)), result("b", ks=("acc", 8.0))]
+    (axes,) = demo._task_figure(results).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["100 -\nPR.PER", "KS\nACC"]
     heights = [bar.get_height() for bars in axes.containers for bar in bars if hasattr(bar, "get_height")]
-    assert heights == [70.0, 60.0, 0.0, 8.0]
+    assert heights == [70.0, 60.0, 8.0], "no bar for what was not measured"
+    (axes,) = demo._task_figure([result("a", pr=("per", 130.0))]).axes
+    assert [bar.get_height() for bars in axes.containers for bar in bars] == [-30.0] and axes.get_ylim()[0] < -30
 
 
 @pytest.mark.slow
