@@ -31,7 +31,7 @@ FORMAT = """# The model file
 # rooms of one layer stand beside each other; an arrow goes down, never up
 LAYERS = (
     ("commands",),
-    ("sweep", "miniature", "release"),
+    ("sweep", "miniature", "release", "doctor"),
     ("report", "prediction"),
     ("training", "superb"),
     ("s3prl_plugin", "export", "transformers_plugin"),
