@@ -1,14 +1,15 @@
 """Operations that a forward pass asks a GPU for, counted without one: `python -m benchmarks.launches`.
 
-On torch's `meta` device everything takes the way it takes on a GPU. Each operation that computes something is about one
-kernel; views are none, attention is one. Replayed from a graph (`model/graphs.py`) the transformer is one launch, and five
-operations bring what goes in and out.
+On torch's `meta` device everything takes the way it takes on a GPU. Each operation that computes is about one kernel;
+views are none, attention is one. Replayed from a graph (`model/graphs.py`) the transformer is one launch, and five operations
+bring what goes in and out.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,11 +63,16 @@ class AttentionIsOne(TorchFunctionMode):
             self.launches.within = False
 
 
-def count(run: Callable[[], object]) -> int:
-    launches = Launches()
+def count(run: Callable[[Tensor], object]) -> int:
+    """Launches of `run` on a waveform."""
+    waveforms, launches = torch.zeros(1, SAMPLES, device="meta"), Launches()
     with torch.no_grad(), launches, AttentionIsOne(launches):
-        run()
+        run(waveforms)
     return launches.count
+
+
+def projected(encoder: Encoder, waveforms: Tensor) -> Tensor:
+    return encoder.project(encoder.features(waveforms))
 
 
 def stock() -> Callable[[Tensor], object]:
@@ -79,9 +85,7 @@ def stock() -> Callable[[Tensor], object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    waveforms = torch.zeros(1, SAMPLES, device="meta")
-    theirs = stock()
-    rows = [{"model": "s3prl WavLM Base", "launches": count(lambda: theirs(waveforms))}]
+    rows = [{"model": "s3prl WavLM Base", "launches": count(stock())}]
     configs = {
         "ours, dense": wavlm_base_config(),
         "ours, whole heads": shapes.whole_heads(),
@@ -91,8 +95,8 @@ def main() -> None:
     }
     for name, config in configs.items():
         encoder = Encoder(config).to("meta").eval()
-        whole = count(lambda: encoder(waveforms))
-        before = count(lambda: encoder.project(encoder.features(waveforms)))
+        whole = count(encoder)
+        before = count(partial(projected, encoder))
         rows.append({"model": name, "launches": whole, "front end": before, "with graphs": before + 6})
     write("launches", rows, machine(samples=SAMPLES))
 

@@ -64,6 +64,7 @@ def models() -> dict[str, tuple[nn.Module, Callable[[torch.Tensor], object]]]:
         "ours, whole heads": shapes.whole_heads(),
         "ours, fine-grained heads": shapes.fine_grained(),
         "ours, front end pruned too": shapes.conv_pruned(),
+        "ours, fine-grained heads, light front end": shapes.light(),
     }
     encoders = {name: Encoder(config).eval() for name, config in ours.items()}
     return {"s3prl WavLM Base": (stock, lambda x: stock.extract_features(x, ret_layer_results=True))} | {
