@@ -1,8 +1,8 @@
 """Operations that a forward pass asks a GPU for, counted without one: `python -m benchmarks.launches`.
 
 On torch's `meta` device everything takes the way it takes on a GPU. Each operation that computes is about one kernel;
-views are none, attention is one. Replayed from a graph (`model/graphs.py`) the transformer is one launch, and five operations
-bring what goes in and out.
+views are none, attention is one. Replayed from a graph (`model/graphs.py`) the transformer is one launch, and five
+operations bring what goes in and out.
 """
 
 from __future__ import annotations
