@@ -45,9 +45,12 @@ def score(
     from ..superb.early import early_estimates
     from ..superb.published import published_rows
     from ..superb.report import Entry, differences, overview, references, to_csv
-    from ..superb.results import read_results
+    from ..superb.results import looks_like_fractions, read_results
 
-    measured = _told_apart([Entry.measured(read_results(run)) for run in runs], runs)
+    results = [read_results(run) for run in runs]
+    for doubt in (doubt for result in results for doubt in looks_like_fractions(result)):
+        typer.echo(f"is this right? {doubt}", err=True)
+    measured = _told_apart([Entry.measured(result) for result in results], runs)
     others = references(teacher, measured) if compare else []
     shown = [*measured, *(entry for entry in others if entry not in measured)]
     tables = [overview(shown)]

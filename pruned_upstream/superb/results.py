@@ -18,7 +18,7 @@ import yaml
 from ..errors import DataError
 from ..files import write_text
 from ..parsing import is_text, read_yaml, shown
-from .metrics import TASK_METRICS
+from .metrics import METRICS, TASK_METRICS
 
 FILE_NAME = "results.yaml"
 VERSION = 1
@@ -88,6 +88,19 @@ class RunResults:
         return {
             f"{task}.{name}": value for task, result in self.tasks.items() for name, value in result.metrics.items()
         }
+
+
+def looks_like_fractions(results: RunResults) -> list[str]:
+    """Values in percent that are more likely fractions: an error rate, or an accuracy, of less than one percent.
+
+    s3prl prints most metrics as fractions, and an EER of 0.0855 instead of 8.55 is worth 190 points of Score.
+    """
+    return [
+        f"{results.model}: {key} is {value:g}, and results are in {METRICS[key].unit}; if it is a fraction, "
+        f"write {100 * value:g}"
+        for key, value in results.metrics.items()
+        if 0 < value < 1
+    ]
 
 
 def write_results(folder: str | Path, results: RunResults) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pruned_upstream.commands import score as score_commands
 from pruned_upstream.errors import DataError
 from pruned_upstream.superb.metrics import TASK_METRICS
 from pruned_upstream.superb.published import PAPER, published
@@ -56,6 +57,18 @@ def test_two_runs_of_one_model_are_told_apart(invoke, tmp_path):
     runs = [run_folder(tmp_path / name, "ours", "ks") for name in ("a", "b")]
     output = invoke("score", *runs, "--format", "csv")
     assert [line.split(",")[0] for line in output.splitlines()[1:]] == [f"ours ({run})" for run in runs]
+
+
+def test_a_percentage_that_looks_like_a_fraction_is_questioned(tmp_path, capsys):
+    """An EER of 0.0855 instead of 8.55 made 908 of a Score of 717."""
+    run = run_folder(tmp_path / "run", "ours", "sv")
+    path = run / "results.yaml"
+    score_commands.score([run], output=score_commands.Format.csv)
+    assert capsys.readouterr().err == ""
+    value = published(PAPER).metrics["sv.eer"]
+    path.write_text(path.read_text().replace(f"eer: {value}", "eer: 0.0855"))
+    score_commands.score([run], output=score_commands.Format.csv)
+    assert "ours: sv.eer is 0.0855, and results are in %; if it is a fraction, write 8.55" in capsys.readouterr().err
 
 
 def test_a_partial_run_says_so(invoke, tmp_path):
