@@ -4,19 +4,25 @@
     torchrun --nproc_per_node 4 -m pruned_upstream.run_downstream ...
 
 `run_downstream.py` on the PATH is the same. Beyond s3prl's own: `-c` also takes the bare name of a shipped config
-(ks, asr ...); without `-c` the shipped config of the task stands in where s3prl's own is missing; without `--device`
-a machine without a GPU computes on its CPU; `--local-rank` is understood, as is torchrun's environment.
+(ks, asr ...); without `-c` the shipped config of the task stands in where s3prl's own is missing; vocabularies, lists
+and folds that a config names and pip leaves out are supplied; several `-o` add up; `-e` with `-k` finds a model that
+has moved; without `--device` a machine without a GPU computes on its CPU; `--local-rank` is understood, as is
+torchrun's environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import builtins
+import contextlib
 import difflib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
 from .resources import downstream_config_path
@@ -50,7 +56,8 @@ def run(arguments: list[str]) -> None:
         from s3prl import run_downstream as s3prl_runner
 
         sys.argv = ["run_downstream.py", *prepare(arguments)]
-        s3prl_runner.main()
+        with _made_ready(s3prl_runner, arguments):
+            s3prl_runner.main()
     except ModuleNotFoundError as error:
         raise PrunedUpstreamError(
             f"the package '{error.name}' is not installed, and s3prl imports it; `pip install {error.name}`, or "
@@ -62,6 +69,57 @@ def run(arguments: list[str]) -> None:
         ) from error
     finally:
         sys.argv, builtins.isinstance = before  # s3prl's main exchanges the second
+
+
+@contextlib.contextmanager
+def _made_ready(runner: ModuleType, arguments: list[str]) -> Iterator[None]:
+    """What s3prl makes of the command line is completed before it is used, and a layer that is none is named."""
+    read, choose_features = runner.get_downstream_args, runner.Runner._get_featurizer
+    known, _ = _parser().parse_known_args(arguments)
+
+    def read_and_complete() -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
+        from .superb.supply import supply
+
+        args, config, backup_files = read()
+        if known.upstream_ckpt is not None:
+            args.upstream_ckpt = known.upstream_ckpt  # s3prl would take the one of the training
+        _check_model(args)
+        supply(args.downstream, config)
+        return args, config, backup_files
+
+    def choose_or_say(self: Any) -> Any:
+        try:
+            return choose_features(self)
+        except (IndexError, AssertionError) as error:
+            if self.args.upstream_layer_selection is None:
+                raise
+            count = _count_layers(self.upstream.model, self.args)
+            raise ConfigError(
+                f"there is no layer {self.args.upstream_layer_selection} for -l; the upstream's "
+                f"{self.args.upstream_feature_selection} are 0 to {count - 1}"
+            ) from error
+
+    runner.get_downstream_args, runner.Runner._get_featurizer = read_and_complete, choose_or_say
+    try:
+        yield
+    finally:
+        runner.get_downstream_args, runner.Runner._get_featurizer = read, choose_features
+
+
+def _check_model(args: argparse.Namespace) -> None:
+    from .s3prl_plugin.registry import ENTRIES
+
+    path = args.upstream_ckpt
+    lost = args.past_exp and path and args.upstream in ENTRIES and os.path.isabs(path) and not os.path.exists(path)
+    if lost:
+        raise DataError(f"the model {path} of this experiment is not there any more; say where it is now with -k")
+
+
+def _count_layers(upstream: Any, args: argparse.Namespace) -> int:
+    import torch
+
+    with torch.no_grad():
+        return len(upstream([torch.randn(16000, device=args.device)])[args.upstream_feature_selection])
 
 
 def prepare(arguments: list[str]) -> list[str]:
@@ -81,6 +139,10 @@ def prepare(arguments: list[str]) -> list[str]:
     if known.downstream is not None:
         _check_downstream(known.downstream)
         rest += ["-d", known.downstream]
+    if known.upstream_ckpt is not None:
+        rest += ["-k", known.upstream_ckpt]
+    if known.override:
+        rest += ["-o", ",,".join(known.override)]
     config = known.config
     if config is not None:
         config = downstream_config_path(config)
@@ -106,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", "--downstream")
     parser.add_argument("-c", "--config")
     parser.add_argument("-e", "--past_exp")
+    parser.add_argument("-k", "--upstream_ckpt")
+    parser.add_argument("-o", "--override", action="append")
     parser.add_argument("--local-rank", "--local_rank")
     parser.add_argument("--device")
     return parser

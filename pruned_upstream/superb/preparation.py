@@ -88,13 +88,17 @@ def _qbe(data: Data) -> Overrides:
     return {"datarc": {"dataset_root": str(data.corpus("quesst14Database"))}}
 
 
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def _sid(data: Data) -> Overrides:
-    return {"datarc": {"file_path": str(data.corpus("VoxCeleb1")), "meta_data": str(data.split_list())}}
+    return {"datarc": {"file_path": str(data.corpus("VoxCeleb1")), "meta_data": _text(data.split_list())}}
 
 
 def _sv(data: Data) -> Overrides:
     # there is no development set: s3prl opens the list all the same, and never evaluates it
-    lists = dict.fromkeys(("train_meta_data", "dev_meta_data", "test_meta_data"), str(data.trial_list()))
+    lists = dict.fromkeys(("train_meta_data", "dev_meta_data", "test_meta_data"), _text(data.trial_list()))
     return {"datarc": {"file_path": str(data.corpus("VoxCeleb1"))} | lists}
 
 

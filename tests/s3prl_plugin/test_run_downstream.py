@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
+import torch
 
 from pruned_upstream import run_downstream
 from pruned_upstream.errors import DataError
@@ -68,13 +73,29 @@ def test_device_and_rank(prepared, monkeypatch):
         ("-m train -u fbank -d asr --local_rank 0", "start one without torchrun"),
         ("-m evaluate -e nowhere", "there is no checkpoint nowhere"),
         ("-m evaluate -e empty", "holds no checkpoint"),
-        ("-m train -u pruned_wavlm -k nowhere.safetensors -d asr -p run", "there is no model file nowhere.safetensors"),
-        ("-m train -u fbank -d speech_commands -p run", "data/speech_commands_v0.01 does not exist"),
+        (
+            "-m train -u pruned_wavlm -k lost.safetensors -d example -c empty.yaml -p run",
+            "no model file lost.safetensors",
+        ),
+        ("-m train -u fbank -d speech_commands -p run", "there is no folder data/speech_commands_v0.01"),
+        ("-m train -u fbank -d ctc -c pr -p run", "there is no folder data/LibriSpeech"),
+        ("-m train -u fbank -d asr -p run -o config.downstream_expert.datarc.libri_root=x", "there is no folder x"),
+        ("-m train -u fbank -d diarization -p run", "there is no data/Libri2Mix to make it from"),
+        ("-m train -u fbank -d emotion -p run -o config.downstream_expert.datarc.root=empty", "Session1"),
+        ("-m train -u fbank -d voxceleb1 -p run -o config.downstream_expert.datarc.file_path=empty", "copy it from a"),
+        (
+            "-m train -u fbank -d example -c empty.yaml -p run -l 9",
+            "no layer 9 for -l; the upstream's hidden_states are 0",
+        ),
+        ("-m evaluate -e lost.ckpt", "/nowhere/lost.safetensors of this experiment is not there any more; say where"),
     ],
 )
 def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.yaml").write_text("runner: {}\n")
+    args = {"upstream": "pruned_wavlm", "upstream_ckpt": "/nowhere/lost.safetensors", "downstream": "asr"}
+    torch.save({"Args": Namespace(expdir="run", **args), "Config": {}}, tmp_path / "lost.ckpt")
     monkeypatch.setattr("builtins.isinstance", isinstance)  # s3prl's main exchanges it
     monkeypatch.setattr("sys.argv", ["run_downstream.py"])
     with pytest.raises(SystemExit) as ended:
@@ -82,6 +103,31 @@ def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
+
+
+def test_keyword_spotting_without_noise_is_told_so(prepared, tones, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tones / "train", "train", ignore=lambda *_: ["_background_noise_"])
+    roots = {"speech_commands_root": "train", "speech_commands_test_root": tones / "test"}
+    override = ",,".join(f"config.downstream_expert.datarc.{key}={path}" for key, path in roots.items())
+    with pytest.raises(SystemExit):
+        run_downstream.main(["-m", "train", "-u", "fbank", "-d", "speech_commands", "-p", "run", "-o", override])
+    assert "train holds no _background_noise_/*.wav" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_layer_that_is_none_is_named_with_those_there_are(prepared, model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").write_text("runner: {}\n")
+    line = f"-m train -u pruned_wavlm -k {model_file} -d example -c empty.yaml -p run -l 9"
+    with pytest.raises(SystemExit):
+        run_downstream.main(line.split())
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert error == "error: there is no layer 9 for -l; the upstream's hidden_states are 0 to 3"
+
+
+def test_several_overrides_add_up(prepared):
+    arguments = prepared("-m train -u fbank -d asr -o config.a=1,,config.b=2 -o config.c=3")
+    assert value(arguments, "-o") == "config.a=1,,config.b=2,,config.c=3"
 
 
 def test_the_sentence_of_a_loader_worker():
@@ -103,13 +149,16 @@ def test_keyword_spotting_is_trained_and_evaluated(python, tmp_path, tones, mode
         "downstream_expert.datarc.speech_commands_test_root": tones / "test",
     }
     override = ",,".join(f"config.{key}={setting}" for key, setting in overrides.items())
+    model_file = Path(shutil.copy(model_file, tmp_path / "first-place.safetensors"))
     train = ["-m", "train", "-u", "pruned_wavlm", "-k", str(model_file), "-d", "speech_commands", "-p", "run"]
     trained = python(*MODULE, *train, "-o", override, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     accuracies = [line.split()[-1] for line in trained.stdout.splitlines() if line.startswith("test acc: ")]
     assert len(accuracies) == 1 and float(accuracies[0]) > 0.3  # chance is 0.08
 
-    evaluated = python(*MODULE, "-m", "evaluate", "-e", "run/states-12.ckpt", cwd=tmp_path)
+    model_file.rename(tmp_path / "second-place.safetensors")
+    evaluate = ("-m", "evaluate", "-e", "run/states-12.ckpt", "-k", "second-place.safetensors")
+    evaluated = python(*MODULE, *evaluate, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.splitlines()[-1] == f"test acc: {accuracies[0]}"
 

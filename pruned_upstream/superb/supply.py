@@ -1,0 +1,141 @@
+"""A configuration of s3prl's as one writes it by hand, made ready to run: what pip leaves out is supplied.
+
+The shipped configurations name vocabularies, a dictionary, a lexicon, lists of lengths and folds as a clone of s3prl
+has them. Where such a file is not there, what `superb` uses takes its place (`preparation.py`); what is there is left
+alone. Corpora must be where the configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from .configuration import assign
+from .layout import Data
+from .preparation import prepare
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Keys below `downstream_expert`.
+
+    Attributes:
+        corpora: corpus -> the key of its folder; `diarization`, whose folders are supplied, has none.
+        supplied: files and folders that can be made, or found beside the corpus.
+    """
+
+    corpora: Mapping[str, str]
+    supplied: tuple[str, ...] = ()
+
+
+_PLACES: Mapping[str, _Places] = {
+    "pr": _Places({"LibriSpeech": "corpus.path"}, ("corpus.lexicon", "text.vocab_file")),
+    "asr": _Places({"LibriSpeech": "datarc.libri_root"}, ("datarc.bucket_file", "datarc.dict_path")),
+    "ks": _Places(
+        {
+            "speech_commands_v0.01": "datarc.speech_commands_root",
+            "speech_commands_test_set_v0.01": "datarc.speech_commands_test_root",
+        }
+    ),
+    "qbe": _Places({"quesst14Database": "datarc.dataset_root"}),
+    "sid": _Places({"VoxCeleb1": "datarc.file_path"}, ("datarc.meta_data",)),
+    "sv": _Places(
+        {"VoxCeleb1": "datarc.file_path"},
+        ("datarc.train_meta_data", "datarc.dev_meta_data", "datarc.test_meta_data"),
+    ),
+    "sd": _Places({}, ("loaderrc.train_dir", "loaderrc.dev_dir", "loaderrc.test_dir")),
+    "ic": _Places({"fluent_speech_commands_dataset": "datarc.file_path"}),
+    "sf": _Places({"SNIPS": "corpus.path"}, ("text.vocab_file", "text.slots_file")),
+    "er": _Places({"IEMOCAP": "datarc.root"}, ("datarc.meta_data",)),
+}
+_DOWNSTREAMS = {
+    "asr": "asr", "speech_commands": "ks", "quesst14_dtw": "qbe", "voxceleb1": "sid", "sv_voxceleb1": "sv",
+    "diarization": "sd", "fluent_commands": "ic", "emotion": "er",
+}  # fmt: skip
+_CTC_CORPORA = {"libriphone": "pr", "snips": "sf"}
+
+
+def supply(downstream: str, config: Config) -> None:
+    """Name in the configuration, in place, what takes the place of files that are not there.
+
+    Args:
+        downstream: s3prl's name of the task; one that is none of the ten is left alone.
+
+    Raises:
+        DataError: a corpus is not where the configuration says, or lacks what cannot be made.
+        ConfigError: the configuration does not say where.
+    """
+    expert = config.get("downstream_expert")
+    task = _task(downstream, expert)
+    if task is None:
+        return
+    places = _PLACES[task]
+    corpora = {corpus: _folder(expert, key) for corpus, key in places.corpora.items()}
+    if task == "ks" and not any((corpora["speech_commands_v0.01"] / "_background_noise_").glob("*.wav")):
+        raise DataError(
+            f"{corpora['speech_commands_v0.01']} holds no _background_noise_/*.wav, from which s3prl cuts silence; "
+            "extract the whole archive"
+        )
+    absent = [key for key in places.supplied if not _is_there(_value(expert, key))]
+    if not absent:
+        return
+    if task == "sd":
+        root = Path(_value(expert, "loaderrc.train_dir") or "data/diarization/train").parent.parent
+        if not (root / "Libri2Mix").is_dir():
+            raise DataError(
+                f"{_value(expert, absent[0])} does not exist, and there is no {root / 'Libri2Mix'} to make it from; is "
+                f"config.downstream_expert.{absent[0]} right?"
+            )
+        data = Data(root)
+    else:
+        data = Data(next(iter(corpora.values())).parent, corpora)
+    found = prepare(task, data)["downstream_expert"]
+    for key in absent:
+        value = _value(found, key)
+        if not _is_there(value):
+            name = _value(expert, key)
+            raise DataError(
+                f"{name[0] if isinstance(name, list) else name} does not exist, nor is there another under "
+                f"{', '.join(map(str, corpora.values()))}; copy it from a clone of s3prl, or set "
+                f"config.downstream_expert.{key}"
+            )
+        assign(expert, key, value)
+
+
+def _task(downstream: str, expert: Any) -> str | None:
+    if not isinstance(expert, dict):
+        return None
+    if downstream == "ctc":
+        corpus = expert.get("corpus")
+        return _CTC_CORPORA.get(str(corpus.get("name"))) if isinstance(corpus, dict) else None
+    return _DOWNSTREAMS.get(downstream)
+
+
+def _value(tree: Any, key: str) -> Any:
+    for section in key.split("."):
+        tree = tree.get(section) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _folder(expert: Config, key: str) -> Path:
+    where = _value(expert, key)
+    if key == "corpus.path" and where is None and _value(expert, "corpus.csv_dir") is not None:
+        return Path(_value(expert, "corpus.csv_dir"))  # PR's other form: lists, in which the recordings are named
+    if not isinstance(where, str):
+        raise ConfigError(f"the configuration has no downstream_expert.{key}; it says where the corpus is")
+    if not Path(where).is_dir():
+        raise DataError(
+            f"there is no folder {where}; say where the corpus is with -o config.downstream_expert.{key}=FOLDER"
+        )
+    return Path(where)
+
+
+def _is_there(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_there, value))
+    return isinstance(value, str) and Path(value).exists()
