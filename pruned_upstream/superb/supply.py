@@ -123,9 +123,9 @@ def _value(tree: Any, key: str) -> Any:
 
 
 def _folder(expert: Config, key: str) -> Path:
-    where = _value(expert, key)
-    if key == "corpus.path" and where is None and _value(expert, "corpus.csv_dir") is not None:
+    if key == "corpus.path" and _value(expert, "corpus.csv_dir") is not None:
         return Path(_value(expert, "corpus.csv_dir"))  # PR's other form: lists, in which the recordings are named
+    where = _value(expert, key)
     if not isinstance(where, str):
         raise ConfigError(f"the configuration has no downstream_expert.{key}; it says where the corpus is")
     if not Path(where).is_dir():
