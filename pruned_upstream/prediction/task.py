@@ -80,8 +80,9 @@ def load_task(
     Raises:
         DataError: nothing trained is there, or the names of its classes are lost.
         CheckpointError: a file is not what it should be.
-        ConfigError: a task that has no answer, or a layer for one that sums them.
+        ConfigError: a task that has no answer, a layer for one that sums them, or a device that is not there.
     """
+    from ..run_downstream import chosen_device
     from ..s3prl_plugin.registry import register
     from . import classes, occurrences, similarity, text, turns
     from .trained import build_features, build_upstream
@@ -98,6 +99,7 @@ def load_task(
         "sv": similarity.Verifier,
         "qbe": occurrences.Searcher,
     }
+    device = chosen_device(device)
     register()
     experiments = find(place, layer=layer)
     name = experiments[0].task

@@ -256,6 +256,24 @@ def test_layers_are_chosen_for_search_alone(trained, model_file, clip):
     assert one.predict(two) != other.predict(two)
 
 
+def test_a_device_that_is_not_there(trained, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="there is no GPU for --device cuda:1"):
+        load_task(trained("ks").folder, device="cuda:1")
+    with pytest.raises(ConfigError, match="is no device"):
+        load_task(trained("ks").folder, device="tpu9")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["ks", "sid", "ic", "asr", "pr", "sf"])
+def test_a_gpu_answers_as_the_cpu_does(trained, clip, task):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    answers = [load_task(trained(task).folder, device=device).predict([clip()])[0] for device in ("cpu", "cuda")]
+    on_cpu, on_gpu = (answer.text if hasattr(answer, "text") else answer.best() for answer in answers)
+    assert on_gpu == on_cpu
+
+
 def test_what_an_evaluation_left_behind_must_be_whole(trained, tmp_path):
     shutil.copytree(trained("qbe", "-l", "2").folder, tmp_path / "qbe")
     (tmp_path / "qbe/config_2026-01-01-00-00-00.yaml").write_text("- 1\n")
