@@ -149,13 +149,13 @@ class Bench:
         """(L + 1, frames, d) of every other frame."""
         found = []
         for start in range(0, len(paths), GROUP):
-            waveforms, lengths = encoder.prepare(list(_stretches(paths[start : start + GROUP])))
+            waveforms, lengths = encoder.prepare(list(stretches(paths[start : start + GROUP])))
             output = encoder(waveforms, lengths)
             found.append(torch.stack(output.hidden_states)[:, ~output.padding_mask])
         return torch.cat(found, dim=1)[:, ::2]
 
 
-def _stretches(paths: Sequence[Path]) -> Iterator[Tensor]:
+def stretches(paths: Sequence[Path]) -> Iterator[Tensor]:
     for path in paths:
         samples, _ = soundfile.read(path, frames=round(SECONDS * SAMPLE_RATE), dtype="float32")
         yield torch.from_numpy(samples)

@@ -53,6 +53,7 @@ def manifest(root: Path, spoken: list[Utterance]) -> Path:
 def student(name: str, root: Path, learned: Path, steps: int, front_end_steps: int) -> Encoder:
     common = (f"teacher={TEACHER}", f"data.train=[{learned}]", "data.workers=0", "run.device=cpu")
     own = (f"optimisation.steps={steps}", f"front_end_stage.steps={front_end_steps}", f"run.folder={root / name}")
+    own += ("sparsity.price=multipliers", "repair.after_cut=false")  # as when the figures were measured
     return load(run_prune(load_recipe("demo", PruneRecipe, [*STUDENTS[name], *common, *own])))
 
 

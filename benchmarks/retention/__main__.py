@@ -17,7 +17,7 @@ from pruned_upstream.model.size import count_parameters
 from . import tables, teacher
 from .asking import Interview
 from .speech import taught
-from .students import CONTROLS, METHODS, VARIANTS, control, layers_of
+from .students import CONTROLS, METHODS, VARIANTS, control, layers_of, milliseconds
 
 TUNING_SEED = 10  # apart from those of the tables
 
@@ -96,7 +96,7 @@ class Benchmark:
             layers, parameters = layers_of(student, predicts=METHODS[name].predicts), count_parameters(config)
             extra = {"report": json.loads((path.parent / "report.json").read_text())}
         answers = self.interview.ask(layers, is_teacher=name == "teacher", new_heads=not variant)
-        return {"parameters": parameters, **answers, **extra}
+        return {"parameters": parameters, "milliseconds": milliseconds(layers), **answers, **extra}
 
     def _student(self, name: str, seed: int, variant: dict[str, tuple[str, ...]]) -> Path:
         folder = self.root / "students" / f"{_file_name(name.removesuffix(' + head'), ''.join(variant))}-{seed}"

@@ -85,13 +85,14 @@ def _read(answers: Path) -> list[dict[str, Any]]:
 
 
 def _table(names: list[str], found: dict[str, dict[int, dict[str, Any]]], columns: list[str]) -> list[str]:
-    head = ["model", "seeds", "parameters (M)", *(column.partition(".")[0] for column in columns)]
+    head = ["model", "seeds", "parameters (M)", "ms for 10 s", *(column.partition(".")[0] for column in columns)]
     rows = [" | ".join(head), " | ".join("---" for _ in head)]
     for name in names:
         answers = list(found[name].values())
         size = statistics.mean(answer["parameters"] for answer in answers) / 1e6
         cells = [_mean([answer["metrics"][column] for answer in answers], column) for column in columns]
-        rows.append(" | ".join([name, str(len(answers)), f"{size:.2f}", *cells]))
+        times = [answer["milliseconds"] for answer in answers if "milliseconds" in answer]  # older answers have none
+        rows.append(" | ".join([name, str(len(answers)), f"{size:.2f}", f"{min(times):.0f}" if times else "", *cells]))
     return [f"| {row} |" for row in rows]
 
 

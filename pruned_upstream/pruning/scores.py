@@ -171,16 +171,19 @@ def cut_by_scores(
     """Ones for the best and zeros for the rest of every kind in every layer, the same share of each, so that the
     counted sparsity is as near to `target` as whole rows allow.
 
-    No sublayer is closed as a whole.
+    No sublayer is closed as a whole. Kinds and layers round their share in turn, so that the size changes by one row at
+    a time.
     """
     dense, living, ranks = config.densified(), living_places(config), score_ranks(scores)
+    groups = sum(len(rank) for rank in ranks.values())
+    turns = ((torch.arange(groups) + 0.5) / groups).split([len(rank) for rank in ranks.values()])
 
     def gates(share: float) -> EncoderGates:
         stacked = {}
-        for kind, rank in ranks.items():
+        for (kind, rank), turn in zip(ranks.items(), turns, strict=True):
             least = 1 if kind.startswith(CONV) else 0
-            kept = rank < max(round(share * rank.size(1)), least)
-            stacked[kind] = (kept.view(living[kind].shape) & living[kind]).float()
+            count = (share * rank.size(1) + turn.unsqueeze(1).double()).floor().clamp(min=least)  # (layers, 1)
+            stacked[kind] = ((rank < count).view(living[kind].shape) & living[kind]).float()
         return encoder_gates(config, stacked)
 
     def miss(share: float) -> float:

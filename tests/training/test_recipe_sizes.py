@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from pruned_upstream.distillation.student import shallow_config
-from pruned_upstream.model.config import wavlm_base_config
+from pruned_upstream.model.config import light_front_end, wavlm_base_config
 from pruned_upstream.model.size import count_parameters, prunable_parameters
 from pruned_upstream.pruning.compaction import compact_config
-from pruned_upstream.pruning.gates import Gates
+from pruned_upstream.pruning.gates import Gates, gate_shapes
+from pruned_upstream.pruning.scores import cut_by_scores
 from pruned_upstream.pruning.sparsity import final_gates
 from pruned_upstream.training.distill import DistillRecipe
 from pruned_upstream.training.prune import PruneRecipe
@@ -27,6 +28,8 @@ SIZES = {  # millions
     "dphubert_style": 23.60,  # DPHuBERT and DPWavLM: 23.59
     "best": 23.60,
     "best_100h": 23.60,
+    "gentle": 23.60,
+    "one_shot": 26.36,
 }
 
 
@@ -48,7 +51,7 @@ def test_the_shallow_student() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_exact_recipe_meets_its_target_to_a_row(seed: int) -> None:
-    recipe = load_recipe("best", PruneRecipe, GIVEN)
+    recipe = load_recipe("gentle", PruneRecipe, GIVEN)
     assert recipe.sparsity.exact
     torch.manual_seed(seed)
     gates = Gates(BASE, recipe.gates)
@@ -61,3 +64,16 @@ def test_the_exact_recipe_meets_its_target_to_a_row(seed: int) -> None:
     remaining = count_parameters(compact_config(BASE, final))
     widest_row = 2 * 3 * 512 + 2  # a channel of the front end: its filter, and what reads it
     assert abs(remaining - closed_form(recipe)) <= widest_row
+
+
+@pytest.mark.parametrize("name", ["best", "best_100h", "one_shot", "fast"])
+def test_recipes_that_cut_by_scores_meet_their_size_to_a_row(name: str) -> None:
+    recipe = load_recipe(name, PruneRecipe, GIVEN)
+    assert recipe.optimisation.steps == 0
+    dense = light_front_end(BASE) if recipe.front_end == "light" else BASE
+    torch.manual_seed(0)
+    shapes = gate_shapes(dense, recipe.gates)
+    scores = {kind: torch.rand(s) for kind, s in shapes.items() if kind not in ("attention", "feed_forward")}
+    cut = compact_config(dense, cut_by_scores(dense, scores, recipe.sparsity.target, recipe.sparsity.scope))
+    row = 2 * 768 + 1 if recipe.gates.fine_grained else 4 * 64 * 768  # of a dimension, of a head
+    assert abs(prunable_parameters(cut) - (1 - recipe.sparsity.target) * prunable_parameters(dense)) <= row
