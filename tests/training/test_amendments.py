@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from training.launching import read_metrics, read_state
 
-from pruned_upstream.errors import ConfigError, PrunedUpstreamError
+from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.report.page import numbers, status
 from pruned_upstream.report.runs import read_run
@@ -121,3 +122,14 @@ def test_the_command(recipe, tmp_path: Path, exit_code, capsys, invoke) -> None:
     assert exit_code(*command, "optimisation.steps=7") == 2
     assert "add --amend to go on" in " ".join(capsys.readouterr().err.split())
     assert "optimisation.steps: 6 -> 7 after step 6" in invoke(*command, "optimisation.steps=7", "--amend")
+
+
+def test_a_first_stage_that_a_second_has_begun_from_is_not_extended(recipe, tmp_path: Path) -> None:
+    stages = {"optimisation.steps": 2, "second_stage.steps": 1, "run.checkpoint_every": 1}
+    run_prune(recipe(**stages))
+    longer = recipe(**stages | {"optimisation.steps": 3})
+    with pytest.raises(DataError, match="second_stage holds a run on other first-stage weights"):
+        run_prune(longer, amend=True)
+    shutil.rmtree(tmp_path / "run" / "second_stage")
+    run_prune(longer)
+    assert report_of(tmp_path / "run")["steps"] == 3 and read_run(tmp_path / "run").finished
