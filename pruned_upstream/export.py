@@ -50,7 +50,7 @@ class RawWaveforms(nn.Module):
         self.encoder = encoder
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        if self.encoder.config.normalize:
+        if self.encoder.config.normalizes_whole:
             waveforms = _normalised(waveforms, lengths)
         output = self.encoder(waveforms, lengths)
         return *output.hidden_states, output.padding_mask

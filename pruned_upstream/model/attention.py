@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .config import EncoderConfig, RelativePosition, TransformerLayer
 from .derived import captured, is_plain
 from .gating import LayerGates, gated_outputs
+from .streaming import Memory
 
 ALIGNMENT = 8  # attention kernels are faster where the padded width is a multiple of this
 GATE_WIDTH = 8  # outputs of grep_linear: two gates of four summands each (unilm, wavlm/modules.py)
@@ -47,9 +48,10 @@ class PositionBias(NamedTuple):
 
     Its rows for the queries, from the LAST frame to the first, are windows on 2T - 1 values, each one further on than
     the row before. So they need not be laid out: what multiplies them reads a few kilobytes instead of T * T numbers.
+    Where the queries are the last Q of T frames, there are as many rows, on Q + T - 1 values.
 
-    values: (dense heads, 2T - 1), from the key that is furthest to the left to that furthest to the right.
-    rows: (dense heads, T, T), query from last to first, key.
+    values: (dense heads, Q + T - 1), from the key that is furthest to the left to that furthest to the right.
+    rows: (dense heads, Q, T), query from last to first, key.
     """
 
     values: Tensor
@@ -59,20 +61,24 @@ class PositionBias(NamedTuple):
         """Rows (h, T, T) of these dense heads."""
         if captured():
             return self.rows.index_select(0, heads)
-        return self.values.index_select(0, heads).unfold(1, self.rows.size(1), 1)
+        return self.values.index_select(0, heads).unfold(1, self.rows.size(2), 1)
 
 
-def relative_position_bias(table: nn.Embedding, frames: int, relative: RelativePosition) -> PositionBias:
+def relative_position_bias(
+    table: nn.Embedding, frames: int, relative: RelativePosition, queries: int | None = None
+) -> PositionBias:
     """The bias of all distances between `frames` frames.
 
     Args:
         table: (buckets, dense heads), shared by all layers.
+        queries: how many of the last frames attend; all by default.
     """
-    distances = torch.arange(1 - frames, frames, device=table.weight.device)
-    values = table(position_buckets(distances, relative)).t()  # (heads, 2T - 1)
+    queries = frames if queries is None else queries
+    distances = torch.arange(1 - frames, queries, device=table.weight.device)
+    values = table(position_buckets(distances, relative)).t()  # (heads, Q + T - 1)
     if captured():  # windows would tie a graph to one length
         frame = torch.arange(frames, device=values.device)
-        return PositionBias(values, values[:, frame + frame.unsqueeze(1)])
+        return PositionBias(values, values[:, frame + frame[:queries].unsqueeze(1)])
     return PositionBias(values, values.unfold(1, frames, 1))
 
 
@@ -124,12 +130,15 @@ class SelfAttention(nn.Module):
         position_bias: PositionBias | None = None,
         key_bias: Tensor | None = None,
         gates: LayerGates | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """Args:
             x: (B, T, d), the sublayer's input: after the norm in pre-norm models.
             position_bias: of all dense heads.
-            key_bias: (B, 1, 1, T), minus infinity at padded frames.
+            key_bias: (B, 1, 1, T) or, with queries in the order of `position_bias`, (B, 1, T, T): minus infinity at
+                frames that are not attended to.
             gates: `qk` and `vo` multiply the projected queries and values.
+            memory: of a streamed recording, the frames before these, which are attended to as well.
 
         Returns:
             (B, T, d)
@@ -146,6 +155,8 @@ class SelfAttention(nn.Module):
             joined = torch.cat([*qkv, qkv[0].new_zeros(batch, frames, 1)], -1)
             qkv = joined.index_select(-1, self.padded_rows).chunk(3, -1)  # (B, T, hw) each
         query, key, value = (t.unflatten(-1, (-1, self.width)).transpose(1, 2) for t in qkv)  # (B, h, T, w) each
+        if memory is not None:
+            key, value = memory.extend(key, value)  # (1, h, frames of the past + T, w)
         if position_bias is not None:
             query = query.flip(2)  # last frame first, as the bias has them
         out = F.scaled_dot_product_attention(

@@ -31,6 +31,7 @@ MAX_WIDTH = 1 << 17
 MAX_BANDS = 1024
 MAX_FFT = 1 << 14
 MAX_DISTANCE = 1 << 24  # frames
+MAX_STREAMING = 1_000_000  # frames
 MAX_RECEPTIVE_FIELD = 60 * 16_000  # samples
 
 
@@ -141,6 +142,14 @@ class LogMel(_Typed):
 
 
 @dataclass(frozen=True)
+class Streaming(_Typed):
+    """A model that hears chunks (`streaming.py`): in frames, how long they are, and how far attention reaches back."""
+
+    chunk: int
+    history: int
+
+
+@dataclass(frozen=True)
 class EncoderConfig(_Typed):
     """The shape of an encoder; everything needed to build it and to load its weights."""
 
@@ -166,6 +175,7 @@ class EncoderConfig(_Typed):
     conv_padding: bool = False  # zeros of half a kernel on both sides of every convolution, which keep the ends
     positions: int = 0  # rows of the table that is added instead of a position convolution, and frames of a window
     key_bias: bool = True  # Whisper's keys have none
+    streaming: Streaming | None = None  # None: every frame sees the whole recording
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,6 +224,11 @@ class EncoderConfig(_Typed):
     @property
     def whole_windows(self) -> bool:
         return self.log_mel is not None and self.log_mel.whole_windows
+
+    @property
+    def normalizes_whole(self) -> bool:
+        """Whether a waveform is normalised before the model hears it; a streaming model does so as it hears."""
+        return self.normalize and self.streaming is None
 
     @property
     def is_dense(self) -> bool:
@@ -272,6 +287,8 @@ class EncoderConfig(_Typed):
             tree["relative_position"] = RelativePosition(**relative)
         if tree.get("log_mel") is not None:
             tree["log_mel"] = LogMel(**_fields(LogMel, tree["log_mel"], "log_mel"))
+        if tree.get("streaming") is not None:
+            tree["streaming"] = Streaming(**_fields(Streaming, tree["streaming"], "streaming"))
         return cls(**tree)
 
     def _check(self) -> None:
@@ -280,6 +297,11 @@ class EncoderConfig(_Typed):
         if self.extractor_mode not in EXTRACTOR_MODES:
             raise ConfigError(f"extractor_mode is '{self.extractor_mode}'; it must be one of {EXTRACTOR_MODES}")
         self._check_input()
+        if self.streaming is not None:
+            if self.log_mel is not None or self.conv_padding:
+                raise ConfigError("a model of log-mel windows cannot be made to stream")
+            _in_range("streaming.chunk", self.streaming.chunk, 1, MAX_STREAMING)
+            _in_range("streaming.history", self.streaming.history, 0, MAX_STREAMING)
         if self.padding not in PADDINGS:
             raise ConfigError(f"padding is '{self.padding}'; it must be one of {PADDINGS}")
         for name, most in _MOST.items():

@@ -10,7 +10,7 @@ of the relative position bias belongs to the encoder, not to layer 0, whose atte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import streaming
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
 from .config import EncoderConfig, TransformerLayer
 from .derived import captured
@@ -27,6 +28,8 @@ from .gating import EncoderGates, LayerGates, gated_inputs
 from .graphs import FrameGraphs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
 from .memory import require_memory
+
+WAVEFORM_EPS = 1e-5  # of F.layer_norm, which normalises whole waveforms
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,12 @@ class TransformerEncoderLayer(nn.Module):
         position_bias: PositionBias | None,
         key_bias: Tensor | None,
         gates: LayerGates | None,
+        memory: streaming.Memory | None = None,
     ) -> Tensor:  # (B, T, d) -> (B, T, d)
         if self.layer_norm_first:
-            x = self._attend(x, self.self_attn_layer_norm(x), position_bias, key_bias, gates)
+            x = self._attend(x, self.self_attn_layer_norm(x), position_bias, key_bias, gates, memory)
             return self._feed_forward(x, self.final_layer_norm(x), gates)
-        x = self.self_attn_layer_norm(self._attend(x, x, position_bias, key_bias, gates))
+        x = self.self_attn_layer_norm(self._attend(x, x, position_bias, key_bias, gates, memory))
         return self.final_layer_norm(self._feed_forward(x, x, gates))
 
     def _attend(
@@ -88,10 +92,11 @@ class TransformerEncoderLayer(nn.Module):
         position_bias: PositionBias | None,
         key_bias: Tensor | None,
         gates: LayerGates | None,
+        memory: streaming.Memory | None,
     ) -> Tensor:
         if self.self_attn is None:
             return residual
-        out = self.self_attn(x, position_bias, key_bias, gates)
+        out = self.self_attn(x, position_bias, key_bias, gates, memory)
         if gates is not None and gates.attention is not None:
             out = out * gates.attention
         return residual + F.dropout(out, self.dropout.hidden, self.training)
@@ -135,7 +140,13 @@ class TransformerEncoder(nn.Module):
         if config.positions:  # a buffer, for Whisper never learns it
             self.register_buffer("positions", sinusoids(config.positions, config.embed_dim))
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None, gates: EncoderGates | None) -> list[Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None,
+        gates: EncoderGates | None,
+        carried: streaming.Carried | None = None,
+    ) -> list[Tensor]:
         windows = None
         if self.config.positions:
             windows = FramesInWindows(x.size(1), self.config.positions)
@@ -145,34 +156,64 @@ class TransformerEncoder(nn.Module):
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
             key_bias = torch.zeros(padding_mask.shape, dtype=x.dtype, device=x.device)
             key_bias = key_bias.masked_fill(padding_mask, -torch.inf)[:, None, None, :]  # (B, 1, 1, T)
-        x = x + self._positions(x)
+        if self.config.streaming is not None and carried is None:
+            reached = streaming.mask(x.size(1), self.config.streaming, padding_mask, x.device)  # (B, T, T)
+            key_bias = torch.zeros(reached.shape, dtype=x.dtype, device=x.device)
+            key_bias = key_bias.masked_fill(~reached, -torch.inf).unsqueeze(1)  # (B, 1, T, T)
+            if self.config.relative_position is not None:
+                key_bias = key_bias.flip(2)  # queries from last to first, as the position bias has them
+        x = x + self._positions(x, carried)
         if not self.config.layer_norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, self.dropout.hidden, self.training)
-        position_bias = self._position_bias(x.size(1))
+        past = 0 if carried is None else carried.frames
+        position_bias = self._position_bias(past + x.size(1), x.size(1))
         hidden_states = [x]
         for number, layer in enumerate(self.layers):
             if not self._drops_layer():
-                arguments = (x, position_bias, key_bias, None if gates is None else gates.layers[number])
+                layer_gates = None if gates is None else gates.layers[number]
+                memory = None if carried is None else carried.layers[number]
+                arguments = (x, position_bias, key_bias, layer_gates, memory)
                 recomputed = self.checkpoint is not None and self.training
                 x = self.checkpoint(layer, *arguments) if recomputed else layer(*arguments)
             hidden_states.append(x)
+        if carried is not None:
+            carried.frames = min(carried.frames + x.size(1), self.config.streaming.history)
         if self.config.layer_norm_first:
             hidden_states[-1] = self.layer_norm(hidden_states[-1])
         return hidden_states if windows is None else [windows.join(state) for state in hidden_states]
 
-    def _positions(self, x: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
+    def _positions(self, x: Tensor, carried: streaming.Carried | None) -> Tensor:  # (B, T, d) -> (B, T, d)
         if self.config.positions:
             return self.positions[: x.size(1)]
-        x = x.transpose(1, 2)
+        if self.config.streaming is not None:
+            return self._positions_of_chunks(x, carried, self.config.streaming.chunk)
+        return self._convolved(x.transpose(1, 2)).transpose(1, 2)
+
+    def _convolved(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
         for block in self.pos_conv:
             x = block(x)
-        return x.transpose(1, 2)
+        return x
 
-    def _position_bias(self, frames: int) -> PositionBias | None:
+    def _positions_of_chunks(
+        self, x: Tensor, carried: streaming.Carried | None, chunk: int
+    ) -> Tensor:  # (B, T, d) -> (B, T, d)
+        """Each chunk sees the frames before it, zeros before the first, and zeros behind its own end."""
+        batch, frames, dim = x.shape
+        before = sum(block.reach for block in self.pos_conv)
+        past = x.new_zeros(batch, before, dim) if carried is None or carried.projected is None else carried.projected
+        chunks = -(-frames // chunk)
+        x = F.pad(torch.cat([past, x], 1), (0, 0, 0, chunks * chunk - frames))  # (B, before + K c, d)
+        if carried is not None:
+            carried.projected = x[:, frames : frames + before]
+        windows = x.unfold(1, before + chunk, chunk).flatten(0, 1)  # (B K, d, before + c)
+        out = self._convolved(windows)[..., before:].transpose(1, 2)  # (B K, c, d)
+        return out.reshape(batch, -1, dim)[:, :frames]
+
+    def _position_bias(self, frames: int, queries: int) -> PositionBias | None:
         if self.config.relative_position is None:
             return None
-        return relative_position_bias(self.relative_attention_bias, frames, self.config.relative_position)
+        return relative_position_bias(self.relative_attention_bias, frames, self.config.relative_position, queries)
 
     def _drops_layer(self) -> bool:
         return self.training and self.dropout.layerdrop > 0 and torch.rand(()).item() < self.dropout.layerdrop
@@ -274,7 +315,7 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         Returns:
             (B, S) waveforms and (B,) lengths in samples.
         """
-        if self.config.normalize:
+        if self.config.normalizes_whole:
             wavs = [F.layer_norm(wav, wav.shape) for wav in wavs]
         samples = max(len(wav) for wav in wavs) if pad_to is None else pad_to
         waveforms = torch.stack([F.pad(wav, (0, samples - len(wav))) for wav in wavs])
@@ -283,12 +324,46 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
     def features(self, waveforms: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
         """Front end alone: (B, S) -> (B, T, C), before any norm; of whole windows where the model hears those."""
         conv_gates = None if gates is None else gates.conv
+        if self.config.streaming is not None:
+            chunks = streaming.cut(waveforms, self.config, self.config.streaming)  # (B, K, P)
+            features = self.features_of_chunks(chunks, *(streaming.Heard(len(waveforms)) for _ in range(2)), conv_gates)
+            return features[:, : self.config.frames(waveforms.size(1))]
         if self.config.log_mel is None:
             return self.feature_extractor(waveforms, conv_gates)
         samples = waveforms.size(1)
         windows = waveforms_in_windows(waveforms, self.config)  # (B W, P)
         features = self.feature_extractor(windows, conv_gates).unflatten(0, (waveforms.size(0), -1)).flatten(1, 2)
         return features if self.config.whole_windows else features[:, : self.config.frames(samples)]
+
+    def features_of_chunks(
+        self,
+        chunks: Tensor,
+        waveform: streaming.Heard,
+        first_block: streaming.Heard,
+        gates: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """Of a streaming model: (B, K, P) -> (B, K c, C), and what norms remember takes note of them."""
+        batch, windows = chunks.size(0), chunks.flatten(0, 1)
+        if self.config.normalize:
+            windows = waveform.normalised(windows.unsqueeze(1), WAVEFORM_EPS).squeeze(1)
+        return self.feature_extractor(windows, gates, first_block).unflatten(0, (batch, -1)).flatten(1, 2)
+
+    def stream(self, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
+        """Hidden states of a live recording, a chunk as soon as its samples are there: (1, frames of the chunk, d).
+
+        What comes is, within rounding, what `extract` gives of the whole; nothing learns from it.
+
+        >>> for output in encoder.stream(microphone):  # an iterator of arrays of any length
+        ...     show(output.hidden_states[-1][0])
+
+        Args:
+            pieces: the recording in pieces of any length, each a waveform as `extract` takes one.
+
+        Raises:
+            ConfigError: the model attends to whole recordings (`config.streaming` is None).
+            DataError: a piece is no audio, or the recording ends before its first frame.
+        """
+        return streaming.stream(self, pieces)
 
     def project(self, features: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
         """Norm and projection: (B, T, C) -> (B, T, d).

@@ -90,6 +90,8 @@ class Extracts(Generic[Output]):
             )
         if self.config.log_mel is not None:
             raise ConfigError("a model of log-mel windows cuts recordings into windows itself; leave out chunk_seconds")
+        if self.config.streaming is not None:
+            raise ConfigError("a streaming model hears chunks by itself: use `stream`, or leave out chunk_seconds")
         waveforms = as_waveforms(audio)
         if len(waveforms) != 1:
             raise DataError(f"chunks takes one recording, and these are {len(waveforms)}")

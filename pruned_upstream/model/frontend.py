@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .config import EncoderConfig
 from .derived import Kept, at_least_single, eager_on_cpu, in_bf16, is_plain
 from .log_mel import LogMelSpectrum
+from .streaming import GroupNormOfTheHeard, Heard
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -69,12 +70,15 @@ class ConvBlock(nn.Module):
             self.add_module("2", norm)
         self.normalises_channels = isinstance(norm, TransposedChannelNorm)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
+    def forward(
+        self, x: Tensor, gate: Tensor | None = None, heard: Heard | None = None
+    ) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
         x = self._modules["0"](x)
         if gate is not None and self.normalises_channels:
             x = x * gate[:, None]
         if "2" in self._modules:
-            x = self._modules["2"](x)
+            norm = self._modules["2"]
+            x = norm(x, heard) if isinstance(norm, GroupNormOfTheHeard) else norm(x)
         x = F.gelu(x)
         return x if gate is None else x * gate[:, None]
 
@@ -154,6 +158,8 @@ class ConvFeatureExtractor(nn.Module):
                 norm = TransposedChannelNorm(layer.channels, layer.counted_by_norms)
             elif number == 0 and config.extractor_mode == "default":
                 norm = nn.GroupNorm(layer.channels, layer.channels)
+                if config.streaming is not None:
+                    norm = GroupNormOfTheHeard(layer.channels)
             padding = layer.kernel // 2 if config.conv_padding else 0
             blocks.append(
                 ConvBlock(
@@ -170,13 +176,16 @@ class ConvFeatureExtractor(nn.Module):
         self.conv_layers = nn.ModuleList(blocks)
         self.scale = nn.Parameter(torch.ones(in_channels)) if config.feature_scale else None
 
-    def forward(self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None) -> Tensor:  # (B, S) -> (B, T, C)
+    def forward(
+        self, waveforms: Tensor, gates: Sequence[Tensor | None] | None = None, heard: Heard | None = None
+    ) -> Tensor:
+        """(B, S) -> (B, T, C); of a streaming model (B K, P) -> (B K, c, C), and `heard` takes note of them."""
         gate_of = [None] * len(self.conv_layers) if gates is None else gates
         time_major = self._pays_time_major(waveforms) and all(block.is_plain() for block in self.conv_layers)
         x = waveforms.unsqueeze(2) if self.log_mel is None else self.log_mel(waveforms)  # (B, S, 1) or (B, M, bands)
         x = x if time_major else x.transpose(1, 2)
         for block, gate in zip(self.conv_layers, gate_of, strict=True):
-            x = block.time_major(x, gate) if time_major else block(x, gate)
+            x = block.time_major(x, gate) if time_major else block(x, gate, heard)
         if not time_major:
             x = x.transpose(1, 2)
         return x if self.scale is None else x * self.scale
@@ -213,6 +222,11 @@ class WeightNormConv(nn.Module):
     @property
     def kernel(self) -> int:
         return self.weight_v.size(-1)
+
+    @property
+    def reach(self) -> int:
+        """Frames before its own that a frame sees."""
+        return self.kernel // 2
 
     @property
     def segment(self) -> int:
@@ -267,6 +281,7 @@ class StackedPositionBlock(nn.Module):
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.add_module("0", nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups))
+        self.reach = kernel // 2  # frames before its own that a frame sees
 
     def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
         length = x.size(-1)

@@ -30,7 +30,7 @@ from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, Streaming, key, require
 from .reports import TrainingReport, training_facts
 
 MODEL_FILE = "compact.safetensors"
@@ -67,6 +67,7 @@ class DistillRecipe:
     data: Data = field(default_factory=Data)
     student: Student = field(default_factory=Student)
     distillation: Prediction = field(default_factory=Prediction)
+    streaming: Streaming = field(default_factory=Streaming)
     front_end: str = "full"  # the teacher's; or "light", see training/front_end.py
     front_end_stage: FrontEndStage = field(default_factory=FrontEndStage)
     dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
@@ -176,6 +177,7 @@ def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -
     torch.manual_seed(recipe.run.seed)
     start = teacher if recipe.front_end == "full" else load_teacher(start_of(recipe))
     student = shallow_student(start, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))
+    student = recipe.streaming.of(student)
     for module in (teacher, student):
         module.to(processes.device)
     return PredictionObjective(teacher, student, layers, recipe, processes)

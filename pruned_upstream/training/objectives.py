@@ -114,7 +114,8 @@ class DistillationObjective:
 
     def _encode(self, part: Batch) -> Encoded:
         torch.manual_seed(part.seed)
-        waveforms, lengths = self.student.prepare(part.wavs, pad_to=part.pad_to)
+        # the teacher's way: a student that streams normalises what it has heard, of whatever level that is
+        waveforms, lengths = self.teacher.prepare(part.wavs, pad_to=part.pad_to)
         waveforms, lengths = self.processes.to_device(waveforms), self.processes.to_device(lengths)
         with torch.no_grad():
             teacher = self.teacher(waveforms, lengths)

@@ -45,7 +45,7 @@ from .gated_stage import (
 from .loop import Trainer
 from .processes import Processes, start_processes
 from .provenance import record_launch
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Run, key, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Run, Streaming, key, require
 from .repairing import Repair
 from .second_stage import FOLDER as SECOND_STAGE_FOLDER
 from .second_stage import SecondStage, distil_further
@@ -76,6 +76,7 @@ class PruneRecipe:
     sparsity: Sparsity = field(default_factory=Sparsity)
     latency: LatencySettings = field(default_factory=LatencySettings)
     distillation: Distillation = field(default_factory=Distillation)
+    streaming: Streaming = field(default_factory=Streaming)
     front_end: str = "full"  # the teacher's; or "light", see training/front_end.py
     front_end_stage: FrontEndStage = field(default_factory=FrontEndStage)
     dropout: DropoutRates = key(Kind.AMENDABLE, DropoutRates)
@@ -166,6 +167,7 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     """
     teacher = load_teacher(recipe.teacher)
     student = load_teacher(recipe.start or start_of(recipe), dropout=Dropout(**asdict(recipe.dropout)))
+    student = recipe.streaming.of(student)
     config = student.config
     if (config.num_layers, config.embed_dim) != (teacher.config.num_layers, teacher.config.embed_dim):
         raise ConfigError(

@@ -19,12 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from ..errors import ConfigError
 from ..files import write_text
 from ..parsing import MALFORMED, bounded_yaml, printable, shown
 from ..resources import recipe_path
+
+if TYPE_CHECKING:
+    from ..model.encoder import Encoder
 
 PRECISIONS = ("fp32", "bf16")
 LISTS = ("train", "test", "noise")  # of data: one entry may stand without brackets
@@ -90,6 +93,27 @@ class Data:
         require(0 <= self.noise_share <= 1, "data.noise_share", self.noise_share, "be a share from 0 to 1")
         require(self.bucket >= 1, "data.bucket", self.bucket, "be at least 1")
         require(self.workers >= 0, "data.workers", self.workers, "be at least 0")
+
+
+@dataclass
+class Streaming:
+    """Whether the student hears chunks, to be streamed (`model/streaming.py`); its teacher hears the whole."""
+
+    chunk_seconds: float | None = None  # null: the student hears the whole, too
+    history_seconds: float = 4.0  # how far attention reaches back before the chunk
+
+    def check(self) -> None:
+        chunk, history = self.chunk_seconds, self.history_seconds
+        require(chunk is None or chunk >= 0.02, "streaming.chunk_seconds", chunk, "be at least 0.02, a frame, or null")
+        require(history >= 0, "streaming.history_seconds", history, "be at least 0")
+
+    def of(self, student: Encoder) -> Encoder:
+        """The student as it hears."""
+        from ..model.streaming import as_streaming
+
+        if self.chunk_seconds is None:
+            return student
+        return as_streaming(student, self.chunk_seconds, self.history_seconds)
 
 
 @dataclass

@@ -58,7 +58,7 @@ def calibration(encoder: Encoder, batches: Batches, seconds: float) -> Iterator[
 
 def repaired(teacher: Encoder, student: Encoder, batches: Batches, options: Repair) -> Repaired:
     """The student with its output matrices refitted on `options.seconds` of the run's recordings."""
-    return repair(teacher, student, calibration(student, batches, options.seconds), damping=options.damping)
+    return repair(teacher, student, calibration(teacher, batches, options.seconds), damping=options.damping)
 
 
 def repair_facts(found: Repaired) -> dict[str, float]:

@@ -74,7 +74,7 @@ def write_preprocessor(folder: Path, config: EncoderConfig) -> Path:
         "sampling_rate": 16000,
         "padding_side": "right",
         "padding_value": 0.0,
-        "do_normalize": config.normalize,
+        "do_normalize": config.normalizes_whole,
         "return_attention_mask": True,
     }
     write_text(folder / PREPROCESSOR_FILE, json.dumps(tree, indent=1) + "\n")

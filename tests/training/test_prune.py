@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import largest_difference, random_encoder, tiny_config, unequal_waveforms
+from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 from training.conftest import LENGTHS
 from typer.testing import CliRunner
 
@@ -147,6 +147,23 @@ def test_every_backbone_trains_and_exports(recipe, shape: str, tmp_path: Path) -
     save(tmp_path / "other.safetensors", random_encoder(SHAPES[shape]))
     changes = {"teacher": str(tmp_path / "other.safetensors"), "optimisation.steps": 2}
     assert load(run_prune(recipe(**changes))).config.family == SHAPES[shape].family
+
+
+@pytest.mark.parametrize("shape", ["wavlm", "wavlm_prenorm"])
+def test_a_student_that_hears_chunks(recipe, shape: str, tmp_path: Path) -> None:
+    """Its teacher hears the whole; the file that is written streams what it computes of the whole."""
+    teacher = random_encoder(SHAPES[shape])
+    save(tmp_path / "teacher.safetensors", teacher)
+    chunks = {"streaming.chunk_seconds": 0.02, "streaming.history_seconds": 0.05, "repair.after_cut": True}
+    model = load(run_prune(recipe(**chunks, teacher=str(tmp_path / "teacher.safetensors"))))
+    assert model.config.streaming is not None and load(tmp_path / "teacher.safetensors").config.streaming is None
+    (wav,) = unequal_waveforms((1600,))
+    with torch.no_grad():
+        outputs = list(model.stream([wav[:100], wav[100:]]))
+        whole = model.extract(wav).hidden_states
+    assert len(outputs) > 1
+    streamed = [torch.cat(states, 1) for states in zip(*(o.hidden_states for o in outputs), strict=True)]
+    assert largest_difference(streamed, whole) < 1e-5
 
 
 def test_every_weight_learns_in_bf16_with_accumulation(recipe, tmp_path: Path) -> None:
