@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.files import atomic_write
+from pruned_upstream.files import atomic_folder, atomic_write, locked, make_folder
 
 
 def test_a_file_has_the_permissions_that_the_umask_gives(tmp_path):
@@ -32,3 +34,36 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PrunedUpstreamError, match="could not write"), atomic_write(tmp_path / "file" / "below"):
         pass
+
+
+def test_what_a_dead_process_left_goes_when_the_folder_is_held(tmp_path):
+    script = "import os, sys\nfrom pruned_upstream.files import atomic_write\n"
+    script += "with atomic_write(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "model")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".unfinished")
+    with atomic_write(tmp_path / "mine") as living, locked(tmp_path):
+        assert not left.exists() and living.exists()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", last="b") as unfinished:
+        (unfinished / "b").write_text("x")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out" / ".git").mkdir(parents=True)
+    with atomic_folder(tmp_path / "out", last="a") as unfinished:
+        (unfinished / "a").write_text("x")
+        (unfinished / "b").write_text("y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".git", "a", "b"]
+    held = pytest.raises(PrunedUpstreamError, match="holds a already|holds b already")
+    with held, atomic_folder(tmp_path / "out", last="a"):
+        pass
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for use in (make_folder, lambda path: locked(path).__enter__()):
+        with pytest.raises(PrunedUpstreamError, match=r"file is a file where a folder is needed|cannot be made"):
+            use(tmp_path / "file")

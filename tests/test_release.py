@@ -9,11 +9,12 @@ import torch
 from tiny import random_encoder, tiny_config
 
 from pruned_upstream import export as export_module
+from pruned_upstream import release as release_module
 from pruned_upstream.errors import CheckpointError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load, read_masks, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer
 from pruned_upstream.model.size import count_parameters
-from pruned_upstream.release import write_release
+from pruned_upstream.release import without_places, write_release
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
 LAYERS = (
@@ -108,3 +109,41 @@ def test_a_sparse_model_stays_sparse(tmp_path):
     save(tmp_path / "parp.safetensors", encoder, masks={name: mask})
     write_release(tmp_path / "parp.safetensors", tmp_path / "out", name="parp")
     assert torch.equal(read_masks(tmp_path / "out" / "model.safetensors")[name], mask)
+
+
+def test_nothing_is_left_of_a_release_that_failed(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(release_module, "_widths", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_release(file, tmp_path / "out" / "release", name="small")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_results_of_another_model_are_refused(file, tmp_path):
+    sound = {"ks": TaskResult({"acc": 91.5}, official=True)}
+    other = RunResults("a", "pruned_upstream", tasks=sound, provenance={"checkpoint_sha256": "0" * 64})
+    write_results(tmp_path / "run", other)
+    with pytest.raises(DataError, match="results of another model"):
+        write_release(file, tmp_path / "release", name="small", results=tmp_path / "run")
+    write_results(tmp_path / "run", RunResults("a", "pruned_upstream", parameters=5, tasks=sound))
+    with pytest.raises(DataError, match="of 5 parameters"):
+        write_release(file, tmp_path / "release", name="small", results=tmp_path / "run")
+    assert not (tmp_path / "release").exists()
+
+
+def test_no_place_of_this_machine_is_published(file, tmp_path):
+    recipe = (
+        "teacher: /home/me/secret place/WavLM-Base.pt\ndata:\n  train:\n  - ~/speech/train\nrun:\n  folder: ../x/r1\n"
+    )
+    save(tmp_path / "a.safetensors", load(file), provenance={"recipe": recipe, "command": "prune /home/me/r.yaml"})
+    write_release(tmp_path / "a.safetensors", tmp_path / "release", name="small")
+    for path in (tmp_path / "release").iterdir():
+        text = path.read_bytes()
+        assert not any(word in text for word in (b"/home", b"secret place", b"~/", b"../")), path
+    assert "teacher: WavLM-Base.pt" in (tmp_path / "release" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["q/k dims and v/o", "hf://OWNER/x", "https://a.b/c", "runs/best", "1.5 / 2", "a: 3/4", "</div>"]
+)
+def test_what_is_no_place_stays(text):
+    assert without_places(text) == text

@@ -245,7 +245,8 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
     except MissingMandatoryValue as error:
         raise ConfigError(f"the recipe does not say {error.full_key}; add {error.full_key}=<value>") from error
     except (OmegaConfBaseException, *MALFORMED) as error:
-        raise _unmergeable(error) from error
+        key = getattr(error, "full_key", None) or _culprit(typed, tree)
+        raise ConfigError(f"{f'recipe key {key!r}' if key else 'the recipe'}: {_fault(error)}") from error
     for key, value in flat_keys(recipe).items():
         for number in value if isinstance(value, list) else [value]:
             finite = not isinstance(number, float) or math.isfinite(number)
@@ -391,9 +392,18 @@ def _check_keys(tree: Any, prefix: str = "") -> None:
         _check_keys(value, f"{prefix}{key}.")
 
 
-def _unmergeable(error: Exception) -> ConfigError:
-    key = getattr(error, "full_key", None)
-    return ConfigError(f"{f'recipe key {key!r}' if key else 'the recipe'}: {_fault(error)}")
+def _culprit(typed: Any, tree: dict[str, Any]) -> str | None:
+    """The first key whose value does not fit, where OmegaConf does not say which; None if each alone does."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for section, keys in tree.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            try:
+                OmegaConf.merge(typed, {section: {key: value}})
+            except (OmegaConfBaseException, *MALFORMED):
+                return f"{section}.{key}"
+    return None
 
 
 def _fault(error: Exception) -> str:

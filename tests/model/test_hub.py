@@ -128,5 +128,14 @@ def test_what_cannot_be_fetched_is_told(repository, monkeypatch):
     with pytest.raises(CheckpointError, match="could not be fetched from the hub: "):
         local_file("hf://owner/-name-")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
+    with pytest.raises(CheckpointError, match="the package 'huggingface_hub' is missing"):
         local_file("hf://owner/small.model")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://../x", "hf://owner/..", "hf://owner/name/../../etc/passwd", "hf://owner/name@../x", "hf://o/" + "n" * 2000],
+)
+def test_names_that_lead_out_of_the_cache(name):
+    with pytest.raises(CheckpointError, match="is no place on the hub"):
+        local_file(name)

@@ -225,3 +225,48 @@ def test_bases_that_cannot_be(tmp_path: Path, base: str, complaint: str) -> None
 def test_mistakes_in_the_newer_keys_are_named(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load_recipe("wavlm_base", PruneRecipe, [*GIVEN, override])
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("data.train[0]=x", "is no recipe key"),
+        ("teacher=${", "teacher"),
+        ("teacher=${nope}", "nope"),
+        ("data.max_seconds=.inf", "finite"),
+        ("optimisation.betas=[.nan,0.9]", "finite"),
+        ("data=[1]", "must hold keys"),
+        ("data.train={a: 1}", "data"),
+        ("run.seed=1e400", "run.seed"),
+    ],
+)
+def test_overrides_of_any_shape_are_answered(override, reason):
+    given = ["teacher=a", "data.train=b", "run.folder=c"]
+    with pytest.raises(ConfigError, match=reason):
+        load_recipe("demo", PruneRecipe, [*given, override])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("base: demo\ndata.train: x\n", r"in a file it is a section: write 'data:', and 'train:'"),
+        ("base: demo\ndata: [1, 2]\n", r"'data' is \[1, 2\]"),
+        ("base: [a]\n", "one recipe"),
+        ("base: demo\n3: x\n", "is no word"),
+        ("a: &a [*a]\n", "contains itself"),
+    ],
+)
+def test_files_of_any_shape_are_answered(text, reason, tmp_path):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        load_recipe(tmp_path / "r.yaml", PruneRecipe, ["teacher=a", "run.folder=c"])
+
+
+def test_a_base_is_a_recipe_and_its_text_stays_where_it_is(tmp_path):
+    (tmp_path / "secret").write_text("password hunter2")
+    (tmp_path / "secret.yaml").write_text("password: hunter2: x")
+    for base in (tmp_path / "secret", tmp_path / "secret.yaml"):
+        (tmp_path / "r.yaml").write_text(f"base: {base}\n")
+        with pytest.raises(ConfigError) as refused:
+            load_recipe(tmp_path / "r.yaml", PruneRecipe)
+        assert "hunter2" not in str(refused.value)

@@ -55,3 +55,32 @@ def test_damaged_and_missing_files(tiny, tmp_path):
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(CheckpointError, match="truncated"):
             load_teacher(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weight: weight * float("nan"), "NaN or infinity"),
+        (lambda weight: weight.to_sparse(), "is sparse"),
+        (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
+        (lambda weight: weight.to("meta"), "without values"),
+        (lambda weight: weight.long(), "of whole or complex numbers"),
+        (lambda weight: torch.zeros(1).expand(weight.shape), "stored as fewer numbers than it has"),
+    ],
+)
+def test_weights_that_no_encoder_has(tiny, change, reason, tmp_path):
+    checkpoint = wavlm_checkpoint(tiny)
+    name = "encoder.layers.0.fc1.weight"
+    checkpoint["model"][name] = change(checkpoint["model"][name])
+    torch.save(checkpoint, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=reason):
+        load_teacher(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("layers", [float("inf"), 10**6, 10**30, "3", None, True, [3]])
+def test_counts_of_layers(tiny, layers, tmp_path):
+    checkpoint = wavlm_checkpoint(tiny)
+    checkpoint["cfg"]["encoder_layers"] = layers
+    torch.save(checkpoint, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"encoder_layers|num_layers"):
+        load_teacher(tmp_path / "a.pt")

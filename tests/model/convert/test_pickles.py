@@ -7,11 +7,12 @@ import builtins
 import functools
 import os
 import sys
+import zipfile
 
 import pytest
 import torch
 
-from pruned_upstream.errors import CheckpointError
+from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.convert.pickles import Inert, plain, read_pickle
 
 
@@ -117,3 +118,21 @@ def test_what_was_allowed_before_stays_allowed(tmp_path):
     with torch.serialization.safe_globals([argparse.Namespace]):
         read_pickle(path)
         assert argparse.Namespace in torch.serialization.get_safe_globals()
+
+
+def test_options_that_contain_themselves_or_stand_for_too_many(tmp_path):
+    itself: dict = {}
+    itself["self"] = itself
+    bomb: list = []
+    for _ in range(40):
+        bomb = [bomb, bomb]
+    for tree in (itself, {"a": bomb}):
+        with pytest.raises(ConfigError, match="contain themselves"):
+            plain(tree)
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"0" * 50_000_000)
+    with pytest.raises(CheckpointError, match="compressed archive"):
+        read_pickle(tmp_path / "a.pt")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import fairseq_options, largest_difference, tiny_config, unequal_waveforms
 
 from pruned_upstream.errors import CheckpointError
@@ -96,9 +99,69 @@ def test_fairseqs_file_of_the_same_weights(name, tmp_path):
 def test_folders_that_do_not_fit(tmp_path):
     with pytest.raises(CheckpointError, match="without config.json"):
         load_teacher(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
-    with pytest.raises(CheckpointError, match="whisper"):
+    (tmp_path / "config.json").write_text('{"model_type": "moonshine"}')
+    with pytest.raises(CheckpointError, match="moonshine"):
         load_teacher(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         load_teacher(tmp_path)
+
+
+@torch.no_grad()
+def test_a_folder_in_parts(tmp_path):
+    _, ours = saved("wavlm", tmp_path)
+    in_parts(tmp_path)
+    again = load_teacher(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+    index = tmp_path / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    for part in ("../model-1.safetensors", "/etc/passwd", 3):
+        index.write_text(json.dumps({"weight_map": places | {next(iter(places)): part}}))
+        with pytest.raises(CheckpointError, match="files beside it"):
+            load_teacher(tmp_path)
+    index.write_text(json.dumps({"weight_map": places | {"stowaway": "model-1.safetensors"}}))
+    with pytest.raises(CheckpointError, match="does not hold what"):
+        load_teacher(tmp_path)
+    index.write_text(json.dumps({"weight_map": places}))
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model file .*model-2"):
+        load_teacher(tmp_path)
+
+
+def in_parts(folder):
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"model-{1 + number % 2}.safetensors" for number, name in enumerate(sorted(whole))}
+    for part in set(places.values()):
+        save_file({name: whole[name] for name, place in places.items() if place == part}, folder / part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_kernel": [10, 3]},
+        {"conv_dim": 3},
+        {"conv_stride": ["5", 2, 2]},
+        {"num_hidden_layers": 1e400},
+        {"num_hidden_layers": 10**7},
+        {"num_hidden_layers": True},
+        {"hidden_size": [24]},
+        {"model_type": ["wavlm"]},
+        {"num_buckets": 0},
+        {"max_bucket_distance": 1},
+        {"do_stable_layer_norm": "yes"},
+        {"hidden_act": {}},
+    ],
+)
+@torch.no_grad()
+def test_a_configuration_of_any_shape_is_answered(changes, tmp_path):
+    saved("wavlm", tmp_path)
+    description = tmp_path / "config.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_teacher(tmp_path)
+    for text in ("[]", "null", "[" * 100_000, "\xff"):
+        description.write_bytes(text.encode("latin-1"))
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            load_teacher(tmp_path)
