@@ -1,8 +1,8 @@
 """Writes the pages that follow from the code: `python docs/generate.py`. A test holds them against it.
 
-    recipes.md            the keys of all recipes, from the dataclasses
-    file-format.md        the layout of a model file, from the docstring of model/checkpoint.py
-    architecture/*.svg    rooms and arrows, from the imports
+recipes.md            the keys of all recipes, from the dataclasses
+file-format.md        the layout of a model file, from the docstring of model/checkpoint.py
+architecture/*.svg    rooms and arrows, from the imports
 """
 
 from __future__ import annotations
