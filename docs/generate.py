@@ -35,7 +35,8 @@ LAYERS = (
     ("report", "prediction"),
     ("training", "superb"),
     ("s3prl_plugin", "export", "transformers_plugin"),
-    ("parp", "distillation", "pruning", "description"),
+    ("parp", "distillation", "pruning"),
+    ("description",),
     ("model",),
 )
 # small modules at the top of the package that every room may use
