@@ -23,6 +23,7 @@ from .. import after_import
 from ..errors import PrunedUpstreamError
 
 VERIFICATION = "s3prl.downstream.sv_voxceleb1.expert"
+DECODER = "flashlight.lib.text.decoder"
 # logger and words of warnings, given when s3prl is imported, about programs that no task needs
 UNNEEDED_WARNINGS = {
     "sox": "SoX could not be found",
@@ -44,8 +45,9 @@ def apply() -> None:
     _catalyst()
     _safe_globals()
     _unneeded_warnings()
-    after_import.after(VERIFICATION, _verification_on_any_device)
-    _undo.callback(after_import.cancel, VERIFICATION, _verification_on_any_device)
+    for name, action in ((VERIFICATION, _verification_on_any_device), (DECODER, _kenlm)):
+        after_import.after(name, action)
+        _undo.callback(after_import.cancel, name, action)
 
 
 def remove() -> None:
@@ -191,6 +193,13 @@ def _unneeded_warnings() -> None:
 
 def _lacks(words: str, record: logging.LogRecord) -> bool:
     return words not in record.getMessage()
+
+
+def _kenlm(decoder: ModuleType) -> None:
+    """`KenLM`, which flashlight-text 0.0.5 moved into a module of its own; s3prl's downstream/asr takes it from here."""
+    if not hasattr(decoder, "KenLM"):
+        with contextlib.suppress(ImportError):  # built without: s3prl says so when it is asked to decode with one
+            _put(decoder, "KenLM", importlib.import_module(f"{DECODER}.kenlm").KenLM)
 
 
 def _verification_on_any_device(expert: ModuleType) -> None:

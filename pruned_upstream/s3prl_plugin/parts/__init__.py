@@ -1,4 +1,7 @@
-"""What `pip install s3prl` leaves out and the ten tasks need; a clone of s3prl has it, and is preferred where given.
+"""What `pip install s3prl` leaves out and the ten tasks need.
+
+The lists of a clone of s3prl are preferred where one is given. Its code is not: a run is to compute the same with and
+without a clone, so the readers are those below, unless s3prl itself is the clone.
 
 ctc/corpus      found by s3prl as `s3prl.downstream.ctc.corpus`: readers of PR's and SF's corpora
 vocabularies    symbols of PR, SF and ASR in the order of s3prl's vocabulary files, so that checkpoints fit both
