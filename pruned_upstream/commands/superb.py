@@ -49,7 +49,7 @@ def superb(
     check: Annotated[bool, typer.Option("--check", help="Only say what is missing: files, model, device.")] = False,
     corpus: Annotated[list[str] | None, typer.Option(help="A corpus elsewhere: VoxCeleb1=/path.")] = None,
     s3prl_clone: Annotated[
-        Path | None, typer.Option(help="Clone of s3prl: its lists go first. PR's and SF's readers are ours; pip has none.")
+        Path | None, typer.Option(help="Clone of s3prl: its lists go first; PR's and SF's readers are ours.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; the result is then not official.")] = None,
     short: Annotated[bool, typer.Option("--short", help="The demo's short trainings; not official.")] = False,

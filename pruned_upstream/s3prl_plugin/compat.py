@@ -196,7 +196,7 @@ def _lacks(words: str, record: logging.LogRecord) -> bool:
 
 
 def _kenlm(decoder: ModuleType) -> None:
-    """`KenLM`, which flashlight-text 0.0.5 moved into a module of its own; s3prl's downstream/asr takes it from here."""
+    """`KenLM`, which newer flashlight-text has in a module of its own; s3prl's downstream/asr takes it from here."""
     if not hasattr(decoder, "KenLM"):
         with contextlib.suppress(ImportError):  # built without: s3prl says so when it is asked to decode with one
             _put(decoder, "KenLM", importlib.import_module(f"{DECODER}.kenlm").KenLM)

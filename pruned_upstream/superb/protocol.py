@@ -353,8 +353,13 @@ def _term_weighted_value(plan: Plan, outcome: StageOutput, split: str) -> _TermW
 
 
 def _decoder(model: Path, lexicon: Path) -> list[str]:
-    prefix = "config.downstream_expert.datarc.decoder_args"
-    return [f"{prefix}.decoder_type=kenlm", f"{prefix}.kenlm_model={model}", f"{prefix}.lexicon={lexicon}"]
+    arguments = {
+        "decoder_type": "kenlm",
+        "kenlm_model": model,
+        "lexicon": lexicon,
+        "unk_weight": "float('-inf')",  # the yaml's `-math.inf`; s3prl evaluates it without importing math
+    }
+    return [f"config.downstream_expert.datarc.decoder_args.{key}={value}" for key, value in arguments.items()]
 
 
 def _override(assignments: Sequence[str]) -> tuple[str, ...]:
