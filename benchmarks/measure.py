@@ -140,7 +140,7 @@ def draw(
     from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(group(row) for row in rows))
-    figure = Figure(figsize=(4 * len(groups), 0.4 * len(rows) / len(groups) + 1.6), layout="constrained")
+    figure = Figure(figsize=(4 + 4 * len(groups), 0.4 * len(rows) / len(groups) + 1.6), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
         members = [row for row in rows if group(row) == key]
         bars = axes.barh([row["model"] for row in members], [row["times faster"] for row in members], color="#4477aa")

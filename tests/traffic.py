@@ -1,8 +1,8 @@
 """A device without hardware: what would go between host and GPU is counted on torch's `meta` device.
 
-On it tensors have shapes and no values. A value that the host asks for is counted and answered with zeros, so that the
-code goes on; tensors of two devices in one operation, and operations whose result has a size that the values decide
-(boolean masks as indices), are errors, as they would be errors or waits on a GPU.
+On it tensors have shapes and no values. A value that the host asks for is counted and answered with zeros (with yes, if
+it is a question), so that the code goes on; tensors of two devices in one operation, and operations whose result has a
+size that the values decide (boolean masks as indices), are errors, as they would be errors or waits on a GPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Operations(TorchDispatchMode):
         self.traffic.operations += 1
         if function is torch.ops.aten._local_scalar_dense.default and args[0].device == META:
             self.traffic.read_backs.append(_caller())
-            return 0.0 if args[0].dtype.is_floating_point else 0
+            return True if args[0].dtype == torch.bool else 0.0 if args[0].dtype.is_floating_point else 0
         if function in COPIES:
             return self._copy(function, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

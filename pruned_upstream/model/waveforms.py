@@ -36,7 +36,7 @@ def as_waveforms(audio: Any, lengths: Sequence[int] | Tensor | None = None) -> l
     if _is_one(audio):
         if lengths is not None:
             raise DataError("lengths go with a batch (B, samples); this is one waveform")
-        return [_checked(_waveform(audio, "the waveform"), "the waveform")]
+        return _checked([_waveform(audio, "the waveform")], ["the waveform"])
     if isinstance(audio, (Tensor, np.ndarray)):
         waveforms = _rows(_tensor(audio, "the batch"), lengths)
     elif isinstance(audio, Sequence):
@@ -47,7 +47,7 @@ def as_waveforms(audio: Any, lengths: Sequence[int] | Tensor | None = None) -> l
         raise DataError(f"{type(audio).__name__} is not audio; give tensors, arrays, lists of them or file names")
     if not waveforms:
         raise DataError("there is no waveform to compute; give at least one")
-    return [_checked(waveform, f"waveform {number}") for number, waveform in enumerate(waveforms)]
+    return _checked(waveforms, [f"waveform {number}" for number in range(len(waveforms))])
 
 
 def read_audio(path: str | os.PathLike) -> Tensor:
@@ -130,9 +130,13 @@ def _tensor(item: Any, name: str) -> Tensor:
     return ((exact - zero) / scale).float()
 
 
-def _checked(waveform: Tensor, name: str) -> Tensor:
-    if not len(waveform):
-        raise DataError(f"{name} is empty; leave it out")
-    if not torch.isfinite(waveform).all():
+def _checked(waveforms: list[Tensor], names: Sequence[str]) -> list[Tensor]:
+    for waveform, name in zip(waveforms, names, strict=True):
+        if not len(waveform):
+            raise DataError(f"{name} is empty; leave it out")
+    device = waveforms[0].device
+    finite = torch.stack([torch.isfinite(waveform).all().to(device) for waveform in waveforms])
+    if not finite.all():  # asked once for all of them: a GPU is waited for
+        name = names[finite.tolist().index(False)]
         raise DataError(f"{name} holds NaN or infinity; mend or leave out the recording")
-    return waveform
+    return waveforms

@@ -10,7 +10,9 @@ from tiny import SHAPES, random_encoder, unequal_waveforms
 from traffic import META, Traffic
 from training.steps import METHODS, Steps
 
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.pruning.gates import Gates, GateSettings
+from pruned_upstream.s3prl_plugin.expert import UpstreamExpert
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.processes import Processes
 
@@ -114,3 +116,16 @@ def test_an_encoder_of_any_family(family) -> None:
             waveforms, lengths = encoder.prepare(wavs)
             encoder(waveforms, lengths, gates=given)
         assert (len(traffic.uploads), traffic.read_backs) == (1, [])
+
+
+@pytest.mark.parametrize("family", sorted(SHAPES))
+@torch.no_grad()
+def test_the_upstream(family, tmp_path) -> None:
+    """What superb's tasks ask for: waveforms that lie on the device already."""
+    save(tmp_path / "model.safetensors", random_encoder(SHAPES[family]))
+    expert = UpstreamExpert(tmp_path / "model.safetensors").to(META).eval()
+    wavs = [wav.to(META) for wav in unequal_waveforms()]
+    with Traffic() as traffic:
+        states = expert(wavs)["hidden_states"]
+    assert len(states) == SHAPES[family].num_layers + 1 and states[0].device == META
+    assert (len(traffic.uploads), len(traffic.read_backs)) == (1, 1), traffic  # lengths; whether all is finite
