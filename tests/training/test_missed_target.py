@@ -13,7 +13,8 @@ from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.release import write_release
 from pruned_upstream.report.runs import read_run
 from pruned_upstream.sweep import MISSED, Axis, plan, run_sweep
-from pruned_upstream.training.prune import Sparsity, _miss, run_prune
+from pruned_upstream.training.cut import _miss
+from pruned_upstream.training.prune import run_prune
 from pruned_upstream.training.recipe import save_recipe
 
 SENTENCE = (
@@ -25,9 +26,9 @@ SENTENCE = (
     ("counted", "tolerance", "missed"),
     [(0.741, 0.02, True), (0.6481, 0.02, False), (0.6479, 0.02, True), (0.741, 0.08, False), (0.668, 1e-9, False)],
 )
-def test_a_target_is_missed_by_more_than_its_tolerance(counted: float, tolerance: float, missed: bool) -> None:
-    assert bool(_miss(counted, Sparsity(target=0.668, tolerance=tolerance))) == missed
-    assert _miss(0.741, Sparsity(target=0.668)) == SENTENCE
+def test_a_target_is_missed_by_more_than_its_tolerance(recipe, counted: float, tolerance: float, missed: bool) -> None:
+    assert bool(_miss(counted, 0.668, recipe(**{"sparsity.tolerance": tolerance}))) == missed
+    assert _miss(0.741, 0.668, recipe()) == SENTENCE
 
 
 def test_the_run_its_file_and_its_report(recipe, tmp_path: Path) -> None:
