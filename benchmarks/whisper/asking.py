@@ -1,8 +1,7 @@
 """What is asked of a student, and how the answer is read.
 
     word errors     Whisper's decoder reads the student's last hidden state in place of the teacher's, of whole windows
-                    of 30 s; its words are held against what it writes from the teacher's. `runaways`: it never
-                    stopped by itself
+                    of 30 s; its words are held against what it writes from the teacher's
     layer residual  share of the variance of the teacher's layers that a linear map from the student's best layer does
                     not explain, fitted on speakers of the training split
     last layer      relative error of the last hidden state itself, no map between, of the same frames
@@ -81,7 +80,7 @@ class Interview:
         if is_teacher:
             texts = self._transcripts(student)
             with atomic_write(self.kept) as temporary:
-                torch.save({"taught": taught.half(), "asked": asked.half(), "texts": [t for t, _ in texts]}, temporary)
+                torch.save({"taught": taught.half(), "asked": asked.half(), "texts": texts}, temporary)
         kept = torch.load(self.kept, weights_only=True)
         pairs = [
             (Items(x.transpose(0, 1).float(), []), Items(y.transpose(0, 1).float(), []))
@@ -95,18 +94,16 @@ class Interview:
             import jiwer
 
             texts = texts if is_teacher else self._transcripts(student)
-            found["word errors"] = 100 * jiwer.wer(kept["texts"], [text for text, _ in texts])
-            found["runaways"] = sum(not finished for _, finished in texts)
+            found["word errors"] = 100 * jiwer.wer(kept["texts"], texts)
         return found | self._milliseconds(student)
 
-    def _transcripts(self, student: Student) -> list[tuple[str, bool]]:
+    def _transcripts(self, student: Student) -> list[str]:
         decoder = Decoder(self.folder / "decoder")
         encoder, found = student.whole(), []
         for clip in self.speech.to_transcribe(self.split, TRANSCRIBED):
             wav = clip.waveform()
             states = student.states(encoder, torch.nn.functional.pad(wav, (0, WINDOW - len(wav))))
-            text, finished = decoder(states[-1])
-            found.append((_plain_words(text), finished))
+            found.append(_plain_words(decoder(states[-1])))
         return found
 
     def _milliseconds(self, student: Student) -> dict[str, float]:

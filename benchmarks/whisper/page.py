@@ -71,7 +71,6 @@ CORE: list[Column] = [
     ("parameters (M)", lambda answer: answer["parameters"] / 1e6),
     ("ms", _metric("core", "ms for 10 s")),
     ("word errors", _metric("core", "word errors")),
-    ("runaways", _metric("core", "runaways")),
     ("layer residual", _metric("core", "layer residual")),
     ("last layer", _metric("core", "last layer")),
 ]
@@ -109,7 +108,7 @@ def _cell(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    spread = f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else ""
+    spread = f" ({min(known):.1f} to {max(known):.1f})" if max(known) > min(known) else ""
     return f"{statistics.mean(known):.1f}{spread}"
 
 

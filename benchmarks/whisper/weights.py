@@ -8,11 +8,10 @@ hidden states it is given. The packages for Whisper small hold the first 189 MB 
 from __future__ import annotations
 
 import importlib.util
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,13 +109,6 @@ def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return found | ({f"{ours}self_attn.k_proj.weight": k} if kind == "weight" else {})
 
 
-class Transcript(NamedTuple):
-    """What the decoder wrote; `finished` unless it was stopped at `LONGEST` tokens."""
-
-    text: str
-    finished: bool
-
-
 class Decoder:
     """Whisper base's own decoder, greedy, English, without timestamps, on one thread.
 
@@ -136,17 +128,15 @@ class Decoder:
             (folder / "model.tmp").write_bytes(_model_file())
             (folder / "model.tmp").rename(folder / "model.bin")
         self.tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
-        self.special = set(json.loads((data / "config.json").read_text()).get("suppress_ids", []))
         self.whisper: Any = ctranslate2.models.Whisper(
             str(folder), device="cpu", compute_type="float32", inter_threads=1, intra_threads=1
         )
         self.prompt = [self.tokenizer.token_to_id(token) for token in PROMPT]
 
-    def __call__(self, states: Tensor) -> Transcript:
+    def __call__(self, states: Tensor) -> str:
         """states: (T, d), the encoder's last hidden state of one recording."""
         import ctranslate2
 
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(states.float().numpy()[None]))
         (found,) = self.whisper.generate(view, [self.prompt], beam_size=1, max_length=LONGEST + len(self.prompt))
-        tokens = found.sequences_ids[0]
-        return Transcript(self.tokenizer.decode(tokens).strip(), len(tokens) < LONGEST)
+        return self.tokenizer.decode(found.sequences_ids[0]).strip()
