@@ -166,4 +166,7 @@ TUNED = {
         f"crops of {seconds} s": (f"data.max_seconds={seconds}", "data.batch_utterances=2", "repair.seconds=300")
         for seconds in (5, 15)
     },
+    "one-shot, repaired, distilled": {
+        f"rate {rate:g}": (f"second_stage.learning_rate={rate}",) for rate in (5e-6, 2e-5, 1e-4)
+    },
 }
