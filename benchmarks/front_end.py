@@ -80,7 +80,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--front-end-steps", type=int, default=600)
     arguments = parser.parse_args()
-    speech = {name: recordings_of(arguments.root / name, name) for name in (LEARNED, KNOWN, ASKED, UNKNOWN)}
+    roles = {"learned": LEARNED, "known": KNOWN, "asked": ASKED, "unknown": UNKNOWN}
+    speech = {name: recordings_of(arguments.root / role, name) for role, name in roles.items()}
     learned = manifest(arguments.root, speech[LEARNED])
     teacher = load(TEACHER)
     rows = []
