@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, *MALFORMED) as error:
-        raise ValueError(_yaml_fault(error)) from error
+        raise ValueError(yaml_fault(error)) from error
 
 
 def bounded_yaml(path: Path) -> str:
@@ -86,7 +86,7 @@ def bounded_yaml(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
     except (yaml.YAMLError, *MALFORMED) as error:
-        raise ValueError(_yaml_fault(error)) from error
+        raise ValueError(yaml_fault(error)) from error
     if nodes > MAX_YAML_NODES:
         raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES:,} values")
     return text
@@ -152,7 +152,8 @@ def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
     return count
 
 
-def _yaml_fault(error: Exception) -> str:
+def yaml_fault(error: Exception) -> str:
+    """Where YAML is wrong, and how; without the text that stands there."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

@@ -6,7 +6,6 @@ end of the metrics; that one is left out, anything else that is damaged is refus
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..model.checkpoint import Header, read_header
+from ..parsing import parse_json, read_json, read_yaml
 from ..training.methods import METHODS, Method, method_of
 from ..training.metrics_log import METRICS_FILE
 from ..training.provenance import LAUNCHES_FILE, RECIPE_FILE, REPORT_FILE
@@ -192,7 +192,7 @@ def base_recipe(method: Method) -> dict[str, Any]:
 
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where} is damaged: it is not JSON; remove the line, or restore the file") from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -204,11 +204,9 @@ def _row(line: str, where: str) -> dict[str, Any]:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        tree = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"the recipe {path} does not hold sections and keys")
@@ -226,7 +224,7 @@ def _read_json(path: Path, kind: type) -> Any:
     if not path.exists():
         return kind()
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, kind):

@@ -318,13 +318,13 @@ def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
     lines = read_lines(manifest)
     while lines and not lines[-1].strip():
         lines.pop()
-    if not lines or "\t" in lines[0]:
+    if not lines or "\t" in lines[0] or "\0" in lines[0]:
         raise DataError(f"the first line of the manifest {manifest} must be the root folder of its paths")
     root = manifest.parent / lines[0]
     listed = []
     for number, line in enumerate(lines[1:], start=2):
         name, _, frames = line.partition("\t")
-        if not name or not frames.strip().isdecimal():
+        if not name or "\0" in name or not frames.strip().isdecimal():
             raise DataError(f"line {number} of the manifest {manifest} is '{line}'; it must be path<TAB>frames")
         listed.append((name, root / name))
     return listed

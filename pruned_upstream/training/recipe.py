@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hin
 
 from ..errors import ConfigError
 from ..files import write_text
-from ..parsing import MALFORMED, bounded_yaml, printable, shown
+from ..parsing import MALFORMED, bounded_yaml, printable, shown, yaml_fault
 from ..resources import recipe_path
 
 if TYPE_CHECKING:
@@ -253,7 +253,10 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
             require(finite, key, number, "be a finite number")
     for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
         if isinstance(section, Section):
-            section.check()
+            try:
+                section.check()
+            except TypeError as error:  # a list or mapping inside a list of numbers
+                raise ConfigError(f"a value of the recipe is of another kind than its key: {_fault(error)}") from error
     return recipe
 
 
@@ -336,6 +339,7 @@ def _layers(source: str | Path, below: tuple[Path, ...] = ()) -> list[dict[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     """A recipe's file as plain values; references to other keys (${...}) stay as they are written."""
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -343,8 +347,8 @@ def _read(path: Path) -> dict[str, Any]:
         tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(bounded_yaml(path))))
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error.strerror or NO_SECTIONS}") from error
-    except (OmegaConfBaseException, *MALFORMED) as error:
-        raise ConfigError(f"the recipe {path} is not YAML: {_fault(error)}") from error
+    except (OmegaConfBaseException, yaml.YAMLError, *MALFORMED) as error:  # YAMLError: keys given twice, odd escapes
+        raise ConfigError(f"the recipe {path} is not YAML: {yaml_fault(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"the recipe {path} cannot be read: {NO_SECTIONS}")
     return tree

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .kills import PATIENCE_SECONDS, ROOT, Command, Outcome, contents
+from .kills import PATIENCE_SECONDS, ROOT, Command, Outcome
 
 LIMITS = (0, 100, 1000, 10_000, 30_000, 60_000)  # bytes of a file
 
@@ -29,7 +29,7 @@ def fill(commands: list[Command], runs: int, place: Path, *, seed: int = 0) -> O
         where = f"{command.name} with files of {limit} bytes"
         if ended.returncode not in (0, 2) or "Traceback" in ended.stdout:
             outcome.faults.append(f"{where}: code {ended.returncode}, {ended.stdout[-800:]}")
-        left = [name for name in contents(folder) if name.endswith(".unfinished")]
+        left = [path.name for path in folder.rglob("*.unfinished")]
         if left:
             outcome.faults.append(f"{where} left {left}")
         shutil.rmtree(folder)

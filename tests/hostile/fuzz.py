@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,16 @@ def _in_turn(folder: Path, seed: int) -> Attack:
         for attempt in itertools.count():
             try:
                 return format.name, format.attack(random.Random(f"{seed} {format.name} {number} {attempt}"), place)
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, yaml.YAMLError):
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+                struct.error,
+                yaml.YAMLError,
+            ):
                 if attempt == TRIES:
                     raise
         raise AssertionError

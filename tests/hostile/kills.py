@@ -132,9 +132,9 @@ def contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or path.name.endswith(".lock") or "tfevents" in name:
+        if not path.is_file() or path.name.endswith((".lock", ".unfinished")) or "tfevents" in name:
             continue
-        if path.suffix in (".onnx", ".png"):  # hold names of the moment
+        if path.suffix in (".onnx", ".png", ".pt"):  # hold names, times and durations of the moment
             found[name] = "there"
         elif path.name in UNEQUAL:
             found[name] = _readable(path)

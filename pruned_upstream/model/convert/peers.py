@@ -33,9 +33,9 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..config import ConvLayer, EncoderConfig, Head, RelativePosition, TransformerLayer, dense_config
+from ..config import MAX_HEADS, ConvLayer, EncoderConfig, Head, RelativePosition, TransformerLayer, dense_config
 from .pickles import plain
-from .shapes import shape
+from .shapes import shape, whole
 from .source import Found
 from .transformers import POSITION_GATE, tensor_names
 
@@ -153,7 +153,10 @@ def _dphubert_config(options: Mapping[str, Any]) -> EncoderConfig:
         living = options["encoder_remaining_heads"]
     else:
         width = options["encoder_head_dim"]
-        living = [range(count) for count in options["encoder_num_heads"]]
+        counts = [whole("encoder_num_heads", count) for count in options["encoder_num_heads"]]
+        if max(counts) > MAX_HEADS:
+            raise ConfigError(f"encoder_num_heads says {max(counts)}; a layer has at most {MAX_HEADS}")
+        living = [range(count) for count in counts]
     layers = tuple(
         TransformerLayer(
             attention=attends,

@@ -289,3 +289,13 @@ def test_files_of_dphubert_that_do_not_fit(tmp_path):
     refused("does not say encoder_head_dim", config={k: v for k, v in config.items() if k != "encoder_head_dim"})
     refused("extractor_mode 'batch_norm'", config=config | {"extractor_mode": "batch_norm"})
     refused("stowaway", state_dict=checkpoint["state_dict"] | {"stowaway": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("heads", [10**9, "4", None])
+def test_counts_of_dphubert_are_bounded(heads, tmp_path):
+    checkpoint = dphubert()
+    checkpoint = checkpoint[-1] if isinstance(checkpoint, tuple) else checkpoint
+    checkpoint["config"]["encoder_num_heads"] = [heads, *checkpoint["config"]["encoder_num_heads"][1:]]
+    torch.save(checkpoint, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="encoder_num_heads"):
+        load_teacher(tmp_path / "a.pth")
