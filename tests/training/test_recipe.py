@@ -256,7 +256,7 @@ def test_overrides_of_any_shape_are_answered(override, reason):
         ("a: &a [*a]\n", "contains itself"),
         ('teacher: "\\ud800"\n', "line 1"),
         ("base: demo\nrun: {}\nrun: {}\n", "duplicate key"),
-        ("base: demo\noptimisation:\n  betas: [{a: 1}, 0.9]\n", "betas|kind"),
+        ("base: demo\ndata:\n  train: a\noptimisation:\n  betas: [{a: 1}, 0.9]\n", "betas|kind"),
     ],
 )
 def test_files_of_any_shape_are_answered(text, reason, tmp_path):
