@@ -48,6 +48,7 @@ class LatencyTable:
     heads, widths: axes of `ragged`, [heads][widths]; of `whole`, heads of the dense width, only the first.
     rows: axis of `projections`, all four together at so many rows each.
     dimensions: axis of `feed_forward`.
+    scale: of all, so that the dense encoder takes what it takes as a whole, and not the sum of its parts by themselves.
     channels: axes of `convolutions` [convolution][input channels][output channels], for each convolution.
     """
 
@@ -66,6 +67,7 @@ class LatencyTable:
     channels: list[tuple[list[int], list[int]]]
     convolutions: list[list[list[float]]]
     rest: float
+    scale: float = 1.0
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
@@ -98,7 +100,8 @@ class Latency:
         attention = attention + _along(table.rows, table.projections, rows)
         feed_forward = _along(table.dimensions, table.feed_forward, widths.ffn)
         total = (widths.attention * attention + widths.feed_forward * feed_forward).sum()
-        return total + self._front_end([config.input_channels * widths.one, *widths.channels]) + table.rest
+        total = total + self._front_end([config.input_channels * widths.one, *widths.channels]) + table.rest
+        return table.scale * total
 
     def counted(self, config: EncoderConfig) -> float:
         self._check(config)
@@ -109,7 +112,7 @@ class Latency:
                 + self._attention(config, layer)
                 + _along(self.table.dimensions, self.table.feed_forward, torch.tensor(float(layer.ffn)))
             )
-        return float(total) + self.table.rest
+        return self.table.scale * (float(total) + self.table.rest)
 
     def _attention(self, config: EncoderConfig, layer: TransformerLayer) -> Tensor:
         table = self.table
@@ -176,8 +179,9 @@ def measure(
 ) -> LatencyTable:
     """Measure the table of an encoder's dense shape; weights are random, time does not depend on them.
 
-    Each entry is the shortest of some passes: what else a machine does can only add to it. On a CPU with one thread it
-    is the time of the processor, not of the clock on the wall.
+    Each entry is the shortest of some passes, for what else a machine does can only add to it; and no entry is above
+    one of more heads, rows or channels, which would be a sign of the same. On a CPU with one thread it is the time of
+    the processor, not of the clock on the wall.
     """
     dense = config.densified()
     samples = round(seconds * SAMPLE_RATE)
@@ -186,7 +190,7 @@ def measure(
     probe = _Probe(dense, samples, clock)
     heads, widths = _axis(dense.num_heads), _axis(-(-dense.head_dim // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
     rows, dimensions = _axis(dense.embed_dim), _axis(dense.ffn_dim)
-    projections = [0.0, *(probe.projections(n) for n in rows[1:])]
+    (projections,) = _rising([[0.0, *(probe.projections(n) for n in rows[1:])]])
 
     def core(count: int, width: int, *, whole: bool) -> float:
         layer = _heads(count, min(width, dense.head_dim), ragged=not whole)
@@ -196,23 +200,24 @@ def measure(
     ragged = [[0.0] * len(widths)]
     ragged += [[0.0, *(core(count, width, whole=False) for width in widths[1:])] for count in heads[1:]]
     channels, convolutions = probe.convolutions()
-    return LatencyTable(
+    table = LatencyTable(
         shape=dense.to_json(),
         seconds=seconds,
         device=device,
         threads=torch.get_num_threads(),
         heads=heads,
         widths=widths,
-        ragged=ragged,
-        whole=[0.0, *(core(count, dense.head_dim, whole=True) for count in heads[1:])],
+        ragged=_rising(ragged),
+        whole=_rising([[0.0, *(core(count, dense.head_dim, whole=True) for count in heads[1:])]])[0],
         rows=rows,
         projections=projections,
         dimensions=dimensions,
-        feed_forward=[0.0, *(probe.feed_forward(n) for n in dimensions[1:])],
+        feed_forward=_rising([[0.0, *(probe.feed_forward(n) for n in dimensions[1:])]])[0],
         channels=channels,
         convolutions=convolutions,
         rest=probe.rest(sum(seconds[-1][-1] for seconds in convolutions)),
     )
+    return replace(table, scale=probe.whole() / Latency(table).counted(dense))
 
 
 def predicted_and_measured(encoder: Encoder, table: LatencyTable, *, repeats: int = REPEATS) -> tuple[float, float]:
@@ -289,7 +294,7 @@ class _Probe:
             inputs = _quarters(before) if number else [self.dense.input_channels]
             outputs = _quarters(layer.dense_channels)
             axes.append((inputs, outputs))
-            found.append([[self._convolution(number, i, o, waveform) for o in outputs] for i in inputs])
+            found.append(_rising([[self._convolution(number, i, o, waveform) for o in outputs] for i in inputs]))
         return axes, found
 
     def _convolution(self, number: int, inputs: int, outputs: int, waveform: Tensor) -> float:
@@ -311,6 +316,11 @@ class _Probe:
         on_cpu = self.clock.device == "cpu"
         return self.clock.time(lambda: block.time_major(time_major, None) if on_cpu else block(x, None))
 
+    def whole(self) -> float:
+        encoder = Encoder(self.dense).to(self.clock.device).eval()
+        waveform = torch.randn(1, self.samples, device=self.clock.device)
+        return self.clock.time(lambda: encoder(waveform))
+
     def rest(self, front_end: float) -> float:
         gone = TransformerLayer(attention=False, heads=(), feed_forward=False, ffn=0)
         bare = replace(self.dense, layers=(gone,) * self.dense.num_layers)
@@ -326,6 +336,14 @@ def _heads(count: int, width: int, *, ragged: bool) -> TransformerLayer:
     if ragged and count == 1:
         heads = (replace(first, qk=width),)
     return TransformerLayer(attention=True, heads=heads, feed_forward=False, ffn=0)
+
+
+def _rising(table: list[list[float]]) -> list[list[float]]:
+    """Each entry at most what any entry further down and to the right is."""
+    return [
+        [min(value for line in table[row:] for value in line[column:]) for column in range(len(table[row]))]
+        for row in range(len(table))
+    ]
 
 
 def _axis(largest: int, multiple: int = 1) -> list[int]:

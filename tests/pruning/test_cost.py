@@ -161,3 +161,5 @@ def test_a_table_can_be_measured(shape: str) -> None:
     assert dense > latency.counted(dataclasses.replace(SHAPES[shape], layers=(gone,) * 3)) > 0
     assert table.heads == [0, 1, 2, 3, 4]
     assert table.widths == [0, 8]
+    for line in (*table.ragged, table.whole, table.projections, table.feed_forward, *zip(*table.ragged, strict=True)):
+        assert list(line) == sorted(line), "more of anything takes no less time"
