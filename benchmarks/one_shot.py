@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.one_shot", description="See the module's docstring.")
     parser.add_argument("--root", type=Path, default=Path("runs/one_shot"))
     parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.root, arguments.speech)
@@ -65,6 +66,8 @@ def main() -> None:
     for kind, chosen, target in CUTS:
         path = arguments.root / f"{kind}_{chosen}_{target:g}.json".replace(" ", "_")
         if not path.exists():
+            if arguments.table:
+                continue
             write_text(path, json.dumps(_cut(bench, table, kind, chosen, target)))
         rows.append(json.loads(path.read_text()))
         print(rows[-1], flush=True)
