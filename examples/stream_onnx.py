@@ -4,12 +4,14 @@
     python examples/stream_onnx.py compact.onnx speech.wav
 
 The encoder attends to the whole of its input, so it is fed overlapping windows; of each window the middle is kept,
-where it has seen context on both sides. A window's frames come `chunk + context` seconds after their sound.
+where it has seen context on both sides. The first frame of a window waits longest: for the chunk, for the context
+behind it, and for the computing. docs/encoder.md says how far such frames are from those of the whole recording.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,13 +48,18 @@ def open_model(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def stream(session: onnxruntime.InferenceSession, wav: Path, *, chunk: int, context: int) -> Iterator[np.ndarray]:
-    """The last hidden state of `wav`, up to `chunk` frames (frames, d) at a time."""
-    states = [output.name for output in session.get_outputs() if output.name.startswith("hidden_state_")]
+def stream(session: onnxruntime.InferenceSession, wav: Path, *, chunk: int, context: int) -> Iterator[list[np.ndarray]]:
+    """All L + 1 hidden states of `wav`, up to `chunk` frames (frames, d) at a time."""
+    names = [output.name for output in session.get_outputs() if output.name.startswith("hidden_state_")]
     for samples, skip, keep in windows(wav, chunk, context):
         lengths = np.array([len(samples)], dtype=np.int64)
-        (state,) = session.run([states[-1]], {"waveforms": samples[None], "lengths": lengths})
-        yield state[0, skip : skip + keep]
+        states = session.run(names, {"waveforms": samples[None], "lengths": lengths})
+        yield [state[0, skip : skip + keep] for state in states]
+
+
+def latency(chunk: int, context: int, computing: float) -> float:
+    """Seconds from a sound to its frame, at most: the first of a chunk waits for all samples that its window reads."""
+    return ((chunk + context) * FRAME + 80) / SAMPLE_RATE + computing
 
 
 def main() -> None:
@@ -65,11 +72,23 @@ def main() -> None:
     arguments = parser.parse_args()
     session = open_model(arguments.model, arguments.threads)
     chunk, context = (round(seconds * SAMPLE_RATE / FRAME) for seconds in (arguments.chunk, arguments.context))
-    start, frames = time.perf_counter(), 0
-    for features in stream(session, arguments.wav, chunk=chunk, context=context):
-        frames += len(features)
-        print(f"\r{frames} frames of {features.shape[1]}", end="", flush=True)
-    print(f": {time.perf_counter() - start:.2f} s for {frames * FRAME / SAMPLE_RATE:.1f} s of sound")
+    frames, taken = 0, []
+    start = time.perf_counter()
+    for states in stream(session, arguments.wav, chunk=chunk, context=context):
+        taken.append(time.perf_counter() - start)
+        frames += len(states[-1])
+        print(f"\r{frames} frames of {len(states)} hidden states of {states[-1].shape[1]}", end="", flush=True)
+        start = time.perf_counter()
+    if not taken:
+        raise SystemExit(f"{arguments.wav} is shorter than a frame")
+    median, longest = statistics.median(taken), max(taken)
+    print(f": {sum(taken):.2f} s for {frames * FRAME / SAMPLE_RATE:.1f} s of sound")
+    print(
+        f"latency: {latency(chunk, context, median):.3f} s, at most {latency(chunk, context, longest):.3f} s "
+        f"(of it computing: {1e3 * median:.0f} ms, at most {1e3 * longest:.0f} ms)"
+    )
+    if longest > chunk * FRAME / SAMPLE_RATE:
+        print("computing took longer than the chunk's sound: it does not keep up")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -129,5 +130,22 @@ def test_streaming_example(exported, tmp_path):
     soundfile.write(tmp_path / "speech.wav", wav.numpy(), 16000, subtype="FLOAT")
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "stream_onnx.py"))
     features = example["stream"](example["open_model"](report.path), tmp_path / "speech.wav", chunk=7, context=60)
-    expected = encoder.extract([wav]).hidden_states[-1][0]
-    torch.testing.assert_close(torch.from_numpy(np.concatenate(list(features))), expected, rtol=1e-4, atol=1e-4)
+    expected = encoder.extract([wav]).hidden_states
+    for state, whole in zip(map(np.concatenate, zip(*features, strict=True)), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(state), whole[0], rtol=1e-4, atol=1e-4)
+
+
+def test_streaming_example_prints_its_latency(exported, tmp_path, monkeypatch, capsys):
+    soundfile = pytest.importorskip("soundfile")
+    encoder, report = exported
+    soundfile.write(tmp_path / "speech.wav", np.random.default_rng(0).normal(0, 0.1, 16123), 16000, subtype="FLOAT")
+    call = ["stream_onnx.py", str(report.path), str(tmp_path / "speech.wav"), "--chunk", "0.2", "--context", "0.1"]
+    monkeypatch.setattr("sys.argv", call)
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "stream_onnx.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    states = f"{encoder.config.num_layers + 1} hidden states of {encoder.config.embed_dim}"
+    assert f"{encoder.config.frames(16123)} frames of {states}" in printed
+    typical, longest, computing = map(
+        int, re.search(r"latency: 0\.(\d{3}) s, at most \d+\.(\d{3}) s \(of it computing: (\d+) ms", printed).groups()
+    )
+    assert abs(typical - 305 - computing) <= 1 and longest >= typical  # 0.2 s, 0.1 s and 80 samples
