@@ -53,6 +53,16 @@ _PLACES: Mapping[str, _Places] = {
     "sf": _Places({"SNIPS": "corpus.path"}, ("text.vocab_file", "text.slots_file")),
     "er": _Places({"IEMOCAP": "datarc.root"}, ("datarc.meta_data",)),
 }
+_LANDMARKS: Mapping[str, str] = {  # what any copy of a corpus holds, whichever of its parts are used
+    "LibriSpeech": "*/*/*/*.flac",
+    "speech_commands_v0.01": "*/*.wav",
+    "speech_commands_test_set_v0.01": "*/*.wav",
+    "quesst14Database": "scoring/language_key_*.lst",
+    "VoxCeleb1": "*/wav/*/*/*.wav",
+    "fluent_speech_commands_dataset": "data/train_data.csv",
+    "SNIPS": "all.iob.snips.txt",
+    "IEMOCAP": "Session1/sentences/wav",
+}
 _DOWNSTREAMS = {
     "asr": "asr", "speech_commands": "ks", "quesst14_dtw": "qbe", "voxceleb1": "sid", "sv_voxceleb1": "sv",
     "diarization": "sd", "fluent_commands": "ic", "emotion": "er",
@@ -75,7 +85,7 @@ def supply(downstream: str, config: Config) -> None:
     if task is None:
         return
     places = _PLACES[task]
-    corpora = {corpus: _folder(expert, key) for corpus, key in places.corpora.items()}
+    corpora = {corpus: _folder(expert, corpus, key) for corpus, key in places.corpora.items()}
     if task == "ks" and not any((corpora["speech_commands_v0.01"] / "_background_noise_").glob("*.wav")):
         raise DataError(
             f"{corpora['speech_commands_v0.01']} holds no _background_noise_/*.wav, from which s3prl cuts silence; "
@@ -122,7 +132,7 @@ def _value(tree: Any, key: str) -> Any:
     return tree
 
 
-def _folder(expert: Config, key: str) -> Path:
+def _folder(expert: Config, corpus: str, key: str) -> Path:
     if key == "corpus.path" and _value(expert, "corpus.csv_dir") is not None:
         return Path(_value(expert, "corpus.csv_dir"))  # PR's other form: lists, in which the recordings are named
     where = _value(expert, key)
@@ -131,6 +141,11 @@ def _folder(expert: Config, key: str) -> Path:
     if not Path(where).is_dir():
         raise DataError(
             f"there is no folder {where}; say where the corpus is with -o config.downstream_expert.{key}=FOLDER"
+        )
+    if not any(Path(where).glob(_LANDMARKS[corpus])):
+        raise DataError(
+            f"{where} is not {corpus}: it holds no {_LANDMARKS[corpus]}; say where the corpus is with "
+            f"-o config.downstream_expert.{key}=FOLDER"
         )
     return Path(where)
 

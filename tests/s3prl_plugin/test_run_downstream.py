@@ -81,8 +81,7 @@ def test_device_and_rank(prepared, monkeypatch):
         ("-m train -u fbank -d ctc -c pr -p run", "there is no folder data/LibriSpeech"),
         ("-m train -u fbank -d asr -p run -o config.downstream_expert.datarc.libri_root=x", "there is no folder x"),
         ("-m train -u fbank -d diarization -p run", "there is no data/Libri2Mix to make it from"),
-        ("-m train -u fbank -d emotion -p run -o config.downstream_expert.datarc.root=empty", "Session1"),
-        ("-m train -u fbank -d voxceleb1 -p run -o config.downstream_expert.datarc.file_path=empty", "copy it from a"),
+        ("-m train -u fbank -d voxceleb1 -p run -o config.downstream_expert.datarc.file_path=voices", "copy it from a"),
         (
             "-m train -u fbank -d example -c empty.yaml -p run -l 9",
             "no layer 9 for -l; the upstream's hidden_states are 0",
@@ -93,6 +92,8 @@ def test_device_and_rank(prepared, monkeypatch):
 def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "voices/dev/wav/id1/clip").mkdir(parents=True)
+    (tmp_path / "voices/dev/wav/id1/clip/00001.wav").touch()
     (tmp_path / "empty.yaml").write_text("runner: {}\n")
     args = {"upstream": "pruned_wavlm", "upstream_ckpt": "/nowhere/lost.safetensors", "downstream": "asr"}
     torch.save({"Args": Namespace(expdir="run", **args), "Config": {}}, tmp_path / "lost.ckpt")
@@ -103,6 +104,33 @@ def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "corpus"),
+    [
+        ("ctc -c pr", "corpus.path", "LibriSpeech"),
+        ("ctc -c sf", "corpus.path", "SNIPS"),
+        ("asr", "datarc.libri_root", "LibriSpeech"),
+        ("speech_commands", "datarc.speech_commands_root", "speech_commands_v0.01"),
+        ("quesst14_dtw", "datarc.dataset_root", "quesst14Database"),
+        ("voxceleb1", "datarc.file_path", "VoxCeleb1"),
+        ("sv_voxceleb1", "datarc.file_path", "VoxCeleb1"),
+        ("fluent_commands", "datarc.file_path", "fluent_speech_commands_dataset"),
+        ("emotion", "datarc.root", "IEMOCAP"),
+    ],
+)
+def test_a_folder_that_is_another_than_the_corpus_is_named(prepared, task, key, corpus, tmp_path, monkeypatch, capsys):
+    """Even where the lists, which a configuration names apart, are there: s3prl finds no recording, and breaks off."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data/VoxCeleb1").mkdir(parents=True)
+    (tmp_path / "data/VoxCeleb1/veri_test_class.txt").write_text("1 id1/clip/00001.wav\n")
+    with pytest.raises(SystemExit) as ended:
+        run_downstream.main(f"-m train -u fbank -d {task} -p run -o config.downstream_expert.{key}=other".split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"other is not {corpus}: it holds no " in error and f"-o config.downstream_expert.{key}=FOLDER" in error
 
 
 def test_keyword_spotting_without_noise_is_told_so(prepared, tones, tmp_path, monkeypatch, capsys):
