@@ -20,12 +20,13 @@ from ...parsing import MALFORMED, is_text, shown
 from ..checkpoint import assemble, check_readable, is_onnx, load
 from ..encoder import Dropout, Encoder
 from ..hub import require_local
-from . import fairseq, finetuned, peers, torchaudio, wavlm, whisper
+from . import fairseq, finetuned, lighthubert, peers, torchaudio, wavlm, whisper
 from .pickles import read_pickle
 from .source import Found, Source
 from .transformers import read_folder
 
 SOURCES = (
+    Source("LightHuBERT ('cfg' of a hubert_pruner and 'model')", lighthubert.recognises, lighthubert.read),
     Source("WavLM ('cfg' and 'model')", wavlm.recognises, wavlm.read),
     Source(
         "HuBERT, wav2vec 2.0 or data2vec of fairseq ('model' with 'args' or 'cfg')", fairseq.recognises, fairseq.read

@@ -121,6 +121,14 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
             raise ConfigError(f"{key} {shown(cfg[key])} is not supported; the published encoders use gelu")
     if cfg.get("add_adapter"):
         raise ConfigError("models with an adapter are not supported")
+    pre_norm = flag("do_stable_layer_norm", cfg.get("do_stable_layer_norm", False))
+    if cfg.get("adapter_attn_dim") is not None and pre_norm:  # without pre-norms transformers builds none
+        raise ConfigError(
+            f"adapter_attn_dim {shown(cfg['adapter_attn_dim'])}: behind every feed-forward this model adds the adapter "
+            "of a language (MMS), a layer norm and two linear maps with a ReLU between them. No weight of an encoder "
+            "can take in what is not linear, so adapters cannot be folded; convert the model that was pre-trained "
+            "without them"
+        )
 
     def count(key: str, default: int) -> int:
         return whole(key, cfg.get(key, default))
@@ -143,7 +151,7 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
         extractor_mode="layer_norm" if layer_norms else "default",
         conv_bias=flag("conv_bias", cfg.get("conv_bias", False)),
         normalize=layer_norms,
-        layer_norm_first=flag("do_stable_layer_norm", cfg.get("do_stable_layer_norm", False)),
+        layer_norm_first=pre_norm,
         conv_pos=kernel,
         conv_pos_groups=count("num_conv_pos_embedding_groups", 16),
         conv_pos_depth=depth,

@@ -165,3 +165,20 @@ def test_a_configuration_of_any_shape_is_answered(changes, tmp_path):
         description.write_bytes(text.encode("latin-1"))
         with pytest.raises(CheckpointError, match=r"config\.json"):
             load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert"])
+@torch.no_grad()
+def test_adapters_of_languages_cannot_be_folded(kind, tmp_path):
+    """MMS: transformers builds adapters behind pre-norm layers alone, and they are not linear."""
+    changes = dict(adapter_attn_dim=4, feat_extract_norm="layer", conv_bias=True)
+
+    def write(**more):
+        config = getattr(transformers, f"{kind}Config")(**(TINY | changes | more))
+        getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+
+    write(do_stable_layer_norm=True)
+    with pytest.raises(CheckpointError, match="adapter_attn_dim 4: .*not linear, so adapters cannot be folded"):
+        load_teacher(tmp_path)
+    write(do_stable_layer_norm=False)
+    assert load_teacher(tmp_path).config.num_layers == DENSE.num_layers
