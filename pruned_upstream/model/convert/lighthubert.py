@@ -108,7 +108,7 @@ def _default(options: Mapping[str, Any]) -> Subnet:
             return subnet
     known = " or ".join(f"{name}.yaml" for name in PUBLISHED)
     raise ConfigError(
-        f"pruner_supernet is {shown(options.get('pruner_supernet'))}; it should end in {known}, or the file should hold "
+        f"pruner_supernet is {shown(options.get('pruner_supernet'))}; it should end in {known}, or the file hold "
         "the sizes of a subnet ('subnet')"
     )
 
@@ -145,7 +145,7 @@ def _require_contained(subnet: Subnet, supernet: Mapping[str, Any]) -> None:
             f"a feed-forward of {supernet['ffn_dim']} in a width of {supernet['embed_dim']} has no splits"
         )
     if not 1 <= d <= supernet["embed_dim"] or d % HEAD_WIDTH:
-        raise ConfigError(f"embed_dim {d} of a subnet is no multiple of 64 up to {supernet['embed_dim']}")
+        raise ConfigError(f"embed_dim {d} of a subnet is not a multiple of 64 from 64 to {supernet['embed_dim']}")
     if d == supernet["conv_layers"][-1][0] != supernet["embed_dim"]:
         raise ConfigError(
             f"embed_dim {d} is the width of the features too; then an encoder of ours has no projection between them, "

@@ -180,7 +180,7 @@ def test_a_subnet_equals_the_masked_one(tmp_path):
     ("changes", "match"),
     [
         ({"heads_num": [3] * 10}, "at most 2 heads of 64"),
-        ({"embed_dim": 256}, "no multiple of 64 up to 192"),
+        ({"embed_dim": 256}, "not a multiple of 64 from 64 to 192"),
         ({"ffn_embed": [513] * 10}, "at most 512"),
         ({"ffn_embed": 512}, "must list a number for each of 10"),
         ({"slide_wsz": ["global"] * 9 + [32]}, "sliding window is not supported"),
@@ -204,7 +204,7 @@ def test_supernets_that_do_not_fit(tmp_path):
             load_teacher(tmp_path / "lighthubert.pt")
 
     refused(checkpoint_of(weights, options, supernet="tiny"), r"supernet_tiny\.yaml.* base\.yaml or small\.yaml")
-    refused(checkpoint_of(weights, options), "embed_dim 640 of a subnet is no multiple of 64 up to 192")
+    refused(checkpoint_of(weights, options), "embed_dim 640 of a subnet is not a multiple of 64 from 64 to 192")
     refused(checkpoint_of(weights | {"stowaway": torch.zeros(1)}, options, subnet=SUBNET), "unexpected stowaway")
     sparse = options | {"prune_encoder_pos_conv": False}
     refused(checkpoint_of(weights, sparse, subnet=SUBNET), "prune_encoder_pos_conv")
