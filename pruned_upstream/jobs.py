@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
 from .files import locked, write_text
+from .parsing import read_json
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,9 @@ class _Queue:
         self.jobs: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             try:
-                self.jobs = json.loads(self.path.read_text(encoding="utf-8"))
+                self.jobs = read_json(self.path)
+                if not isinstance(self.jobs, dict):
+                    raise ValueError("it holds no jobs")
             except ValueError as error:
                 raise DataError(
                     f"{self.path} is damaged: see with squeue whether jobs of the last launch are left, then delete it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,7 +75,7 @@ def train(
     from rich.console import Console
 
     from ..training.methods import method_named
-    from ..training.provenance import REPORT_FILE
+    from ..training.provenance import read_report
     from ..training.recipe import load_recipe
 
     way = method_named(method)
@@ -86,7 +85,7 @@ def train(
     model = way.run_recipe(asked, amend=amend)
     if not is_first_process():
         return
-    report = json.loads((model.parent / REPORT_FILE).read_text(encoding="utf-8"))
+    report = read_report(model.parent)
     if report_table is not None:
         console.print(report_table(report))
     for table in more_tables(asked) if more_tables is not None else ():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +38,7 @@ def demo(
 
     require_miniature()
     from ..miniature.demo import DemoSettings, run_demo, table
-    from ..training.provenance import REPORT_FILE
+    from ..training.provenance import read_report
     from . import log_to_terminal
     from .prune import report_table
     from .superb import Progress
@@ -56,7 +55,7 @@ def demo(
     )
     result = run_demo(settings, say, Progress)
     say("done")
-    console.print(report_table(json.loads((result.model.parent / REPORT_FILE).read_text(encoding="utf-8"))))
+    console.print(report_table(read_report(result.model.parent)))
     shown = table(result.results)
     console.print(shown.terminal())
     for picture in result.pictures:

@@ -31,6 +31,7 @@ from ..files import write_text
 from ..model.attention import ALIGNMENT, SelfAttention, relative_position_bias
 from ..model.config import EncoderConfig, Head, TransformerLayer
 from ..model.encoder import Encoder, TransformerEncoderLayer
+from ..parsing import read_json
 from .cost import ExpectedWidths
 
 SAMPLE_RATE = 16_000
@@ -76,7 +77,7 @@ class LatencyTable:
     def load(cls, path: Path) -> LatencyTable:
         """Raises ConfigError where the file is missing or no such table."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**read_json(path))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} is no table of latencies ({error}); without it one is measured") from error
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
+from ..errors import DataError
 from ..files import write_text
 from ..model.checkpoint import read_header, save
 from ..model.encoder import Encoder
@@ -25,7 +26,7 @@ from ..pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 from .data import Batches
 from .gated_stage import PruningObjective
 from .loop import Trainer
-from .provenance import REPORT_FILE, provenance
+from .provenance import REPORT_FILE, provenance, read_report
 from .recipe import recipe_yaml
 from .repairing import calibration, repair_facts, repaired
 from .reports import TrainingReport, training_facts
@@ -126,20 +127,16 @@ def is_made(path: Path, recipe: PruneRecipe, steps: int) -> bool:
         return False
     try:
         report = read_report(path.parent)  # written after the model
-    except (OSError, ValueError):
+    except DataError:
         return False
-    whole = path.name == FIRST_STAGE_FILE or bool(report["second_stage"]) == bool(recipe.second_stage.steps)
-    return whole and report["steps"] == steps
+    whole = path.name == FIRST_STAGE_FILE or bool(report.get("second_stage")) == bool(recipe.second_stage.steps)
+    return whole and report.get("steps") == steps
 
 
 def made_by(recipe: PruneRecipe, method: str, report: Mapping[str, Any]) -> dict[str, str]:
     """What the model file says of its making, and that it missed its target."""
     missed = {"missed": report["missed"]} if report["missed"] else {}
     return provenance(recipe, report["amendments"], teacher=recipe.teacher, method=method, **missed)
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

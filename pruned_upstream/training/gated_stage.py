@@ -18,6 +18,7 @@ from ..files import write_text
 from ..model.config import EncoderConfig
 from ..model.encoder import Encoder
 from ..model.gating import EncoderGates
+from ..parsing import read_json
 from ..pruning.cost import SCOPES, Cost, cost_of
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
 from ..pruning.latency_table import Latency, LatencyTable, measure
@@ -153,7 +154,13 @@ def learn_from_clusters(objective: PruningObjective, batches: Batches, folder: P
             heard = calibration(objective.teacher, batches, CLUSTERED_SECONDS)
             found = layer_clusters(layer_similarity(objective.teacher, heard), count or 0)
             write_text(path, json.dumps(found))
-    clusters = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        clusters = read_json(path)
+        known = range(objective.teacher.config.num_layers + 1)
+        if not all(layers and all(layer in known for layer in layers) for layers in clusters):
+            raise ValueError("it does not hold lists of layers")
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); remove it, it is made anew") from error
     if len(clusters) > (count or 0):
         raise ConfigError(f"{path} holds {len(clusters)} clusters of layers; remove it, or name another run.folder")
     objective.pairing.use_clusters(clusters)

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import write_text
+from ..parsing import read_json
 from .recipe import recipe_yaml, save_recipe
 
 PACKAGES = ("pruned_upstream", "torch", "numpy", "soundfile", "scipy", "omegaconf", "safetensors")
@@ -74,7 +75,9 @@ def record_launch(
     """
     path = folder / LAUNCHES_FILE
     try:
-        launches: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        launches: list[Any] = read_json(path) if path.exists() else []
+        if not isinstance(launches, list):
+            raise ValueError("it holds no list")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); remove it, only the record of launches is lost") from error
     launches.append(
@@ -92,6 +95,24 @@ def record_launch(
     )
     save_recipe(recipe, folder / RECIPE_FILE)
     write_text(path, json.dumps(launches, indent=1))
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What came out of the run in a folder.
+
+    Raises:
+        DataError: there is no report, or it is damaged.
+    """
+    path = folder / REPORT_FILE
+    try:
+        report = read_json(path)
+        if not isinstance(report, dict):
+            raise ValueError("it does not hold a JSON object")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {path}: the run is not finished; its command goes on with it") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); the run's command writes it anew") from error
+    return report
 
 
 def provenance(recipe: object, amendments: Sequence[Mapping[str, Any]] = (), **more: str) -> dict[str, str]:

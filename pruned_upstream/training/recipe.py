@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hin
 
 from ..errors import ConfigError
 from ..files import write_text
-from ..parsing import MALFORMED, bounded_yaml, printable, shown, yaml_fault
+from ..parsing import MALFORMED, bounded_yaml, is_text, printable, shown, yaml_fault
 from ..resources import recipe_path
 
 if TYPE_CHECKING:
@@ -248,9 +248,11 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
         key = getattr(error, "full_key", None) or _culprit(typed, tree)
         raise ConfigError(f"{f'recipe key {key!r}' if key else 'the recipe'}: {_fault(error)}") from error
     for key, value in flat_keys(recipe).items():
-        for number in value if isinstance(value, list) else [value]:
-            finite = not isinstance(number, float) or math.isfinite(number)
-            require(finite, key, number, "be a finite number")
+        for single in value if isinstance(value, list) else [value]:
+            finite = not isinstance(single, float) or math.isfinite(single)
+            require(finite, key, single, "be a finite number")
+            written = not isinstance(single, str) or (is_text(single) and "\0" not in single)
+            require(written, key, single, "be text in UTF-8 without zero bytes, as names of files are")
     for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
         if isinstance(section, Section):
             try:

@@ -25,7 +25,7 @@ from ..model.encoder import Encoder
 from ..parp.alphabet import Alphabet
 from ..parp.decoding import Decoder, error_rates, make_decoder
 from .corpus import BadRecording
-from .provenance import REPORT_FILE
+from .provenance import REPORT_FILE, read_report
 from .transcripts import Transcribed, find_transcribed
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def decode_run(
     for source in recipe.data.test:
         tests[source], skipped[source] = _test(source, recogniser, alphabet, decoder, recipe, results)
     if name is None:
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        report = read_report(folder)
         report |= {"tests": tests, "tests_skipped": skipped}
         write_text(folder / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False))
     else:

@@ -273,3 +273,21 @@ def test_a_base_is_a_recipe_and_its_text_stays_where_it_is(tmp_path):
         with pytest.raises(ConfigError) as refused:
             load_recipe(tmp_path / "r.yaml", PruneRecipe)
         assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
+def test_what_no_file_can_be_named_is_refused(text: str) -> None:
+    named = {"teacher": "t.pt", "data": {"train": ["speech"]}, "run": {"folder": "run"}}
+    rest = {"optimisation": {"steps": 3}, "sparsity": {"target": 0.5}}
+    for key, change in [
+        ("teacher", {"teacher": text}),
+        ("data.train", {"data": {"train": ["speech", text]}}),
+        ("run.folder", {"run": {"folder": text}}),
+    ]:
+        with pytest.raises(ConfigError, match=f"{key} is .*; it must be text in UTF-8 without zero bytes"):
+            resolve_recipe(named | rest | change, PruneRecipe)
+
+
+def test_a_zero_byte_on_the_command_line() -> None:
+    with pytest.raises(ConfigError, match="data.train is .*; it must be text in UTF-8 without zero bytes"):
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, r'data.train="a\0b"'])

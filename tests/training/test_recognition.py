@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from training.conftest import write_noise
 from training.test_parp import finetuning, speech  # noqa: F401, F811 (fixtures)
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
 from pruned_upstream.training import parp as parp_training
-from pruned_upstream.training.parp import run_parp
-from pruned_upstream.training.provenance import RECIPE_FILE
+from pruned_upstream.training.parp import ParpRecipe, run_parp
+from pruned_upstream.training.provenance import RECIPE_FILE, read_report
+from pruned_upstream.training.recipe import load_recipe
+from pruned_upstream.training.recognition import decode_run
 
 
 def report_of(run: Path) -> dict:
@@ -117,3 +120,19 @@ def test_folders_without_a_head(run: Path, invoke, tmp_path: Path) -> None:
     head.unlink()
     with pytest.raises(CheckpointError, match=r"there is no .*head\.safetensors"):
         invoke("decode", run)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 9000])
+def test_a_damaged_report_is_said_and_written_anew(run: Path, finetuning, text: str) -> None:  # noqa: F811
+    (run / "report.json").write_text(text)
+    with pytest.raises(DataError, match=r"report\.json cannot be read .*; the run's command writes it anew"):
+        read_report(run)
+    with pytest.raises(DataError, match=r"report\.json cannot be read"):
+        decode_run(run, load_recipe(run / RECIPE_FILE, ParpRecipe), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["3", '{"a": 1}', "[" * 9000])
+def test_a_damaged_record_of_launches_is_said(run: Path, finetuning, speech: Path, text: str) -> None:  # noqa: F811
+    (run / "launches.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"launches\.json cannot be read .*; remove it"):
+        run_parp(finetuning(**{"optimisation.steps": 3, "data.test": str(speech)}), amend=True)
