@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16")
 LISTS = ("train", "test", "noise")  # of data: one entry may stand without brackets
+SOURCES = frozenset(f"data.{key}" for key in LISTS)
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 NO_SECTIONS = "it must hold sections and keys"
 KEY = r"\w+(\.\w+)*"
@@ -82,13 +83,15 @@ class Data:
     workers: int = key(Kind.LAUNCH, 4)  # loader processes of each training process
 
     def check(self) -> None:
-        require(bool(self.train), "data.train", self.train, "name at least one folder or manifest")
+        named = bool(self.train) and all(self.train)
+        noisy = self.noise is None or (bool(self.noise) and all(self.noise))
+        require(named, "data.train", self.train, "name at least one folder or manifest")
         require(self.batch_utterances >= 1, "data.batch_utterances", self.batch_utterances, "be at least 1")
         seconds = self.batch_seconds
         require(seconds is None or seconds > 0, "data.batch_seconds", seconds, "be above 0, or null")
         require(self.max_seconds > 0, "data.max_seconds", self.max_seconds, "be above 0")
         require(0 <= self.mix <= 1, "data.mix", self.mix, "be a share from 0 to 1")
-        require(self.noise is None or bool(self.noise), "data.noise", self.noise, "be null, or name a folder")
+        require(noisy, "data.noise", self.noise, "be null, or name a folder")
         require(self.noise is None or self.mix > 0, "data.mix", self.mix, "be above 0 where data.noise names noise")
         require(0 <= self.noise_share <= 1, "data.noise_share", self.noise_share, "be a share from 0 to 1")
         require(self.bucket >= 1, "data.bucket", self.bucket, "be at least 1")
@@ -160,7 +163,7 @@ class Run:
     def check(self) -> None:
         require(bool(self.folder), "run.folder", self.folder, "name a folder")
         require(not Path(self.folder).is_file(), "run.folder", self.folder, "name a folder, not a file")
-        require(self.seed >= 0, "run.seed", self.seed, "be at least 0")
+        require(0 <= self.seed < 1 << 63, "run.seed", self.seed, "be at least 0 and below 2^63")
         require(self.log_every >= 1, "run.log_every", self.log_every, "be at least 1")
         require(self.checkpoint_every >= 1, "run.checkpoint_every", self.checkpoint_every, "be at least 1")
 
@@ -253,6 +256,8 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
             require(finite, key, single, "be a finite number")
             written = not isinstance(single, str) or (is_text(single) and "\0" not in single)
             require(written, key, single, "be text in UTF-8 without zero bytes, as names of files are")
+            named = key not in SOURCES or single is None or isinstance(single, str)
+            require(named, key, value, "hold names of folders and manifests")
     for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
         if isinstance(section, Section):
             try:

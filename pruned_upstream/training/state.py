@@ -22,6 +22,16 @@ VERSION = 2
 
 COMPARED = (Kind.TRAINING, Kind.AMENDABLE)
 NAMED = 5  # differing keys in a message; a run of another method differs in nearly all
+KINDS = {  # of what a state holds, beside the values of its objective
+    "step": int,
+    "recipe": dict,
+    "inputs": dict,
+    "metrics_bytes": int,
+    "dropped": dict,
+    "amendments": list,
+    "objective": dict,
+    "optimiser": dict,
+}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -56,6 +66,9 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path} has version {shown(state.get('version'))}, this program reads {VERSION}; {advice}"
         )
+    for name, kind in KINDS.items():
+        if name in state and not (isinstance(state[name], kind) and (kind is not int or state[name] >= 0)):
+            raise CheckpointError(f"{path} is damaged: its {name} is {shown(state[name])}; {advice}")
     return state
 
 

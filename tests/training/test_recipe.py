@@ -291,3 +291,20 @@ def test_what_no_file_can_be_named_is_refused(text: str) -> None:
 def test_a_zero_byte_on_the_command_line() -> None:
     with pytest.raises(ConfigError, match="data.train is .*; it must be text in UTF-8 without zero bytes"):
         load_recipe("wavlm_base", PruneRecipe, [*GIVEN, r'data.train="a\0b"'])
+
+
+@pytest.mark.parametrize("text", ["[[speech]]", "[speech, {a: b}]"])
+def test_a_list_within_a_list_of_sources(text: str) -> None:
+    with pytest.raises(ConfigError, match="data.train is .*; it must hold names of folders"):
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, f"data.train={text}"])
+
+
+@pytest.mark.parametrize("text", ["''", "['']", "[speech, '']"])
+def test_no_name_is_not_the_folder_one_is_in(text: str) -> None:
+    with pytest.raises(ConfigError, match="data.train is .*; it must name at least one folder"):
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, f"data.train={text}"])
+
+
+def test_a_seed_that_no_generator_takes() -> None:
+    with pytest.raises(ConfigError, match="run.seed is .*; it must be at least 0 and below 2"):
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, "run.seed=99999999999999999999999"])

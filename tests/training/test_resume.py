@@ -201,3 +201,14 @@ def test_processes_that_see_another_state_are_told(recipe, monkeypatch: pytest.M
     monkeypatch.setattr(Processes, "sum_", lambda self, tensor: tensor + torch.tensor([6.0, 0.0]).double())
     with pytest.raises(ConfigError, match="a file system that all of them share"):
         run_prune(recipe())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("step", None), ("step", -5), ("metrics_bytes", "x"), ("dropped", -5), ("amendments", {}), ("optimiser", [])],
+)
+def test_a_state_whose_parts_are_of_another_kind(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "state.pt"
+    state.save_state(path, {"step": 3, "metrics_bytes": 0, name: value})
+    with pytest.raises(CheckpointError, match=f"damaged: its {name} is"):
+        state.load_state(path, device=torch.device("cpu"))
