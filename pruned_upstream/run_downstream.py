@@ -88,16 +88,9 @@ def _made_ready(runner: ModuleType, arguments: list[str]) -> Iterator[None]:
         return args, config, backup_files
 
     def choose_or_say(self: Any) -> Any:
-        try:
-            return choose_features(self)
-        except (IndexError, AssertionError) as error:
-            if self.args.upstream_layer_selection is None:
-                raise
-            count = _count_layers(self.upstream.model, self.args)
-            raise ConfigError(
-                f"there is no layer {self.args.upstream_layer_selection} for -l; the upstream's "
-                f"{self.args.upstream_feature_selection} are 0 to {count - 1}"
-            ) from error
+        if self.args.upstream_layer_selection is not None:
+            _check_layer(self.upstream.model, self.args)
+        return choose_features(self)
 
     runner.get_downstream_args, runner.Runner._get_featurizer = read_and_complete, choose_or_say
     try:
@@ -115,11 +108,18 @@ def _check_model(args: argparse.Namespace) -> None:
         raise DataError(f"the model {path} of this experiment is not there any more; say where it is now with -k")
 
 
-def _count_layers(upstream: Any, args: argparse.Namespace) -> int:
+def _check_layer(upstream: Any, args: argparse.Namespace) -> None:
+    """Asked for before s3prl chooses: of an upstream with one layer it takes that one, whatever `-l` says."""
     import torch
 
-    with torch.no_grad():
-        return len(upstream([torch.randn(16000, device=args.device)])[args.upstream_feature_selection])
+    with torch.no_grad(), torch.random.fork_rng():  # the head's weights are drawn afterwards
+        features = upstream([torch.randn(16000, device=args.device)]).get(args.upstream_feature_selection)
+    layer = args.upstream_layer_selection
+    if isinstance(features, list | tuple | dict) and not -len(features) <= layer < len(features):
+        raise ConfigError(
+            f"there is no layer {layer} for -l; the upstream's {args.upstream_feature_selection} are 0 to "
+            f"{len(features) - 1}"
+        )
 
 
 def prepare(arguments: list[str]) -> list[str]:
