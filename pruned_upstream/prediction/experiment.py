@@ -20,6 +20,7 @@ import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..model.checkpoint import is_onnx
+from ..model.convert.pickles import allowed_by_torch
 from ..parsing import read_yaml
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints
@@ -107,7 +108,7 @@ def read_checkpoint(path: Path) -> Experiment:
         CheckpointError: it is damaged, unsafe or something else.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with allowed_by_torch(argparse.Namespace):
             states = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]

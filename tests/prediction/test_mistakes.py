@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
+from pruned_upstream.model.convert.pickles import allowed_by_torch
 from pruned_upstream.prediction import load_task
 from pruned_upstream.prediction.experiment import read_checkpoint
 from pruned_upstream.prediction.text import slots_in
@@ -33,7 +34,7 @@ def clip(tmp_path):
 
 def changed(checkpoint: Path, path: Path, **changes) -> Path:
     """A copy of a checkpoint whose command line, or configuration (`a__b`), is another."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with allowed_by_torch(argparse.Namespace):
         states = torch.load(checkpoint, weights_only=True)
     for key, value in changes.items():
         *sections, last = key.split("__")
@@ -311,3 +312,12 @@ def test_slots_are_read_from_their_marks(said, text, slots):
 def test_the_command_ends_with_a_sentence(exit_code, tmp_path, capsys):
     assert exit_code("predict", tmp_path / "nowhere", tmp_path / "clip.wav") == 2
     assert "there is no" in capsys.readouterr().err
+
+
+def test_what_torch_allowed_before_stays_allowed(tmp_path):
+    """s3prl's runner reads checkpoints in the same process, after the layer has had torch allow a Namespace."""
+    torch.save({"Args": argparse.Namespace(downstream="asr")}, tmp_path / "states-1.ckpt")
+    with allowed_by_torch(argparse.Namespace):
+        with pytest.raises(CheckpointError):
+            read_checkpoint(tmp_path / "states-1.ckpt")
+        assert argparse.Namespace in torch.serialization.get_safe_globals()

@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which torch still writes
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +56,15 @@ class Inert:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
 
+def allowed_by_torch(*classes: type) -> AbstractContextManager:
+    """torch's safe loader reads these classes too, for a while.
+
+    At its end torch's own context forgets all that it was given, also what was allowed before: so it is given the rest.
+    """
+    known = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([cls for cls in classes if cls not in known])
+
+
 def read_pickle(path: Path) -> Any:
     """What a torch checkpoint holds, on the CPU.
 
@@ -72,10 +82,7 @@ def read_pickle(path: Path) -> Any:
                 "checkpoint does and which could run code"
             )
         inert = [_inert_class(name) for name in sorted(names) if _is_inert(name)]
-        # at its end torch forgets all that it was given, also what was allowed before
-        known = torch.serialization.get_safe_globals()
-        allowed = [cls for cls in (argparse.Namespace, *inert) if cls not in known]
-        with open(path, "rb") as file, torch.serialization.safe_globals(allowed):
+        with open(path, "rb") as file, allowed_by_torch(argparse.Namespace, *inert):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
