@@ -3,7 +3,7 @@
     python -m benchmarks.superb_time                 after `pruned-upstream demo`, on its corpora and its compact model
     python -m benchmarks.superb_time --steps 100
 
-Every run of s3prl is looked at fifty times a second from a thread of its own; what the main thread is in the middle of
+Every run of s3prl is looked at fifty times per second from a thread of its own; what the main thread is busy with
 decides where that moment counts.
 """
 

@@ -21,7 +21,7 @@ import onnxruntime
 import soundfile
 
 SAMPLE_RATE = 16000
-FRAME = 320  # samples a frame
+FRAME = 320  # samples per frame
 
 
 def windows(wav: Path, chunk: int, context: int) -> Iterator[tuple[np.ndarray, int, int]]:

@@ -3,7 +3,7 @@
     SWEEP/
       target-0.5_seed-0/   a point: the run folder, named after what is varied; `superb/` in it holds its scores
       jobs/                logs of submitit
-      results.csv          a line a point
+      results.csv          one line per point
       results.yaml         the same, and means over seeds
       trade_off*.png       quality against size (PARP: against sparsity), error bars over seeds
 

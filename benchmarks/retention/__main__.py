@@ -1,4 +1,4 @@
-"""Runs what is missing, one file an answer, and writes the tables; see the package's docstring."""
+"""Runs what is missing, one file per answer, and writes the tables; see the package's docstring."""
 
 from __future__ import annotations
 

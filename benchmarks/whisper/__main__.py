@@ -1,4 +1,4 @@
-"""Makes and asks what is missing, one file an answer, and writes the page; see the package's docstring."""
+"""Makes and asks what is missing, one file per answer, and writes the page; see the package's docstring."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _section(title: str, table: Sequence[str], text: str) -> list[str]:
 
 
 def _draw(answers: Sequence[Answer]) -> None:
-    """A marker a method, a point a size, bars over seeds; the controls are lines."""
+    """One marker per method, one point per size, bars over seeds; the controls are lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")

@@ -38,7 +38,7 @@ class Clip:
 
         samples, rate = soundfile.read(self.path, dtype="float32")
         if rate != SAMPLE_RATE:
-            raise ValueError(f"{self.path} has {rate} samples a second")
+            raise ValueError(f"{self.path} has {rate} samples per second")
         return torch.from_numpy(samples)
 
 

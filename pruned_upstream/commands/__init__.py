@@ -1,4 +1,4 @@
-"""The command line, one file a group of commands; each offers `add_to(app)`. Rooms do the work."""
+"""The command line, one file per group of commands; each offers `add_to(app)`. Rooms do the work."""
 
 from __future__ import annotations
 

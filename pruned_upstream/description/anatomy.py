@@ -59,7 +59,7 @@ def layer_anatomy(config: EncoderConfig) -> list[LayerAnatomy]:
 
 
 def terminal_picture(config: EncoderConfig) -> Table:
-    """One line a layer; in the columns q/k and v/o every character is a head, as high as the part of it that lives."""
+    """One line per layer; in the columns q/k and v/o every character is a head, as high as what of it lives."""
     from rich import box
     from rich.table import Table
 
@@ -67,7 +67,7 @@ def terminal_picture(config: EncoderConfig) -> Table:
     table = Table(
         title=f"What survives of {config.num_heads} heads of {config.head_dim} and {config.ffn_dim} FFN dimensions",
         title_justify="left",
-        caption=f"a character a head, as high as what lives of it; {NO_HEAD} is gone, 0 has no q/k left",
+        caption=f"one character per head, as high as what lives of it; {NO_HEAD} is gone, 0 has no q/k left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

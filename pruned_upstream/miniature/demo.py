@@ -148,7 +148,7 @@ def _draw(folder: Path, model: Path, results: dict[str, RunResults]) -> list[Pat
 
 
 def _task_figure(results: Sequence[RunResults]) -> Figure:
-    """One group of bars a metric, a bar a model; error rates as what is left of 100."""
+    """One group of bars per metric, one bar per model; error rates as what is left of 100."""
     from matplotlib.figure import Figure
 
     from ..superb.metrics import METRICS

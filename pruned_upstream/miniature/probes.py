@@ -41,7 +41,7 @@ def phone_accuracy(represent: Representation, corpora: Path, *, rate: int = 320)
 
     Args:
         corpora: the root that `building.build` filled for `pr`.
-        rate: samples a frame.
+        rate: samples per frame.
     """
     splits = ("train-clean-100", "test-clean")
     return _accuracy(*(_phone_frames(represent, corpora / "LibriSpeech", split, rate) for split in splits))

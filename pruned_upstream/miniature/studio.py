@@ -1,6 +1,6 @@
 """Recording: clips go out in fixed shards, each to a fresh process, so that the same plan gives the same bytes.
 
-The engine's state depends on all it has said before; with one process a shard that history is the shard's own, and
+The engine's state depends on all it has said before; with one process per shard that history is the shard's own, and
 neither the number of workers nor their speed shows in the files.
 """
 

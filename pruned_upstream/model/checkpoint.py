@@ -15,7 +15,7 @@
 | `encoder.layers.{i}.self_attn.{q,k}_proj.*` | rows head after head, `head.qk` each; Whisper has no bias in `k_proj` |
 | `encoder.layers.{i}.self_attn.v_proj.*` | rows head after head, `head.vo` each |
 | `encoder.layers.{i}.self_attn.out_proj.*` | columns head after head; the bias alone where no head lives |
-| `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` a living head |
+| `encoder.layers.{i}.self_attn.grep_linear.*`, `.grep_a` | WavLM's position gate, one `grep_a` per living head |
 | `encoder.layers.{i}.fc1.*`, `.fc2.*` | feed-forward; the bias of fc2 alone where no dimension lives |
 | `encoder.layers.{i}.self_attn_layer_norm.*`, `.final_layer_norm.*`, `encoder.layer_norm.*` | always there |
 | `prediction_heads.{i}.{0,2}.*` | only where a distilled student kept them |
@@ -27,7 +27,7 @@ A weight matrix with zeros here and there (PARP) is stored as what survives. Suc
 | part of the file | what it holds |
 |---|---|
 | metadata `sparse` | JSON: name of each such tensor -> its shape |
-| `{name}.mask` | uint8, a bit a weight in row-major order, lowest bit first, 1 where it lives; spare bits are 0 |
+| `{name}.mask` | uint8, one bit per weight in row-major order, lowest bit first, 1 where it lives; spare bits are 0 |
 | `{name}.values` | the living weights in that order |
 
 in place of `{name}`, and is loaded as the dense tensor.

@@ -169,8 +169,8 @@ class EncoderConfig(_Typed):
     relative_position: RelativePosition | None = None
     feature_norm: bool = True  # a layer norm on the features; DistilHuBERT has none
     padding: str = "shares"  # which frames of a padded utterance are padding; see `Encoder.padding_mask`
-    feature_scale: bool = False  # a factor a channel after the front end, where fractional gates cannot be folded
-    prediction_heads: int = 0  # kept from distillation, one a predicted teacher layer (`encoder.prediction_head`)
+    feature_scale: bool = False  # one factor per channel after the front end, where fractional gates cannot be folded
+    prediction_heads: int = 0  # kept from distillation, one per predicted teacher layer (`encoder.prediction_head`)
     log_mel: LogMel | None = None  # what the convolutions read; None for the waveform itself
     conv_padding: bool = False  # zeros of half a kernel on both sides of every convolution, which keep the ends
     positions: int = 0  # rows of the table that is added instead of a position convolution, and frames of a window
@@ -207,7 +207,7 @@ class EncoderConfig(_Typed):
 
     @property
     def downsample_rate(self) -> int:
-        """Samples a frame (320 for every published model)."""
+        """Samples per frame (320 for every published model)."""
         rate = 1 if self.log_mel is None else self.log_mel.hop
         for layer in self.conv:
             rate *= layer.stride
@@ -411,7 +411,7 @@ def _conv_stack(*blocks: tuple[int, int, int]) -> tuple[ConvLayer, ...]:
 CONV_FEATURE_LAYERS = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
 
 
-# (share of the last convolution's channels, kernel, stride): as many samples a frame and under a frame as above, so
+# (share of the last convolution's channels, kernel, stride): as many samples per frame and under a frame as above, so
 # that frames and padding are those of every published model, with 4.9 % of its multiply-accumulates
 LIGHT_LAYERS = ((8, 10, 5), (4, 7, 4), (2, 7, 4), (1, 4, 4))
 

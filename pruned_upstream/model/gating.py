@@ -31,7 +31,7 @@ class LayerGates(NamedTuple):
 
 
 class EncoderGates(NamedTuple):
-    """Multipliers of an encoder: one entry a transformer layer and, if the front end is gated, one a convolution."""
+    """Multipliers of an encoder: one entry per transformer layer and, if gated, one per convolution."""
 
     layers: Sequence[LayerGates]
     conv: Sequence[Tensor | None] | None = None  # (channels,) each, on the block's output after its activation

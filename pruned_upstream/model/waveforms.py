@@ -63,7 +63,7 @@ def read_audio(path: str | os.PathLike) -> Tensor:
     except soundfile.LibsndfileError as error:
         raise DataError(f"{path} is no audio that can be read ({error}); convert it to WAV or FLAC") from error
     if rate != SAMPLE_RATE:
-        raise DataError(f"{path} has {rate} samples a second and models take {SAMPLE_RATE}; resample it first")
+        raise DataError(f"{path} has {rate} samples per second and models take {SAMPLE_RATE}; resample it first")
     return _waveform(torch.from_numpy(samples.T.copy()), str(path))
 
 

@@ -1,4 +1,4 @@
-"""Keyword, speaker, intent and emotion: one class a recording, with probabilities.
+"""Keyword, speaker, intent and emotion: one class per recording, with probabilities.
 
 The names of the classes come from where s3prl's expert takes them: KS and SID have them in code, IC in the training
 table of the corpus (in the order in which they first occur), ER in the metadata of the fold.

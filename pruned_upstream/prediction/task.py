@@ -42,7 +42,7 @@ class TrainedTask:
     remarks: tuple[str, ...] = ()
 
     def predict(self, clips: Sequence[str | Path]) -> list[Any]:
-        """Answers for the recordings: one each; for SV one a pair; for QbE one for each but the first, the query.
+        """Answers for the recordings: one each; for SV one per pair; for QbE one for each but the first, the query.
 
         Raises:
             DataError: a clip cannot be read or is too short, or there are too few.
@@ -121,7 +121,7 @@ def load_task(
         features.append(build_features(experiment, upstream, device))
     remarks = tuple(dict.fromkeys(remark for each in experiments for remark in each.remarks))
     if len(experiments) > 1:
-        remarks += (f"the mean of {len(experiments)} trainings, one a fold",)
+        remarks += (f"the mean of {len(experiments)} trainings, one per fold",)
     return TrainedTask(name, kinds[name](experiments, features), remarks)
 
 

@@ -37,7 +37,7 @@ class Features(nn.Module):
 
     @property
     def rate(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return self.featurizer.downsample_rate
 
     def forward(self, wavs: list[Tensor]) -> list[Tensor]:
@@ -139,7 +139,7 @@ def chosen_class(module: Any, name: Any, experiment: Experiment) -> type[nn.Modu
 
 
 class Projected(nn.Module):
-    """The layers of s3prl's experts for one answer a recording (KS, SID, IC, ER): a projection, and a chosen model."""
+    """The layers of s3prl's experts for one answer per recording (KS, SID, IC, ER): a projection and a chosen model."""
 
     def __init__(self, experiment: Experiment, features: Features, outputs: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The gates of an encoder: what is learned, what one step draws, and what remains at the end.
 
-Gates live in one tensor a kind, all layers stacked (L layers, H heads, w head width, F feed-forward width, C_i
+Gates live in one tensor per kind, all layers stacked (L layers, H heads, w head width, F feed-forward width, C_i
 channels of convolution i):
 
     qk            (L, H, w)  query and key dimensions, pruned together    } fine-grained attention head pruning
@@ -43,7 +43,7 @@ class GateSettings:
     DPHuBERT 0.5 and 0.01.
     """
 
-    fine_grained: bool = True  # a gate a dimension of q/k and of v/o; else one a head ("w/o FAHP")
+    fine_grained: bool = True  # one gate per dimension of q/k and of v/o; else one per head ("w/o FAHP")
     multi_scale: bool = True  # gates of whole sublayers besides
     conv: bool = False  # gates of the front end's channels
     straight_through: bool = True  # the clipped estimator; else the true gradient ("w/o STE")

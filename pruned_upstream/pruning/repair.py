@@ -305,7 +305,7 @@ def _check(teacher: Encoder, student: Encoder) -> None:
     for what, a, b in (
         ("layers", theirs.num_layers, ours.num_layers),
         ("dimensions", theirs.embed_dim, ours.embed_dim),
-        ("samples a frame", theirs.downsample_rate, ours.downsample_rate),
+        ("samples per frame", theirs.downsample_rate, ours.downsample_rate),
     ):
         if a != b:
             raise ConfigError(

@@ -97,7 +97,7 @@ def sparsity(runs: Sequence[Run]) -> Figure | None:
 
 
 def pairing(runs: Sequence[Run]) -> Figure | None:
-    """The student layer that each teacher layer was matched with; axes a run, a curve a teacher layer."""
+    """The student layer that each teacher layer was matched with; one panel per run, one curve per teacher layer."""
     drawn = [run for run in runs if any(name.startswith(PAIR) for name in run.curves)]
     if not drawn:
         return None
@@ -123,7 +123,7 @@ def pairing(runs: Sequence[Run]) -> Figure | None:
 
 
 def gates_by_layer(run: Run) -> Figure | None:
-    """How the gates of each layer closed: a picture a kind, layers upwards, training to the right."""
+    """How the gates of each layer closed: one picture per kind, layers upwards, training to the right."""
     tables = _layer_tables(run)
     if not tables:
         return None
@@ -176,7 +176,7 @@ def trade_off(
 
 
 def _small_multiples(runs: Sequence[Run], metrics: Mapping[str, str], *, logarithmic: bool = False) -> Figure | None:
-    """Axes a metric (name -> title), a curve a run."""
+    """One panel per metric (name -> title), one curve per run."""
     if not metrics:
         return None
     rows, columns = _grid(len(metrics))

@@ -97,7 +97,7 @@ def status(run: Run) -> str:
 
 
 def numbers(runs: Sequence[Run], superb: Sequence[RunResults] = ()) -> Grid:
-    """Everything countable, a column a run; what a run cannot tell (yet) is a dash."""
+    """Everything countable, one column per run; what a run cannot tell (yet) is a dash."""
     columns = [_numbers(run, _own_scores(run, superb)) for run in runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
     return Grid(
@@ -134,7 +134,7 @@ def _compared(key: str, kinds: Mapping[str, Kind]) -> bool:
 
 
 def scores(superb: Sequence[RunResults]) -> Grid | None:
-    """SUPERB, a column a model; None without any results."""
+    """SUPERB, one column per model; None without any results."""
     if not superb:
         return None
     table = overview([Entry.measured(results) for results in superb])
@@ -169,7 +169,7 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
     found["steps"] = f"{run.steps} of {run.total_steps}"
     if run.seconds:
         found["training time"] = _duration(run.seconds)
-        found["seconds a step"] = f"{run.seconds / run.steps:.3g}"
+        found["seconds per step"] = f"{run.seconds / run.steps:.3g}"
     for source, rates in outcome.get("tests", {}).items():  # of a finetuning: error rates, and recordings
         found[f"test on {Path(source).name}"] = ", ".join(f"{name} {value:.4g}" for name, value in rates.items())
     if "recordings" in outcome:

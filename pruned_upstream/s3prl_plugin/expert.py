@@ -102,7 +102,7 @@ class UpstreamExpert(nn.Module):
             )
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples a frame, the same for every hidden state."""
+        """Samples per frame, the same for every hidden state."""
         return self.model.config.downsample_rate
 
     def forward(self, wavs: list[Tensor]) -> dict[str, tuple[Tensor, ...] | tuple[str, ...] | Tensor]:

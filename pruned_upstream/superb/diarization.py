@@ -117,7 +117,7 @@ def best_error_rate(predictions: str | Path, reference: str | Path, *, frame_shi
     """Score a folder of s3prl's `*.h5` predictions ("T_hat", (T, speakers)) against an RTTM file.
 
     Args:
-        frame_shift: samples a frame, as s3prl's `frame_shift` file beside the predictions says.
+        frame_shift: samples per frame, as s3prl's `frame_shift` file beside the predictions says.
 
     Raises:
         DataError: recordings of the reference without a prediction, or unreadable files.

@@ -1,4 +1,4 @@
-"""The tasks as jobs, one a task: on SLURM, or as processes of this machine (`jobs.py`).
+"""The tasks as jobs, one per task: on SLURM, or as processes of this machine (`jobs.py`).
 
 Every job is `running.run` on its own task, in the same run folder.
 """

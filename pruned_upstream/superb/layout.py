@@ -1,6 +1,6 @@
 """Where the corpora lie, which files each task needs of them, and whether they are the official ones.
 
-A data root holds one folder a corpus, named as in `CORPORA`; a folder elsewhere can be named for any of them. What
+A data root holds one folder per corpus, named as in `CORPORA`; a folder elsewhere can be named for any of them. What
 neither the pip package nor this one can ship comes from a clone of s3prl where one is given, else from the corpus
 folder: PR's lexicons, SID's split list, SV's trial list, ER's folds.
 

@@ -64,7 +64,7 @@ def score_against_size(entries: Sequence[Entry], *, macs: bool = False) -> Figur
 
 
 def task_profile(entries: Sequence[Entry]) -> Figure:
-    """Points of each task on superb_s's scale, a mark a model; missing tasks stay empty.
+    """Points of each task on superb_s's scale, one mark per model; missing tasks stay empty.
 
     Beside other models, tasks that are not official stay empty, too, and are named below the axes.
     """

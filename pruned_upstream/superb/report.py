@@ -241,7 +241,7 @@ def differences(entry: Entry, references: Sequence[Entry]) -> Table:
 
 
 def to_csv(entries: Sequence[Entry]) -> str:
-    """Plain numbers, one row a model; what is missing or not official is named, never left to guess.
+    """Plain numbers, one row per model; what is missing or not official is named, never left to guess.
 
     Scores are empty where `overview` has none.
     """

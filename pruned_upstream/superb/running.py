@@ -84,8 +84,8 @@ class Settings:
         language_model: KenLM file and lexicon for a second WER of ASR.
         device: "cpu", "cuda" or "cuda:N"; None for the GPU where there is one.
         jobs: runs of s3prl side by side.
-        threads: CPU threads a run; by default what OMP_NUM_THREADS says, else the CPUs shared among the jobs.
-        loader_workers: data loading processes a run, at most; by default as many as CPUs, in short trainings none.
+        threads: CPU threads per run; by default what OMP_NUM_THREADS says, else the CPUs shared among the jobs.
+        loader_workers: data loading processes per run, at most; by default as many as CPUs, in short trainings none.
         seed: s3prl's.
     """
 
@@ -151,7 +151,7 @@ class Report:
 
 
 class Observer(Protocol):
-    """Whoever wants to show how far the run is; `step` is called about five times a second."""
+    """Whoever wants to show how far the run is; `step` is called about five times per second."""
 
     def run_started(self, tasks: Sequence[Task]) -> None: ...
     def stage_started(self, task: Task, stage: Stage) -> None: ...
@@ -473,7 +473,7 @@ def check_upstream(settings: Settings) -> dict[str, int]:
 
 
 def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
-    """Layers and parameters of the upstream, measured once a run folder, and the process that has measured them."""
+    """Layers and parameters of the upstream, measured once per run folder, and the process that has measured them."""
     folder = settings.folder / "upstream"
     if (folder / FACTS).exists():
         return _read_yaml(folder / FACTS), None

@@ -331,7 +331,7 @@ def read_manifest(manifest: Path) -> list[tuple[str, Path]]:
 
 
 def lines_beside(manifest: Path, endings: Sequence[str], what: str) -> tuple[Path, list[tuple[Path, str]]]:
-    """What fairseq keeps beside a manifest: a file of the same name and another ending, a line a recording.
+    """What fairseq keeps beside a manifest: a file of the same name and another ending, one line per recording.
 
     Args:
         endings: of which the first that is there is read, such as ".wrd".

@@ -341,7 +341,7 @@ def _recipe_of_round(recipe: ParpRecipe, number: int, plan: Sequence[Round]) -> 
     if len(plan) == 1:
         return recipe
     options = recipe.optimisation
-    require(options.steps >= len(plan), "optimisation.steps", options.steps, f"be at least {len(plan)}, one a round")
+    require(options.steps >= len(plan), "optimisation.steps", options.steps, f"be at least {len(plan)}, one per round")
     share = options.steps // len(plan)
     steps = share if number < len(plan) - 1 else options.steps - share * number
     frozen = options.frozen if number == 0 or plan[number].fresh else 0.0

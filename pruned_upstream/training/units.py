@@ -97,7 +97,7 @@ class Clusters:
 
 @dataclass(frozen=True)
 class FrameLabels:
-    """Units that were given, a label a frame, as fairseq's HuBERT reads them: of each recording (T,)."""
+    """Units that were given, one label per frame, as fairseq's HuBERT reads them: of each recording (T,)."""
 
     of_recording: list[Tensor]
 
@@ -105,7 +105,7 @@ class FrameLabels:
     def read(
         cls, manifests: Sequence[str | Path], ending: str, corpus: Corpus, config: EncoderConfig, *, units: int
     ) -> FrameLabels:
-        """Read `NAME.ending` beside each `NAME.tsv`: numbers from 0 to below `units`, a line a recording.
+        """Read `NAME.ending` beside each `NAME.tsv`: numbers from 0 to below `units`, one line per recording.
 
         Raises:
             DataError: a source is no manifest or has no labels, a line is malformed, or has another number of labels

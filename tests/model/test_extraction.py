@@ -131,7 +131,7 @@ def test_mistaken_files(tiny, tmp_path):
     soundfile.write(tmp_path / "stereo.wav", np.stack([tone(), tone()], 1), 16000)
     (tmp_path / "text.wav").write_text("not audio")
     for name, message in (
-        ("fast.wav", r"fast\.wav has 44100 samples a second"),
+        ("fast.wav", r"fast\.wav has 44100 samples per second"),
         ("stereo.wav", r"stereo\.wav has the shape .* 2 channels"),
         ("text.wav", r"text\.wav is no audio"),
         (".", "is not there"),

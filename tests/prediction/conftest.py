@@ -25,7 +25,7 @@ from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.preparation import prepare
 from pruned_upstream.superb.tasks import TASKS
 
-# 320 samples a frame, as s3prl's featurizer wants it
+# 320 samples per frame, as s3prl's featurizer wants it
 NARROW_CONV = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
 SMALL = {
     "asr": {"downstream_expert.modelrc.RNNs.dim": [32]},

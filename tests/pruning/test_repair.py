@@ -210,7 +210,7 @@ def test_the_student_keeps_its_mode_and_its_teacher_too() -> None:
     [
         ({"num_layers": 2}, "the teacher has 3 layers and the student 2"),
         ({"embed_dim": 48, "num_heads": 4}, "the teacher has 24 dimensions and the student 48"),
-        ({"conv_layers": ((16, 10, 5), (16, 3, 2))}, "samples a frame"),
+        ({"conv_layers": ((16, 10, 5), (16, 3, 2))}, "samples per frame"),
         ({"layer_norm_first": True}, "place their layer norms differently"),
     ],
 )

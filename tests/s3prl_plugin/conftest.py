@@ -20,7 +20,7 @@ from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.model.encoder import Encoder
 
 REPOSITORY = Path(__file__).parents[2]
-# 320 samples a frame, as s3prl's featurizer wants it
+# 320 samples per frame, as s3prl's featurizer wants it
 NARROW_CONV = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
 
 

@@ -1,4 +1,4 @@
-"""Running: one folder a task, resume after a kill at any point, locks, failures.
+"""Running: one folder per task, resume after a kill at any point, locks, failures.
 
 Stages are the processes that they are, with a few lines in the place of s3prl (`imitation.py`); s3prl itself runs in
 `test_superb_with_s3prl.py`.

@@ -26,7 +26,7 @@ pytest.importorskip("s3prl")
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "ten-tasks.md"
 STEPS = 4
-# 320 samples a frame, as s3prl's featurizer wants it
+# 320 samples per frame, as s3prl's featurizer wants it
 NARROW_CONV = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
 FIGURES = {
     "pr": {"per": "test per: "},

@@ -281,7 +281,7 @@ def test_the_file_holds_survivors_alone(finetuning) -> None:
 
 
 def test_what_cannot_be_done_is_named(finetuning, speech: Path) -> None:
-    with pytest.raises(ConfigError, match=r"optimisation.steps is 3; it must be at least 4, one a round"):
+    with pytest.raises(ConfigError, match=r"optimisation.steps is 3; it must be at least 4, one per round"):
         run_parp(finetuning(**{"parp.method": "imp", "optimisation.steps": 3}))
     with pytest.raises(ConfigError, match="parp.modules"):
         run_parp(finetuning(**{"parp.modules": ["query"]}))

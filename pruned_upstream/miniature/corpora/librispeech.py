@@ -2,7 +2,7 @@
 
 The labelled splits say short sentences of a small vocabulary, so that a CTC head finds its words within a few hundred
 steps; train-clean-360 says longer ones with as many sounds as the grammar has. Train, dev and test voices are disjoint.
-The lexicon gives each word its commonest pronunciation in this very speech: the official one gives one a word, too.
+The lexicon gives each word its commonest pronunciation in this very speech: the official one gives one per word, too.
 """
 
 from __future__ import annotations

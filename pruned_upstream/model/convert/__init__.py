@@ -1,6 +1,6 @@
 """Foreign checkpoints as encoders of ours, whoever published them.
 
-One module a source, each with its table of names. Every key of a file is accounted for: it becomes one of our tensors,
+One module per source, each with its table of names. Every key of a file counts: it becomes one of our tensors,
 or it is on the source's list of what only pre-training uses, or loading stops and names it. What a file is, is seen
 from what it holds. Nothing is unpickled but tensors, plain containers and inert stand-ins (`pickles.py`), and a string
 is never evaluated.

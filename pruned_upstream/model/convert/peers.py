@@ -15,7 +15,7 @@ wav2vec 2.0 with a width of its own in every layer (pyf98/DPHuBERT, wav2vec2/{mo
 |---|---|
 | torchaudio's names, in `encoder.feature_projection` and `encoder.transformer` | as in `transformers.py` |
 | `feature_extractor.dummy_weight`, gates of the last convolution | `feature_extractor.scale` |
-| `attention.gru_rel_pos_const`, one a head of the dense model | `grep_a`, one a living head |
+| `attention.gru_rel_pos_const`, one per head of the dense model | `grep_a`, one per living head |
 | `encoder_remaining_heads` (WavLM), `encoder_num_heads` (others, whose heads' old numbers do not matter) | `heads` |
 | convolutions and norms that forgot their removed channels | `norm_channels` equal to `channels` |
 

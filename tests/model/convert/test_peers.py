@@ -153,7 +153,7 @@ DROPOUTS = {
 
 
 def torchaudios(kind, mode, layer_norm_first):
-    """torchaudio's model, each layer with a feed-forward width of its own, and a factor a channel of the features."""
+    """torchaudio's model, each layer with its own feed-forward width, and one factor per channel of the features."""
     components = pytest.importorskip("torchaudio.models.wav2vec2.components")
     models = pytest.importorskip("torchaudio.models.wav2vec2.model")
     options = shared_options(mode, layer_norm_first) | DROPOUTS
