@@ -11,9 +11,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ SHOWN = 5  # files named in a message before "and so many more"
 RATES = range(1_000, 384_001)  # Hz; what lies outside is a damaged header, and would take gigabytes to resample
 MOST_FRAMES_A_BYTE = 8192  # more than any codec makes of silence: a header that says so is wrong
 TOGETHER = 64  # headers that a thread reads before it takes others
+MOST_THREADS, SPARE_THREADS = 32, 4  # that read headers; more than there are processors, for some wait for the disk
 HASHED_WHOLE = 1 << 16  # bytes; of longer files
 HASHED_BLOCKS, HASHED_BLOCK = 4, 1 << 12  # so many blocks of so many bytes count for the fingerprint
 
@@ -118,6 +119,20 @@ class Corpus:
     left_out: list[str] = field(default_factory=list)
     looks_held_out: dict[str, int] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """Recordings that are dealt to batches, by their number."""
+        return len(self.utterances)
+
+    def name(self, number: int) -> str:
+        return self.utterances[number].name
+
+    def utterance(self, number: int) -> Utterance:
+        return self.utterances[number]
+
+    def samples(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Length at 16 kHz of each of these recordings: (len(numbers),) int64."""
+        return np.array([self.utterances[number].samples for number in numbers], dtype=np.int64)
+
     @property
     def hours(self) -> float:
         return sum(utterance.samples for utterance in self.utterances) / SAMPLE_RATE / 3600
@@ -152,34 +167,82 @@ def find_corpus(
     Raises:
         DataError: a source is missing or malformed, or nothing in all of them can be used.
     """
+    return measured(find_files(sources, for_training), min_samples=min_samples, cache=cache)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What sources name, before any file is opened.
+
+    recordings: (source, name, path) of each, once; sorted by name in folders, in the manifest's order in manifests.
+    unusable: what cannot even be named, with the reason.
+    """
+
+    sources: Sequence[str | Path]
+    recordings: list[tuple[Path, str, Path]]
+    unusable: dict[str, str]
+    repeated: list[str]
+    left_out: list[str]
+    for_training: bool
+
+    @property
+    def named(self) -> str:
+        return _named([str(source) for source in self.sources])
+
+
+def find_files(sources: Sequence[str | Path], for_training: bool = True) -> Found:
+    """The first part of `find_corpus`: names alone."""
     listings = [_list(Path(source), for_training) for source in sources]
-    listed, repeated = _without_repetitions(listings)
-    skipped = {name: reason for listing in listings for name, reason in listing.unusable.items()}
-    named = _named([str(source) for source in sources])
-    if not listed and not skipped:
-        raise DataError(f"there is no audio file in {named}; known endings are {' '.join(sorted(AUDIO_SUFFIXES))}")
-    headers = _headers([path for _, _, path in listed], cache)
+    recordings, repeated = _without_repetitions(listings)
+    unusable = {name: reason for listing in listings for name, reason in listing.unusable.items()}
+    left_out = [part for listing in listings for part in listing.left_out]
+    found = Found(sources, recordings, unusable, repeated, left_out, for_training)
+    if not recordings and not unusable:
+        endings = " ".join(sorted(AUDIO_SUFFIXES))
+        raise DataError(f"there is no audio file in {found.named}; known endings are {endings}")
+    return found
+
+
+def measured(
+    found: Found,
+    *,
+    min_samples: int,
+    cache: str | Path | None = None,
+    hear: Callable[[Path, Header | str], None] | None = None,
+) -> Corpus:
+    """The second part of `find_corpus`: what the headers of all files say.
+
+    Args:
+        hear: is told of each header as soon as it is known.
+    """
+    headers = _headers([path for _, _, path in found.recordings], cache, hear or (lambda path, header: None))
     utterances: list[Utterance] = []
+    skipped = dict(found.unusable)
     held_out: Counter[str] = Counter()
     set_of = functools.cache(_held_out_set)  # asked once for each folder
-    for source, name, path in listed:
-        header = headers[path]
+    for source, name, path in found.recordings:
+        header = usable(headers[path], min_samples)
         if isinstance(header, str):
             skipped[name] = header
-        elif header.samples < min_samples:
-            skipped[name] = f"{header.samples} samples at 16 kHz are fewer than the {min_samples} that a frame needs"
         else:
             utterances.append(Utterance(name, path, header))
-            held_out.update(set_of(source, name.rpartition("/")[0]) if for_training else ())
-    left_out = [part for listing in listings for part in listing.left_out]
-    corpus = Corpus(utterances, skipped, repeated, left_out, dict(held_out))
+            held_out.update(set_of(source, name.rpartition("/")[0]) if found.for_training else ())
+    corpus = Corpus(utterances, skipped, found.repeated, found.left_out, dict(held_out))
     _say(corpus)
     if not utterances:
+        names = {name for _, name, _ in found.recordings}
         raise DataError(
-            f"none of the {len(listed) + len(skipped.keys() - {name for _, name, _ in listed})} recordings in {named} "
-            "can be used: " + _named([f"{name}: {reason}" for name, reason in skipped.items()], separator="; ")
+            f"none of the {len(found.recordings) + len(skipped.keys() - names)} recordings in {found.named} can be "
+            "used: " + _named([f"{name}: {reason}" for name, reason in skipped.items()], separator="; ")
         )
     return corpus
+
+
+def usable(header: Header | str, min_samples: int) -> Header | str:
+    """The header, or the sentence why its recording cannot be used."""
+    if isinstance(header, Header) and header.samples < min_samples:
+        return f"{header.samples} samples at 16 kHz are fewer than the {min_samples} that a frame needs"
+    return header
 
 
 @dataclass
@@ -367,21 +430,23 @@ def read_lines(file: Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _headers(paths: Iterable[Path], cache: str | Path | None) -> dict[Path, Header | str]:
+def _headers(
+    paths: Iterable[Path], cache: str | Path | None, hear: Callable[[Path, Header | str], None]
+) -> dict[Path, Header | str]:
     """The header of each file, or the sentence why it has none; files are opened in parallel."""
     known = _read_cache(Path(cache)) if cache is not None else {}
     stamps = {path: _stamp(path) for path in paths}
-    fresh = [path for path, stamp in stamps.items() if stamp is not None and (str(path), *stamp) not in known]
-    pieces = [fresh[start : start + TOGETHER] for start in range(0, len(fresh), TOGETHER)]
-    with ThreadPoolExecutor() as pool:
-        found = chain.from_iterable(pool.map(lambda piece: [_read_header(path) for path in piece], pieces))
-        read = dict(zip(fresh, found, strict=True))
     headers: dict[Path, Header | str] = {}
+    fresh = []
     for path, stamp in stamps.items():
-        if stamp is None:
-            headers[path] = "there is no such file"
-        else:
-            headers[path] = read[path] if path in read else known[str(path), *stamp]
+        if stamp is not None and (str(path), *stamp) not in known:
+            fresh.append(path)
+            continue
+        headers[path] = "there is no such file" if stamp is None else known[str(path), *stamp]
+        hear(path, headers[path])
+    for path, header in zip(fresh, read_headers(fresh), strict=True):
+        headers[path] = header
+        hear(path, header)
     if cache is not None and fresh:
         _write_cache(Path(cache), stamps, headers)
     return headers
@@ -394,6 +459,17 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except (OSError, ValueError):  # a name that no file can have is that of none
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_headers(paths: Sequence[Path]) -> Iterator[Header | str]:
+    """The header of each file, or the sentence why it has none. Threads take pieces of the list in turn; they are
+    daemons, so that a process may end in the middle of a corpus."""
+    pieces = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
+    if len(pieces) < 2:
+        yield from map(_read_header, paths)
+        return
+    with ThreadPool(min(len(pieces), MOST_THREADS, (os.cpu_count() or 1) + SPARE_THREADS)) as pool:
+        yield from chain.from_iterable(pool.imap(lambda piece: [_read_header(path) for path in piece], pieces))
 
 
 def _read_header(path: Path) -> Header | str:
@@ -453,8 +529,8 @@ def _write_cache(
     cache: Path, stamps: dict[Path, tuple[int, int, int] | None], headers: dict[Path, Header | str]
 ) -> None:
     rows = [
-        [str(path), *stamp, found if isinstance(found, str) else list(vars(found).values())]
-        for (path, stamp), found in zip(stamps.items(), headers.values(), strict=True)
+        [str(path), *stamp, found if isinstance(found := headers[path], str) else list(vars(found).values())]
+        for path, stamp in stamps.items()
         if stamp is not None
     ]
     write_text(cache, json.dumps(rows))

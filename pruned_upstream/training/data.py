@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import signal
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .corpus import SAMPLE_RATE, BadRecording, Corpus, find_corpus
+from .growing import GrowingCorpus
 from .mixing import draw, mixed
 from .processes import Processes
 from .recipe import Data
@@ -50,28 +52,32 @@ class BatchPlan:
     into batches and shuffles those. The last batch of an epoch may be short; nothing is left out.
 
     Args:
-        lengths: samples of each recording's crop.
+        lengths: samples of each recording's crop; or a function that tells those of some recordings, which is asked
+            for no more than a batch needs. Batches of so many samples need all.
+        count: recordings, where `lengths` is a function.
         utterances, samples: size of a batch: a number of recordings, or of samples, padding included; one is given.
     """
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Callable[[np.ndarray], np.ndarray],
         *,
         seed: int,
+        count: int | None = None,
         utterances: int | None = None,
         samples: int | None = None,
         bucket: int = 1,
     ) -> None:
         if (utterances is None) == (samples is None):
             raise ValueError("a batch holds a number of utterances or a number of samples")
-        self.lengths = np.asarray(lengths)
+        self.lengths_of = lengths if callable(lengths) else np.asarray(lengths).__getitem__
+        self.count = len(lengths) if count is None else count
         self.seed = seed
         self.utterances = utterances
         self.samples = samples
         self.bucket = bucket
         self._ends: list[int] = []  # batches up to the end of each epoch seen so far
-        self._latest: tuple[int, list[list[int]]] | None = None
+        self._latest: tuple[int, Epoch] | None = None
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, place in the epoch) of a step."""
@@ -80,29 +86,58 @@ class BatchPlan:
         epoch = bisect_right(self._ends, step)
         return epoch, step - (self._ends[epoch - 1] if epoch else 0)
 
-    def epoch(self, number: int) -> list[list[int]]:
+    def epoch(self, number: int) -> Epoch:
         """The batches of an epoch: numbers of recordings, longest first."""
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._shuffle(number)
+            self._latest = number, Epoch(self, number)
         return self._latest[1]
 
-    def _shuffle(self, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.lengths))
-        window = self.bucket * (self.utterances or max(1, self.samples // max(1, int(self.lengths.mean()))))
-        batches: list[list[int]] = []
-        for start in range(0, len(order), window):
-            members = order[start : start + window]
-            members = members[np.argsort(-self.lengths[members], kind="stable")]
-            batches.extend(self._cut(members.tolist()))
-        return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _cut(self, members: list[int]) -> Iterator[list[int]]:
+class Epoch(Sequence[list[int]]):
+    """The batches of an epoch. A window is sorted and cut when one of its batches is asked for: with batches of so many
+    recordings, how many a window holds is known without."""
+
+    def __init__(self, plan: BatchPlan, number: int) -> None:
+        rng = np.random.default_rng([plan.seed, number])
+        order = rng.permutation(plan.count)
+        self.plan = plan
+        if plan.utterances is not None:
+            size = plan.bucket * plan.utterances
+        else:
+            mean = int(plan.lengths_of(np.arange(plan.count)).mean()) if plan.count else 0
+            size = plan.bucket * max(1, plan.samples // max(1, mean))
+        self.windows = [order[start : start + size] for start in range(0, len(order), size)]
+        self._cut: dict[int, list[list[int]]] = {}
+        if plan.utterances is not None:
+            counts = [-(-len(window) // plan.utterances) for window in self.windows]
+        else:
+            counts = [len(self._batches(window)) for window in range(len(self.windows))]
+        self.ends = list(accumulate(counts))
+        self.shuffled = rng.permutation(self.ends[-1] if self.ends else 0)
+
+    def __len__(self) -> int:
+        return len(self.shuffled)
+
+    def __getitem__(self, place: int) -> list[int]:
+        batch = int(self.shuffled[place])
+        window = bisect_right(self.ends, batch)
+        return self._batches(window)[batch - (self.ends[window - 1] if window else 0)]
+
+    def _batches(self, window: int) -> list[list[int]]:
+        if window not in self._cut:
+            members = self.windows[window]
+            lengths = self.plan.lengths_of(members)
+            order = np.argsort(-lengths, kind="stable")
+            self._cut[window] = list(self._pieces(members[order].tolist(), lengths[order].tolist()))
+        return self._cut[window]
+
+    def _pieces(self, members: list[int], lengths: list[int]) -> Iterator[list[int]]:
         """Batches of members that come longest first."""
-        while members:
-            size = self.utterances or max(1, self.samples // int(self.lengths[members[0]]))
-            yield members[:size]
-            members = members[size:]
+        start = 0
+        while start < len(members):
+            size = self.plan.utterances or max(1, self.plan.samples // lengths[start])
+            yield members[start : start + size]
+            start += size
 
 
 class Batches(Dataset):
@@ -112,34 +147,40 @@ class Batches(Dataset):
     are about equally long.
     """
 
-    def __init__(self, corpus: Corpus, data: Data, *, seed: int, accumulation: int = 1) -> None:
+    def __init__(self, corpus: Corpus | GrowingCorpus, data: Data, *, seed: int, accumulation: int = 1) -> None:
         self.corpus = corpus
         self.data = data
         self.seed = seed
         self.accumulation = accumulation
         self.longest = round(data.max_seconds * SAMPLE_RATE)
-        self.lengths = [min(utterance.samples, self.longest) for utterance in corpus.utterances]
         self.rank, self.world = 0, 1
         self.noise = None if data.noise is None else find_corpus(data.noise, min_samples=1)
         seconds = data.batch_seconds
         self.plan = BatchPlan(
             self.lengths,
             seed=seed,
+            count=len(corpus),
             utterances=data.batch_utterances if seconds is None else None,
             samples=None if seconds is None else round(seconds * SAMPLE_RATE),
             bucket=data.bucket,
         )
 
+    def lengths(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Samples that are taken of each of these recordings: (len(numbers),)."""
+        return np.minimum(self.corpus.samples(numbers), self.longest)
+
     def crop(self, epoch: int, utterance: int) -> tuple[int, int]:
         """(first sample, samples) that an epoch takes of a recording."""
-        spare = self.corpus.utterances[utterance].samples - self.lengths[utterance]
+        (whole,) = self.corpus.samples([utterance]).tolist()
+        length = min(whole, self.longest)
+        spare = whole - length
         start = int(np.random.default_rng([self.seed, epoch, utterance]).integers(spare + 1)) if spare else 0
-        return start, self.lengths[utterance]
+        return start, length
 
     def __getitem__(self, step: int) -> list[Batch]:
         epoch, place = self.plan.locate(step)
         members = self.plan.epoch(epoch)[place]
-        pad_to = max(self.lengths[member] for member in members)
+        pad_to = int(self.lengths(members).max())
         parts = self.world * self.accumulation
         mine = range(self.rank, parts, self.world)
         return [
@@ -150,16 +191,15 @@ class Batches(Dataset):
         """Of the recordings `together` in a step these members."""
         batch = Batch([], pad_to, [], [], seed, {})
         for member in members:
-            utterance = self.corpus.utterances[member]
             start, samples = self.crop(epoch, member)
             try:
-                wav = utterance.read(start, samples)
+                wav = self.corpus.utterance(member).read(start, samples)
             except BadRecording as error:
-                batch.skipped[utterance.name] = str(error)
+                batch.skipped[self.corpus.name(member)] = str(error)
                 continue
             if bool((wav == wav[0]).all()):
                 seconds = f"{start / SAMPLE_RATE:.1f} to {(start + samples) / SAMPLE_RATE:.1f} s"
-                batch.skipped[utterance.name] = f"it is silent throughout, from {seconds}"
+                batch.skipped[self.corpus.name(member)] = f"it is silent throughout, from {seconds}"
                 continue
             batch.wavs.append(self._mixed(wav, epoch, member, together))
             batch.utterances.append(member)
@@ -175,7 +215,9 @@ class Batches(Dataset):
         if drawn.noise:
             others = self.noise.utterances
         else:
-            others = [self.corpus.utterances[other] for other in together if other != member]
+            lengths = self.corpus.samples(together)
+            heard = [other for other, length in zip(together, lengths, strict=True) if length and other != member]
+            others = [self.corpus.utterance(other) for other in heard]
         if not others:
             return wav
         other = others[int(drawn.second * len(others))]

@@ -22,10 +22,11 @@ from ..model.checkpoint import save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
-from .corpus import HEADERS_FILE, find_corpus
+from .corpus import HEADERS_FILE
 from .data import Batches
 from .fingerprints import encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
+from .growing import recordings_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
@@ -138,9 +139,8 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
         student = objective.student
-        with processes.main_first():
-            receptive_field = student.config.receptive_field
-            corpus = find_corpus(recipe.data.train, min_samples=receptive_field, cache=folder / HEADERS_FILE)
+        shortest = student.config.receptive_field
+        corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)

@@ -21,9 +21,10 @@ from ..model.checkpoint import assemble, save
 from ..model.config import light_front_end
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
-from .corpus import HEADERS_FILE, find_corpus
+from .corpus import HEADERS_FILE
 from .data import Batch, Batches, noise_seed
 from .fingerprints import encoder_fingerprint
+from .growing import recordings_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes
@@ -143,9 +144,8 @@ def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) 
         run=replace(recipe.run, folder=str(folder / FOLDER)),
     )
     objective = FrontEndObjective(teacher.to(processes.device), student, stage.optimisation, processes)
-    with processes.main_first():
-        receptive_field = student.config.receptive_field
-        corpus = find_corpus(recipe.data.train, min_samples=receptive_field, cache=folder / HEADERS_FILE)
+    shortest = student.config.receptive_field
+    corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
     inputs = {"teacher weights": encoder_fingerprint(teacher)}
     seed = noise_seed(recipe.run.seed, FRONT_END)
     batches = Batches(corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ from .data import Batch, Batches
 from .fingerprints import lines_fingerprint
 from .metrics_log import MetricsLog
 from .processes import Processes
-from .provenance import record_launch
+from .provenance import record_inputs, record_launch
 from .recipe import Optimisation, Run, default_keys, flat_keys, key_kinds
 from .schedules import Schedule, constant
 from .state import check_same_inputs, check_same_run, load_state, save_state
@@ -143,20 +144,27 @@ class Trainer:
         self.summed = _GradientBuffer([p for group in self.groups if not group.replicated for p in group.parameters])
         self.replicated = _GradientBuffer([p for group in self.groups if group.replicated for p in group.parameters])
         self.optimiser = _adamw(self.groups, recipe.optimisation)
-        self.inputs = {"recordings": batches.corpus.fingerprint, **(inputs or {})}
+        self._other_inputs = dict(inputs or {})
         if batches.noise is not None:
-            self.inputs["noise"] = batches.noise.fingerprint
+            self._other_inputs["noise"] = batches.noise.fingerprint
         self.done = 0
         self.dropped: dict[str, str] = {}
         self.amendments: list[dict[str, Any]] = []
         self._amended: dict[str, tuple[Any, Any]] = {}  # by this launch
         self._saved = 0  # steps in the state file
         self._recorded = False  # this launch, in the run's folder
+        self._inputs_recorded = False
         self._metrics_bytes = 0
         self._gathered: list[dict[str, Tensor]] = []
         self._clock = time.monotonic()
         self._resume(amend)
         self._check_agreement()
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of all that is learned from. A growing corpus is waited for: until the first state is saved
+        nothing needs them, but for a run that goes on."""
+        return {"recordings": self.batches.corpus.fingerprint, **self._other_inputs}
 
     def fit(self, until: int | None = None) -> None:
         """Train to the last step. Where the run is complete already, nothing happens.
@@ -179,9 +187,7 @@ class Trainer:
         if self.processes.is_main and not self._recorded:
             self._recorded = True
             world = self.processes.world
-            record_launch(
-                self.folder, self.recipe, done=self.done, world=world, inputs=self.inputs, amended=self._amended
-            )
+            record_launch(self.folder, self.recipe, done=self.done, world=world, amended=self._amended)
         stopped = False
         steps = self.batches.loader(self.processes, self.done, end)
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
@@ -271,6 +277,9 @@ class Trainer:
             self.dropped |= found
         if self.processes.is_main:
             self._check_finite()
+            if self._recorded and not self._inputs_recorded:
+                self._inputs_recorded = True
+                record_inputs(self.folder, self.inputs)
             state = {
                 "step": self.done,
                 "recipe": flat_keys(self.recipe),
@@ -324,6 +333,8 @@ class Trainer:
 
     def _check_agreement(self) -> None:
         """Processes on other machines may see other files."""
+        if self.processes.world == 1:
+            return
         here = [float(self.done), float(int(lines_fingerprint(sorted(self.inputs.values()))[:8], 16))]
         everywhere = self.processes.sum_(torch.tensor(here, dtype=torch.double, device=self.processes.device))
         if everywhere.tolist() != [self.processes.world * value for value in here]:

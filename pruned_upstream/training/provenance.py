@@ -73,13 +73,7 @@ def record_launch(
         ConfigError: the record of earlier launches was damaged.
         PrunedUpstreamError: the folder cannot be written.
     """
-    path = folder / LAUNCHES_FILE
-    try:
-        launches: list[Any] = read_json(path) if path.exists() else []
-        if not isinstance(launches, list):
-            raise ValueError("it holds no list")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); remove it, only the record of launches is lost") from error
+    launches = _launches(folder)
     launches.append(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -94,7 +88,26 @@ def record_launch(
         }
     )
     save_recipe(recipe, folder / RECIPE_FILE)
-    write_text(path, json.dumps(launches, indent=1))
+    write_text(folder / LAUNCHES_FILE, json.dumps(launches, indent=1))
+
+
+def record_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
+    """Add to the record of the last launch what it learns from, once that is known."""
+    launches = _launches(folder)
+    if launches:
+        launches[-1]["inputs"] = dict(inputs)
+    write_text(folder / LAUNCHES_FILE, json.dumps(launches, indent=1))
+
+
+def _launches(folder: Path) -> list[Any]:
+    path = folder / LAUNCHES_FILE
+    try:
+        launches = read_json(path) if path.exists() else []
+        if not isinstance(launches, list):
+            raise ValueError("it holds no list")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); remove it, only the record of launches is lost") from error
+    return launches
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ..model.convert import load_teacher
 from ..model.encoder import Dropout
 from ..pruning.gates import Gates, GateSettings
 from ..pruning.sparsity import counted_sparsity, plateau_ends
-from .corpus import HEADERS_FILE, find_corpus
+from .corpus import HEADERS_FILE
 from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
 from .data import Batches
 from .fingerprints import encoder_fingerprint
@@ -42,6 +42,7 @@ from .gated_stage import (
     learn_from_clusters,
     start_warm,
 )
+from .growing import recordings_of
 from .loop import Trainer
 from .processes import Processes, start_processes
 from .provenance import record_launch
@@ -108,12 +109,8 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
-        with processes.main_first():
-            corpus = find_corpus(
-                recipe.data.train,
-                min_samples=objective.student.config.receptive_field,
-                cache=folder / HEADERS_FILE,
-            )
+        shortest = objective.student.config.receptive_field
+        corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
         batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
