@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import ModuleType
 
 from .. import after_import
-from ..model.hub import MODEL_TYPE
 
 CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 MODELS = "transformers.models.auto.modeling_auto"
@@ -27,6 +26,7 @@ def watch() -> None:
 
 
 def _register_configuration(auto: ModuleType) -> None:
+    from ..model.hub import MODEL_TYPE
     from .configuration import PrunedUpstreamConfig
 
     auto.AutoConfig.register(MODEL_TYPE, PrunedUpstreamConfig, exist_ok=True)
