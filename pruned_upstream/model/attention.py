@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,10 @@ def relative_position_bias(
 class SelfAttention(nn.Module):
     """Multi-head self-attention with the heads that `layer` lists."""
 
+    head_ids: Tensor  # (h,)
+    padded_rows: Tensor  # (3hw,)
+    living_columns: Tensor  # (vo,)
+
     def __init__(self, config: EncoderConfig, layer: TransformerLayer, *, dropout: float = 0.0) -> None:
         super().__init__()
         d = config.embed_dim
@@ -120,9 +125,9 @@ class SelfAttention(nn.Module):
             *_padded(qk, self.width, start=sum(qk), fill=zero),
             *_padded(vo, self.width, start=2 * sum(qk), fill=zero),
         ]
-        self.register_buffer("padded_rows", torch.tensor(places, device="cpu"), persistent=False)  # (3hw,)
+        self.register_buffer("padded_rows", torch.tensor(places, device="cpu"), persistent=False)
         columns = [head * self.width + i for head, own in enumerate(vo) for i in range(own)]
-        self.register_buffer("living_columns", torch.tensor(columns, device="cpu"), persistent=False)  # (vo,)
+        self.register_buffer("living_columns", torch.tensor(columns, device="cpu"), persistent=False)
 
     def forward(
         self,
@@ -146,11 +151,11 @@ class SelfAttention(nn.Module):
         if not self.heads:
             return self.out_proj(x)
         batch, frames, _ = x.shape
-        qkv = [
+        qkv: Sequence[Tensor] = (
             gated_outputs(self.q_proj, x, None if gates is None else gates.qk),
             self.k_proj(x),
             gated_outputs(self.v_proj, x, None if gates is None else gates.vo),
-        ]  # (B, T, sum of the heads' own widths) each
+        )  # (B, T, sum of the heads' own widths) each
         if not self.uniform:
             joined = torch.cat([*qkv, qkv[0].new_zeros(batch, frames, 1)], -1)
             qkv = joined.index_select(-1, self.padded_rows).chunk(3, -1)  # (B, T, hw) each
@@ -212,7 +217,8 @@ class SelfAttention(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         if self.heads:
-            for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            projections: tuple[nn.Linear, ...] = (self.q_proj, self.k_proj, self.v_proj, cast(nn.Linear, self.out_proj))
+            for projection in projections:
                 nn.init.normal_(projection.weight, std=0.02)
                 if projection.bias is not None:
                     nn.init.zeros_(projection.bias)

@@ -35,11 +35,13 @@ MAX_STREAMING = 1_000_000  # frames
 MAX_RECEPTIVE_FIELD = 60 * 16_000  # samples
 
 
+@dataclass(frozen=True)
 class _Typed:
     """Refuses values of another type than its fields', which a foreign file may bring."""
 
     def __post_init__(self) -> None:
-        for name, kind in _simple_fields(type(self)).items():
+        own: Any = type(self)  # mypy does not know that a class can be hashed
+        for name, kind in _simple_fields(own).items():
             value = getattr(self, name)
             if type(value) is not kind:
                 raise ConfigError(
@@ -48,10 +50,11 @@ class _Typed:
 
 
 @functools.cache
-def _simple_fields(cls: type) -> dict[str, type]:
+def _simple_fields(cls: type[_Typed]) -> dict[str, type]:
     """The fields of a dataclass that are numbers, words or yes and no, with their types."""
     kinds = {kind.__name__: kind for kind in (int, bool, str)}
-    return {field.name: kinds[field.type] for field in dataclasses.fields(cls) if field.type in kinds}
+    fields = dataclasses.fields(cls)  # their types are words, as every annotation of this file
+    return {field.name: kinds[field.type] for field in fields if isinstance(field.type, str) and field.type in kinds}
 
 
 def pieces(whole: Any, size: int) -> Any:
@@ -313,11 +316,11 @@ class EncoderConfig(_Typed):
         for name in ("num_heads", "conv_pos_groups"):
             if self.embed_dim % getattr(self, name):
                 raise ConfigError(f"embed_dim {self.embed_dim} is not divisible by {name} {getattr(self, name)}")
-        for i, layer in enumerate(self.conv):
-            fits = 1 <= layer.channels <= layer.counted_by_norms <= layer.dense_channels
-            if not fits or layer.kernel < 1 or layer.stride < 1:
-                raise ConfigError(f"conv[{i}] cannot be built: {layer}")
-            _in_range(f"conv[{i}].dense_channels", layer.dense_channels, 1, MAX_WIDTH)
+        for i, conv in enumerate(self.conv):
+            fits = 1 <= conv.channels <= conv.counted_by_norms <= conv.dense_channels
+            if not fits or conv.kernel < 1 or conv.stride < 1:
+                raise ConfigError(f"conv[{i}] cannot be built: {conv}")
+            _in_range(f"conv[{i}].dense_channels", conv.dense_channels, 1, MAX_WIDTH)
         _in_range("the receptive field of the front end", self.receptive_field, 1, MAX_RECEPTIVE_FIELD)
         if self.relative_position is not None:
             self._check_positions(self.relative_position)

@@ -7,10 +7,13 @@ A form that reads a sub-module's weights instead of calling it would pass over w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def captured() -> bool:
@@ -36,7 +39,7 @@ def at_least_single(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether calling `module` does no more than the forward of torch's `kind` with the parameters it has.
 
     Adapters, quantised modules, parametrizations and FSDP change the class, `torch.nn.utils.prune` and weight norms

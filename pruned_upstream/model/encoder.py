@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,14 @@ from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_
 from .config import EncoderConfig, TransformerLayer
 from .derived import captured
 from .extraction import Extracts
-from .frontend import ChannelNorm, ConvFeatureExtractor, WeightNormConv, position_convolution
+from .frontend import ChannelNorm, ConvFeatureExtractor, PositionBlock, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
 from .graphs import FrameGraphs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
 from .memory import require_memory
+
+if TYPE_CHECKING:
+    from .typed import ModuleListOf
 
 WAVEFORM_EPS = 1e-5  # of F.layer_norm, which normalises whole waveforms
 
@@ -126,12 +129,17 @@ class TransformerEncoderLayer(nn.Module):
 class TransformerEncoder(nn.Module):
     """Position convolution or table of positions, layers, and the bias table that the layers share."""
 
+    pos_conv: ModuleListOf[PositionBlock]
+    layers: ModuleListOf[TransformerEncoderLayer]
+    positions: Tensor  # of Whisper, (frames of a window, d)
+
     def __init__(self, config: EncoderConfig, dropout: Dropout) -> None:
         super().__init__()
         self.config = config
         self.dropout = dropout
         self.pos_conv = position_convolution(config)
-        self.layers = nn.ModuleList(TransformerEncoderLayer(config, layer, dropout) for layer in config.layers)
+        layers = nn.ModuleList(TransformerEncoderLayer(config, layer, dropout) for layer in config.layers)
+        self.layers = cast("ModuleListOf[TransformerEncoderLayer]", layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         # gradient checkpointing: called with a layer and its arguments in training, as torch.utils.checkpoint is
         self.checkpoint: Callable[..., Any] | None = None
@@ -174,11 +182,11 @@ class TransformerEncoder(nn.Module):
                 layer_gates = None if gates is None else gates.layers[number]
                 memory = None if carried is None else carried.layers[number]
                 arguments = (x, position_bias, key_bias, layer_gates, memory)
-                recomputed = self.checkpoint is not None and self.training
-                x = self.checkpoint(layer, *arguments) if recomputed else layer(*arguments)
+                recompute = self.checkpoint if self.training else None
+                x = layer(*arguments) if recompute is None else recompute(layer, *arguments)
             hidden_states.append(x)
         if carried is not None:
-            carried.frames = min(carried.frames + x.size(1), self.config.streaming.history)
+            carried.frames = min(carried.frames + x.size(1), carried.history)
         if self.config.layer_norm_first:
             hidden_states[-1] = self.layer_norm(hidden_states[-1])
         return hidden_states if windows is None else [windows.join(state) for state in hidden_states]
@@ -326,7 +334,8 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         conv_gates = None if gates is None else gates.conv
         if self.config.streaming is not None:
             chunks = streaming.cut(waveforms, self.config, self.config.streaming)  # (B, K, P)
-            features = self.features_of_chunks(chunks, *(streaming.Heard(len(waveforms)) for _ in range(2)), conv_gates)
+            waveform, first_block = streaming.Heard(len(waveforms)), streaming.Heard(len(waveforms))
+            features = self.features_of_chunks(chunks, waveform, first_block, conv_gates)
             return features[:, : self.config.frames(waveforms.size(1))]
         if self.config.log_mel is None:
             return self.feature_extractor(waveforms, conv_gates)

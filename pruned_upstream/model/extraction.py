@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,21 @@ from .config import EncoderConfig
 from .waveforms import SAMPLE_RATE, as_waveforms
 
 DEFAULT_CONTEXT = 4.0  # seconds on each side of a chunk
-Output = TypeVar("Output", bound=tuple)  # a named tuple with `hidden_states`, `padding_mask` and tensors (B, T, d)
+
+
+class HiddenStates(Protocol):
+    """A named tuple with these fields; whatever else it holds is of the shape (B, T, d)."""
+
+    @property
+    def hidden_states(self) -> Sequence[Tensor]: ...  # L + 1 of (B, T, d)
+
+    @property
+    def padding_mask(self) -> Tensor | None: ...  # (B, T)
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Output = TypeVar("Output", bound=HiddenStates)
 
 
 class Extracts(Generic[Output]):
@@ -144,19 +158,20 @@ class Extracts(Generic[Output]):
         mask = None
         if min(frames) < longest:
             mask = torch.arange(longest, device=device) >= torch.tensor(frames, device=device).unsqueeze(1)
-        return _mapped([output for _, output, _ in rows], stacked)._replace(padding_mask=mask)
+        return _mapped([output for _, output, _ in rows], stacked, mask)
 
 
-def _mapped(outputs: list[Output], function: Any) -> Output:
+def _mapped(
+    outputs: list[Output], function: Callable[[list[Tensor]], Tensor], padding_mask: Tensor | None = None
+) -> Output:
     """One output whose every tensor (B, T, d) is `function` of those of `outputs`."""
-    first = outputs[0]
-    values = {}
-    for field in first._fields:
+    values: dict[str, Any] = {}
+    for field in outputs[0]._asdict():
         parts = [getattr(output, field) for output in outputs]
         if field == "padding_mask":
-            values[field] = None
+            values[field] = padding_mask
         elif isinstance(parts[0], Tensor):
             values[field] = function(parts)
         else:
             values[field] = [function(list(states)) for states in zip(*parts, strict=True)]
-    return type(first)(**values)
+    return type(outputs[0])(**values)

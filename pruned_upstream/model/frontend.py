@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from .config import EncoderConfig
 from .derived import Kept, at_least_single, eager_on_cpu, in_bf16, is_plain
 from .log_mel import LogMelSpectrum
 from .streaming import GroupNormOfTheHeard, Heard
+
+if TYPE_CHECKING:
+    from .typed import ModuleListOf
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -46,8 +50,12 @@ class TransposedChannelNorm(nn.Module):
         super().__init__()
         self.add_module("1", ChannelNorm(channels, dense_channels))
 
+    @property
+    def inner(self) -> nn.Module:
+        return cast(nn.Module, self._modules["1"])
+
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T)
-        return self.get_submodule("1")(x.transpose(1, 2)).transpose(1, 2)
+        return self.inner(x.transpose(1, 2)).transpose(1, 2)
 
 
 class ConvBlock(nn.Module):
@@ -70,44 +78,52 @@ class ConvBlock(nn.Module):
             self.add_module("2", norm)
         self.normalises_channels = isinstance(norm, TransposedChannelNorm)
 
+    @property
+    def convolution(self) -> nn.Conv1d:
+        return cast(nn.Conv1d, self._modules["0"])
+
+    @property
+    def norm(self) -> nn.Module | None:
+        return self._modules.get("2")
+
     def forward(
         self, x: Tensor, gate: Tensor | None = None, heard: Heard | None = None
     ) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
-        x = self._modules["0"](x)
+        x = self.convolution(x)
         if gate is not None and self.normalises_channels:
             x = x * gate[:, None]
-        if "2" in self._modules:
-            norm = self._modules["2"]
+        norm = self.norm
+        if norm is not None:
             x = norm(x, heard) if isinstance(norm, GroupNormOfTheHeard) else norm(x)
         x = F.gelu(x)
         return x if gate is None else x * gate[:, None]
 
     def is_plain(self) -> bool:
         """Whether nothing was done to this block or its parts: their weights may be used without calling them."""
-        parts = [(self, ConvBlock), (self.get_submodule("0"), nn.Conv1d)]
-        if self.normalises_channels:
-            norm = self.get_submodule("2")
+        parts: list[tuple[nn.Module, type[nn.Module]]] = [(self, ConvBlock), (self.convolution, nn.Conv1d)]
+        norm = self.norm
+        if self.normalises_channels and norm is not None:
             parts += [(norm, TransposedChannelNorm), (norm.get_submodule("1"), ChannelNorm)]
-        elif "2" in self._modules:
-            parts += [(self.get_submodule("2"), nn.GroupNorm)]
+        elif norm is not None:
+            parts += [(norm, nn.GroupNorm)]
         return all(is_plain(module, kind) for module, kind in parts)
 
     def time_major(self, x: Tensor, gate: Tensor | None = None) -> Tensor:  # (B, T_in, C_in) -> (B, T_out, C_out)
         """The same, channels last: on a CPU the convolutions are up to 1.5 times as fast that way (see benchmarks)."""
-        convolution, norm = self.get_submodule("0"), self._modules.get("2")
+        norm = self.norm
         if isinstance(norm, nn.GroupNorm):
-            x = normalised_convolution(x, convolution, norm)
+            x = normalised_convolution(x, self.convolution, norm)
         else:
-            x = time_major_convolution(x, convolution)
-        if self.normalises_channels:
-            x = norm.get_submodule("1")(x if gate is None else x * gate)
+            x = time_major_convolution(x, self.convolution)
+        if isinstance(norm, TransposedChannelNorm):
+            x = norm.inner(x if gate is None else x * gate)
         x = F.gelu(x)
         return x if gate is None else x * gate
 
 
 def time_major_convolution(x: Tensor, convolution: nn.Conv1d) -> Tensor:
     """`convolution` on (B, T_in, C_in) -> (B, T_out, C_out), without a change of layout on the way in or out."""
-    padding = convolution.padding[0]
+    padding = cast(int, convolution.padding[0])  # a word ("same") where torch is asked for one; ours are numbers
     if x.size(2) == 1 and not padding:  # a few samples under each filter: a small matrix product
         windows = x[..., 0].unfold(1, convolution.kernel_size[0], convolution.stride[0])  # (B, T_out, k)
         return F.linear(windows, convolution.weight[:, 0], convolution.bias)
@@ -147,6 +163,8 @@ class ConvFeatureExtractor(nn.Module):
     """The stack of convolutions, and the spectra below it where there are; one frame every `config.downsample_rate`
     samples."""
 
+    conv_layers: ModuleListOf[ConvBlock]
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.log_mel = None if config.log_mel is None else LogMelSpectrum(config.log_mel)
@@ -173,7 +191,7 @@ class ConvFeatureExtractor(nn.Module):
                 )
             )
             in_channels = layer.channels
-        self.conv_layers = nn.ModuleList(blocks)
+        self.conv_layers = cast("ModuleListOf[ConvBlock]", nn.ModuleList(blocks))
         self.scale = nn.Parameter(torch.ones(in_channels)) if config.feature_scale else None
 
     def forward(
@@ -198,7 +216,7 @@ class ConvFeatureExtractor(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         for block in self.conv_layers:
-            nn.init.kaiming_normal_(block.get_submodule("0").weight)
+            nn.init.kaiming_normal_(block.convolution.weight)
 
 
 class WeightNormConv(nn.Module):
@@ -289,17 +307,19 @@ class StackedPositionBlock(nn.Module):
         return F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)
 
 
-def position_convolution(config: EncoderConfig) -> nn.ModuleList:
+PositionBlock: TypeAlias = WeightNormConv | StackedPositionBlock
+
+
+def position_convolution(config: EncoderConfig) -> ModuleListOf[PositionBlock]:
     """The position embedding's blocks, applied one after another on (B, d, T).
 
     data2vec spreads the kernel over its depth: each block's is max(3, conv_pos // depth) taps wide
     (fairseq, examples/data2vec/models and wav2vec2.py `make_conv_block`).
     """
-    if config.conv_pos_depth == 0:
-        return nn.ModuleList()
-    if config.conv_pos_depth == 1:
-        return nn.ModuleList([WeightNormConv(config.embed_dim, config.conv_pos, config.conv_pos_groups)])
-    kernel = max(3, config.conv_pos // config.conv_pos_depth)
-    return nn.ModuleList(
-        StackedPositionBlock(config.embed_dim, kernel, config.conv_pos_groups) for _ in range(config.conv_pos_depth)
-    )
+    dim, depth, groups = config.embed_dim, config.conv_pos_depth, config.conv_pos_groups
+    if depth == 1:
+        blocks = nn.ModuleList([WeightNormConv(dim, config.conv_pos, groups)])
+    else:
+        kernel = max(3, config.conv_pos // max(depth, 1))
+        blocks = nn.ModuleList(StackedPositionBlock(dim, kernel, groups) for _ in range(depth))
+    return cast("ModuleListOf[PositionBlock]", blocks)

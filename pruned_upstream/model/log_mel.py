@@ -78,12 +78,11 @@ class LogMelSpectrum(nn.Module):
 
 def mel_filters(config: LogMel) -> Tensor:
     """(bands, n_fft / 2 + 1) triangles, evenly spaced from 0 to 8 kHz on Slaney's scale, each of unit area."""
-    options = {"dtype": torch.double, "device": "cpu"}
     step = math.log(RATIO_OF_27_MELS) / 27
     highest = MELS_AT + math.log(SAMPLE_RATE / 2 / LINEAR_UP_TO) / step
-    mels = torch.linspace(0, highest, config.bands + 2, **options)
+    mels = torch.linspace(0, highest, config.bands + 2, dtype=torch.double, device="cpu")
     corners = torch.where(mels < MELS_AT, HERTZ_A_MEL * mels, LINEAR_UP_TO * torch.exp(step * (mels - MELS_AT)))
-    frequencies = torch.linspace(0, SAMPLE_RATE / 2, config.n_fft // 2 + 1, **options)
+    frequencies = torch.linspace(0, SAMPLE_RATE / 2, config.n_fft // 2 + 1, dtype=torch.double, device="cpu")
     low, middle, high = (corners[i : i + config.bands, None] for i in range(3))  # (bands, 1)
     rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
     return torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)

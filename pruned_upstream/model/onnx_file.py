@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, PrunedUpstreamError
 from ..parsing import MALFORMED, printable, shown
 from .checkpoint import Header, check_readable, parse_description
-from .config import EncoderConfig
 from .extraction import Extracts
 from .hub import local_file
 from .memory import require_memory
@@ -53,12 +52,9 @@ class OnnxEncoder(Extracts[OnnxOutput]):
     def __init__(self, path: str | Path) -> None:
         self.path = local_file(path)
         self.header = read_onnx_header(self.path)
+        self.config = self.header.config
         require("onnxruntime")
         self._sessions: dict[int, InferenceSession] = {}  # by process
-
-    @property
-    def config(self) -> EncoderConfig:
-        return self.header.config
 
     def compute(self, waveforms: Sequence[Tensor]) -> OnnxOutput:
         """Hidden states of waveforms (samples,) in one batch; they lie where the first waveform lay.

@@ -78,8 +78,9 @@ class Memory:
 
 @dataclass
 class Carried:
-    """What one chunk leaves to the next; `frames` is how many of the past attention reaches."""
+    """What one chunk leaves to the next; `frames` is how many of the past attention reaches, `history` at most."""
 
+    history: int
     layers: list[Memory]
     waveform: Heard = field(default_factory=lambda: Heard(1))
     first_block: Heard = field(default_factory=lambda: Heard(1))
@@ -137,7 +138,7 @@ def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
             "windows, and the recipe `streaming` trains one that hears chunks"
         )
     hop, width = samples_of_chunk(config, streaming)
-    carried = Carried([Memory(streaming.history) for _ in config.layers])
+    carried = Carried(streaming.history, [Memory(streaming.history) for _ in config.layers])
     like = next(parameter for parameter in encoder.parameters() if parameter.is_floating_point())
     waiting = like.new_zeros(0, dtype=torch.float32)
     for piece in pieces:

@@ -49,5 +49,5 @@ def read(checkpoint: Mapping[str, Any], base: str | Path | None = None) -> Found
             f"the upstream was finetuned from {source}, which holds its shape and is not there; name the file with "
             "--base, or run the command in the folder in which the training ran"
         )
-    config = read_header(source).config
+    config = read_header(os.fspath(source)).config
     return Found(config, {key.removeprefix(PREFIX): tensor for key, tensor in states.items()})

@@ -78,10 +78,11 @@ def _prediction_heads(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
     s3prl keeps them as one linear map to all heads' inner values, then a map for each head, transposed (`SplitLinear`).
     """
-    inner = [weights.get(f"{HEADS}.0.{kind}") for kind in ("weight", "bias")]
-    outer = [weights.get(f"{HEADS}.2.{kind}") for kind in ("weight", "bias")]
-    if not all(isinstance(tensor, Tensor) for tensor in (*inner, *outer)) or outer[0].dim() != 3:
+    found = [weights.get(f"{HEADS}.{place}.{kind}") for place in (0, 2) for kind in ("weight", "bias")]
+    tensors = [tensor for tensor in found if isinstance(tensor, Tensor)]
+    if len(tensors) != len(found) or tensors[2].dim() != 3:
         return {}
+    inner, outer = tensors[:2], tensors[2:]
     count = len(outer[0])
     heads: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(zip(inner[0].chunk(count), inner[1].chunk(count), strict=True)):
@@ -113,7 +114,8 @@ def recognises_dphubert(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def read_dphubert(checkpoint: Mapping[str, Any]) -> Found:
-    options, weights = checkpoint["config"], dict(checkpoint["state_dict"])
+    options = checkpoint["config"]
+    weights: dict[str, Any] = dict(checkpoint["state_dict"])
     config = dphubert_config(options)
     transformer = "encoder.transformer."
     names = tensor_names(config, front_end="encoder.", encoder=transformer) | {FEATURE_SCALE: "feature_extractor.scale"}

@@ -44,6 +44,8 @@ LEGACY_PICKLES = 4  # before torch 1.6 a file was several pickles in a row: magi
 class Inert:
     """An object of a foreign class: the arguments it was to be made of, and its attributes."""
 
+    arguments: tuple[Any, ...]
+
     def __new__(cls, *arguments: Any) -> Inert:
         self = object.__new__(cls)
         self.arguments = arguments
@@ -148,7 +150,8 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
 
 def _globals(stream: bytes | BinaryIO) -> Iterator[str]:
     for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL":  # torch's reader knows no other way to name something
+        # torch's reader knows no other way to name something
+        if opcode.name == "GLOBAL" and isinstance(argument, str):
             module, _, name = argument.partition(" ")
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             yield f"{module}.{name}"
