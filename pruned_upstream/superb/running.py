@@ -121,6 +121,11 @@ class Settings:
                 raise DataError(f"{path} does not exist")
 
     @property
+    def is_short(self) -> bool:
+        """Whether every training is one for demonstrations; the results say so."""
+        return self.short or (self.steps is not None and self.steps <= SHORT_STEPS)
+
+    @property
     def model_name(self) -> str:
         return self.model or (plain_name(self.checkpoint) if self.checkpoint is not None else self.upstream)
 
@@ -401,7 +406,7 @@ class _Scheduler:
 
     def _worker_for(self, run: _TaskRun) -> Worker:
         for each in self.idle:
-            if each.run is run:
+            if each.run is run or self.settings.is_short:
                 self.idle.remove(each)
                 return each.worker
         if self.spare is not None:
