@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..jobs import Failure
     from ..superb.report import Table
     from ..superb.results import RunResults
-    from ..superb.running import Observer
+    from ..superb.running import Observer, Settings
 
 TEACHER = Path(__file__).parent / "demo_teacher.safetensors"  # half precision; recipes/demo_teacher.yaml makes it
 SHORT_TASKS = ("ks", "pr", "qbe")
@@ -70,9 +70,9 @@ def run_demo(
     Raises:
         PrunedUpstreamError: of the kinds in `errors.py`, from any part.
     """
-    from ..superb.layout import Data
-    from ..superb.running import Settings, run
+    from ..superb.running import run
     from ..superb.tasks import select
+    from ..superb.worker import Workers
 
     tasks = settings.tasks or (SHORT_TASKS if settings.short else tuple(task.name for task in select(None)))
     corpora = settings.folder / ("corpora-tiny" if settings.short else "corpora")
@@ -82,26 +82,34 @@ def run_demo(
     model = _prune(settings, corpora)
     results, failures = {}, {}
     models = {"fbank": None, "compact": model} | ({"teacher": TEACHER} if settings.teacher else {})
-    for name, checkpoint in models.items():
-        say(f"tasks: {name} on {len(tasks)} of the ten tasks, through s3prl")
-        report = run(
-            Settings(
-                folder=settings.folder / "superb" / name,
-                # plain "fbank" has mean zero over every utterance: nothing for the heads that pool by the mean
-                upstream="fbank_no_cmvn" if checkpoint is None else "pruned_upstream",
-                checkpoint=checkpoint,
-                model=name,
-                data=Data(corpora),
-                tasks=tasks,
-                steps=SHORT_STEPS if settings.short else None,
-                short=True,
-                device="cpu",
-                jobs=settings.jobs,
-            ),
-            observer() if observer else None,
-        )
-        results[name], failures[name] = report.results, dict(report.failures)
+    with Workers(shared=True) as workers:
+        for name, checkpoint in models.items():
+            say(f"tasks: {name} on {len(tasks)} of the ten tasks, through s3prl")
+            measured = _measure(settings, name, checkpoint, tasks, corpora)
+            report = run(measured, observer() if observer else None, workers)
+            results[name], failures[name] = report.results, dict(report.failures)
     return DemoResult(model, results, failures, _draw(settings.folder, model, results))
+
+
+def _measure(
+    settings: DemoSettings, name: str, checkpoint: Path | None, tasks: tuple[str, ...], corpora: Path
+) -> Settings:
+    from ..superb.layout import Data
+    from ..superb.running import Settings
+
+    return Settings(
+        folder=settings.folder / "superb" / name,
+        # plain "fbank" has mean zero over every utterance: nothing for the heads that pool by the mean
+        upstream="fbank_no_cmvn" if checkpoint is None else "pruned_upstream",
+        checkpoint=checkpoint,
+        model=name,
+        data=Data(corpora),
+        tasks=tasks,
+        steps=SHORT_STEPS if settings.short else None,
+        short=True,
+        device="cpu",
+        jobs=settings.jobs,
+    )
 
 
 def _prune(settings: DemoSettings, corpora: Path) -> Path:

@@ -21,7 +21,8 @@ search for the learning rate `lr-X/train`. The files of a submission lie in the 
 
 A finished task or stage is never run again; a training goes on from its last checkpoint. One run works on a task at a
 time (a lock that dies with it), with settings that cannot change under way. Stages are processes of their own
-(`stage.py`), started afresh; short ones of a task that follow one another share one. They end with the run.
+(`stage.py`), started afresh; short ones of a task that follow one another share one (`worker.Workers`). They end with
+the run.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
 from .results import FILE_NAME, RunResults, read_results, write_results
 from .tasks import Task, select
-from .worker import STDERR, Worker
+from .worker import STDERR, Worker, Workers
 
 if TYPE_CHECKING:
     from ..model.config import EncoderConfig
@@ -121,11 +122,6 @@ class Settings:
                 raise DataError(f"{path} does not exist")
 
     @property
-    def is_short(self) -> bool:
-        """Whether every training is one for demonstrations; the results say so."""
-        return self.short or (self.steps is not None and self.steps <= SHORT_STEPS)
-
-    @property
     def model_name(self) -> str:
         return self.model or (plain_name(self.checkpoint) if self.checkpoint is not None else self.upstream)
 
@@ -170,8 +166,11 @@ class Silent(Observer):
     """An observer that shows nothing."""
 
 
-def run(settings: Settings, observer: Observer | None = None) -> Report:
+def run(settings: Settings, observer: Observer | None = None, workers: Workers | None = None) -> Report:
     """Run the tasks; a task that fails does not stop the others.
+
+    Args:
+        workers: processes that are there already and stay; by default they come and go with the tasks.
 
     Raises:
         ConfigError: the folder holds another run.
@@ -181,6 +180,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
     observer = observer or Silent()
     claim(settings)
     with contextlib.ExitStack() as context:
+        workers = workers or context.enter_context(Workers())
         observer.run_started(select(settings.tasks))
         context.callback(observer.run_ended)
         open_tasks, failures = [], {}
@@ -193,7 +193,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
             else:
                 open_tasks.append((task, inventory))
         if open_tasks:
-            facts, spare = _upstream_facts(settings)
+            facts = _upstream_facts(settings, workers)
             runs = []
             for task, inventory in open_tasks:
                 try:
@@ -201,7 +201,7 @@ def run(settings: Settings, observer: Observer | None = None) -> Report:
                 except PrunedUpstreamError as error:
                     failures[task.name] = Failure(str(error))
                     observer.task_ended(task, failures[task.name])
-            _Scheduler(settings, runs, observer, spare).work()
+            _Scheduler(settings, runs, observer, workers).work()
             failures |= {run.task.name: run.failure for run in runs if run.failure is not None}
     return Report(collect_results(settings.folder), failures)
 
@@ -353,19 +353,12 @@ class _TaskRun:
 
 
 class _Scheduler:
-    """Keeps at most `jobs` stages running and hands their ends to the protocols.
+    """Keeps at most `jobs` stages running and hands their ends to the protocols."""
 
-    Args:
-        spare: a process that waits for orders, for the first stage.
-    """
-
-    def __init__(
-        self, settings: Settings, runs: Sequence[_TaskRun], observer: Observer, spare: Worker | None = None
-    ) -> None:
-        self.settings, self.runs, self.observer, self.spare = settings, runs, observer, spare
+    def __init__(self, settings: Settings, runs: Sequence[_TaskRun], observer: Observer, workers: Workers) -> None:
+        self.settings, self.runs, self.observer, self.workers = settings, runs, observer, workers
         self.queue: deque[tuple[_TaskRun, Stage]] = deque()
         self.running: list[_Running] = []
-        self.idle: list[_Running] = []
 
     def work(self) -> None:
         try:
@@ -374,7 +367,7 @@ class _Scheduler:
             while self.queue or self.running:
                 while self.queue and len(self.running) < self.settings.jobs:
                     self._start(*self.queue.popleft())
-                self._dismiss_idle()
+                self.workers.dismiss()
                 multiprocessing.connection.wait([each.worker.connection for each in self.running], POLL_SECONDS)
                 for each in list(self.running):
                     each.worker.look()
@@ -383,9 +376,8 @@ class _Scheduler:
                         self.running.remove(each)
                         self._ended(each)
         finally:
-            workers = [each.worker for each in [*self.running, *self.idle]]
-            for process in [*workers, self.spare] if self.spare else workers:
-                process.stop()
+            for each in self.running:
+                each.worker.stop()
 
     def _enqueue(self, run: _TaskRun, stages: Sequence[Stage], *, first: bool = True) -> None:
         # a task's later stages go first: a finished task is worth more than two that are half done
@@ -399,25 +391,10 @@ class _Scheduler:
         resumed = bool(stage.steps and saved_checkpoints(folder))
         if not resumed:
             shutil.rmtree(folder, ignore_errors=True)
-        process = self._worker_for(run)
+        process = self.workers.take(run.folder, threads=_threads(self.settings))
         process.run(stage.arguments, folder=folder, append=resumed)
         self.running.append(_Running(run, stage, process, time.monotonic()))
         self.observer.stage_started(run.task, stage)
-
-    def _worker_for(self, run: _TaskRun) -> Worker:
-        for each in self.idle:
-            if each.run is run or self.settings.is_short:
-                self.idle.remove(each)
-                return each.worker
-        if self.spare is not None:
-            spare, self.spare = self.spare, None
-            return spare
-        return Worker(threads=_threads(self.settings))
-
-    def _dismiss_idle(self) -> None:
-        """A process that waits would keep its memory, and its GPU's."""
-        while self.idle:
-            self.idle.pop().worker.stop()
 
     def _ended(self, ended: _Running) -> None:
         run, stage, process = ended.run, ended.stage, ended.worker
@@ -434,7 +411,7 @@ class _Scheduler:
             run.fail(Failure(f"{run.task.name}/{stage.name} {process.failure}", tail(folder / STDERR)))
             self.observer.task_ended(run.task, run.failure)
         if process.done and stage.steps <= SHORT_STEPS:
-            self.idle.append(ended)
+            self.workers.give_back(process, run.folder)
         else:
             process.stop()
 
@@ -471,21 +448,19 @@ def check_upstream(settings: Settings) -> dict[str, int]:
     Raises:
         PrunedUpstreamError: it cannot be built, or there is no such device.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        facts, process = _probe(settings, Path(folder))
-        process.stop()
-    return facts
+    with tempfile.TemporaryDirectory() as folder, Workers() as workers:
+        return _probe(settings, Path(folder), workers)
 
 
-def _upstream_facts(settings: Settings) -> tuple[dict[str, int], Worker | None]:
-    """Layers and parameters of the upstream, measured once per run folder, and the process that has measured them."""
+def _upstream_facts(settings: Settings, workers: Workers) -> dict[str, int]:
+    """Layers and parameters of the upstream, measured once per run folder."""
     folder = settings.folder / "upstream"
     if (folder / FACTS).exists():
-        return _read_yaml(folder / FACTS), None
-    return _probe(settings, folder)
+        return _read_yaml(folder / FACTS)
+    return _probe(settings, folder, workers)
 
 
-def _probe(settings: Settings, folder: Path) -> tuple[dict[str, int], Worker]:
+def _probe(settings: Settings, folder: Path, workers: Workers) -> dict[str, int]:
     """Raises PrunedUpstreamError: it cannot be built; the message ends with the last words of its log."""
     upstream = {
         "name": settings.upstream,
@@ -493,7 +468,7 @@ def _probe(settings: Settings, folder: Path) -> tuple[dict[str, int], Worker]:
         "model_config": str(settings.model_config.resolve()) if settings.model_config is not None else None,
         "device": settings.device,
     }
-    process = Worker(threads=_threads(settings))
+    process = workers.take(folder, threads=_threads(settings))
     try:
         process.probe(upstream, facts=folder / FACTS, folder=folder)
         process.wait()
@@ -502,10 +477,12 @@ def _probe(settings: Settings, folder: Path) -> tuple[dict[str, int], Worker]:
             raise PrunedUpstreamError(
                 f"the upstream {settings.upstream} cannot be built: {why.removeprefix('error: ')}"
             )
-        return _read_yaml(folder / FACTS), process
+        facts = _read_yaml(folder / FACTS)
     except BaseException:
         process.stop()
         raise
+    workers.give_back(process)
+    return facts
 
 
 def claim(settings: Settings) -> None:

@@ -15,18 +15,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .stage import DONE, STDERR, STDOUT, STEP
 
-__all__ = ["STDERR", "STDOUT", "Worker"]
+__all__ = ["STDERR", "STDOUT", "Worker", "Workers"]
 
 COMMAND = (sys.executable, "-m", "pruned_upstream.superb.stage")
 STOP_SECONDS = 5.0
 
 
 class Worker:
-    """A process for the stages of one task.
+    """A process for one stage after another.
 
     Args:
         threads: for torch's operations on the CPU; what the environment says if None.
@@ -109,3 +109,47 @@ class Worker:
     def _kill(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # nobody of the group is left
             os.killpg(self.process.pid, number)
+
+
+class Workers:
+    """Processes that have ended a stage and wait for the next, since most of what a short stage takes is imports.
+
+    Args:
+        shared: whoever asks is given one. Else it goes on with the task that it has begun, and only with that one.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.idle: list[tuple[Worker, Path | None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop(self.idle)
+
+    def take(self, task: Path, *, threads: int | None = None) -> Worker:
+        """A process that waits or, where there is none, a new one.
+
+        Args:
+            task: the folder of the task that wants it.
+            threads: of a new one.
+        """
+        for number, (_, before) in enumerate(self.idle):
+            if self.shared or before in (None, task):
+                return self.idle.pop(number)[0]
+        return Worker(threads=threads)
+
+    def give_back(self, worker: Worker, task: Path | None = None) -> None:
+        """Let it wait, after a stage of `task` or of none."""
+        self.idle.append((worker, task))
+
+    def dismiss(self) -> None:
+        """End those that wait for one task alone: they would keep their memory, and their GPU's."""
+        if not self.shared:
+            self._stop(self.idle)
+
+    @staticmethod
+    def _stop(idle: list[tuple[Worker, Path | None]]) -> None:
+        while idle:
+            idle.pop()[0].stop()
