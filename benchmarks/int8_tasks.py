@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.metrics import METRICS
 from pruned_upstream.superb.results import RunResults
 from pruned_upstream.superb.running import Settings, run
-from pruned_upstream.superb.worker import apart
 
 from .measure import machine, write
 
@@ -32,8 +30,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model = arguments.demo / "prune" / "compact.safetensors"
     single, int8 = (arguments.root / name for name in ("compact.onnx", "compact.int8.onnx"))
-    for path in (single, int8):  # apart, for nothing may have been computed where tasks are forked
-        apart(partial(_export, model, path, int8=path == int8))
+    for path in (single, int8):
+        _export(model, path, int8=path == int8)
     torch_run = Settings(
         folder=arguments.demo / "superb" / "compact",
         upstream="pruned_upstream",

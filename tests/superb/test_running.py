@@ -173,6 +173,21 @@ def test_short_stages_of_one_task_share_a_process_and_two_tasks_do_not(settings,
     assert len(set(processes())) == 4
 
 
+def test_processes_that_are_shared_serve_every_task_and_the_next_run_and_then_end(settings):
+    def processes(folder: Path) -> set[str]:
+        return {file.read_text() for file in folder.rglob(worker.STDERR)}
+
+    again = replace(settings, folder=settings.folder.with_name("again"))
+    with worker.Workers(shared=True) as workers:
+        run(settings, workers=workers)
+        run(again, workers=workers)
+        ((process, _),) = workers.idle
+        assert process.process.poll() is None
+    assert process.process.poll() is not None
+    stages = processes(settings.folder / "ks") | processes(settings.folder / "ic")
+    assert len(stages) == 1 and stages == processes(again.folder / "ks")
+
+
 def test_two_runs_in_one_folder_are_refused(settings):
     with locked(settings.folder / "ks"), pytest.raises(DataError, match="in use by another run"):
         run(settings)

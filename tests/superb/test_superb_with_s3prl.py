@@ -14,7 +14,7 @@ from pruned_upstream.miniature.demo import TEACHER
 from pruned_upstream.superb import running
 from pruned_upstream.superb.layout import KEYWORD_CLASSES, Data
 from pruned_upstream.superb.running import Settings, run
-from pruned_upstream.superb.worker import STDOUT
+from pruned_upstream.superb.worker import STDOUT, Workers
 
 pytest.importorskip("s3prl")
 soundfile = pytest.importorskip("soundfile")
@@ -131,16 +131,25 @@ def test_nobody_but_a_stage_asks_for_cuda(tmp_path, how):
 def test_stages_that_share_a_process_compute_what_they_compute_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_tones(tmp_path / "data")
-    printed = {}
-    for name, limit in (("shared", running.SHORT_STEPS), ("alone", -1)):
-        monkeypatch.setattr(running, "SHORT_STEPS", limit)
-        report = run(Settings(tmp_path / name, data=Data(tmp_path / "data"), device="cpu", **SHORT_KEYWORDS))
-        assert report.failures == {}
-        texts = [(tmp_path / name / "ks" / stage / STDOUT).read_text() for stage in ("train", "test")]
-        figures = [line for text in texts for line in text.splitlines() if " acc: " in line or " loss: " in line]
-        predictions = (tmp_path / name / "ks/test/test_predict.txt").read_text()
-        printed[name] = [*figures, predictions]
-    assert printed["shared"] == printed["alone"] and len(printed["alone"]) > 3
+    models = {"teacher": {"upstream": "pruned_upstream", "checkpoint": TEACHER}, "fbank": {}}
+
+    def printed(form: str, workers: Workers | None = None) -> list[str]:
+        found = []
+        for name, model in models.items():
+            folder = tmp_path / form / name
+            settings = Settings(folder, data=Data(tmp_path / "data"), device="cpu", **SHORT_KEYWORDS | model)
+            assert run(settings, workers=workers).failures == {}
+            texts = [(folder / "ks" / stage / STDOUT).read_text() for stage in ("train", "test")]
+            found += [line for text in texts for line in text.splitlines() if " acc: " in line or " loss: " in line]
+            found.append((folder / "ks/test/test_predict.txt").read_text())
+        return found
+
+    with Workers(shared=True) as workers:
+        shared = printed("shared", workers)
+        assert len(workers.idle) == 1
+    monkeypatch.setattr(running, "SHORT_STEPS", -1)
+    alone = printed("alone")
+    assert shared == alone and len(alone) > 6
 
 
 @pytest.mark.gpu
