@@ -100,7 +100,7 @@ class Benchmark:
                 "variant": variant,
                 "parameters": count_parameters(read_out(encoder.config)),
                 "gone": 1 - prunable_parameters(encoder.config) / prunable_parameters(dense),
-                "core": self.interview.core(student, is_teacher=is_teacher),
+                "core": self.interview.core(student, is_teacher=is_teacher, decodes=self.split == "test"),
             }
         if heads:
             known["heads"] = self.interview.heads(student, is_teacher=is_teacher)

@@ -36,7 +36,7 @@ from pruned_upstream.model.encoder import Encoder
 from .speech import SAMPLE_RATE, Clip, Speech
 from .weights import Decoder
 
-TRANSCRIBED = 8  # recordings, of as many speakers
+TRANSCRIBED = 16  # recordings, of as many speakers
 TAUGHT, ASKED = 16, 10  # recordings with phones, of the training speakers and of the others
 FRAME = 0.02
 FRAMES_APART = 4
@@ -78,7 +78,7 @@ class Interview:
             for clips in (self.speech.with_phones("train", TAUGHT), self.speech.with_phones(self.split, ASKED))
         )
         if is_teacher:
-            texts = self._transcripts(student)
+            texts = self._transcripts(student) if decodes else []
             with atomic_write(self.kept) as temporary:
                 torch.save({"taught": taught.half(), "asked": asked.half(), "texts": texts}, temporary)
         kept = torch.load(self.kept, weights_only=True)
