@@ -17,8 +17,10 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -31,7 +33,7 @@ from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.training.prune import FIRST_STAGE_FILE, MODEL_FILE, PruneRecipe, run_prune
 from pruned_upstream.training.recipe import load_recipe
 
-from .measure import RESULTS, machine
+from .measure import RESULTS, machine, race
 
 SAMPLE_RATE = 16_000
 HELD_OUT = 5  # every fifth speaker
@@ -39,6 +41,7 @@ SECONDS = 4.0  # of each recording that is asked,
 FITTED, ASKED = 80, 50  # and how many recordings: maps are fitted on speakers that were heard, asked on others
 GROUP = 10  # recordings heard at once
 RIDGE = 1e-3  # of the mean variance
+TIMED = 7  # rounds
 PRICES = {
     # the multipliers' rate is what tuning chose for 400 steps (results/retention_tuning.md)
     "multipliers": ("sparsity.price=multipliers", "optimisation.multiplier_learning_rate=0.01"),
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a recipe key for every run: key=value")
     for name, values in GRID.items():
         parser.add_argument(f"--{name}", default=",".join(map(str, values)))
+    parser.add_argument("--page", default="controllers", help="name of the page in results/")
     parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
     arguments = parser.parse_args()
     if not arguments.table:
@@ -68,7 +72,7 @@ def main() -> None:
                 for seed in map(int, arguments.seeds.split(",")):
                     for price in arguments.prices.split(","):
                         bench.run(price, steps, target, seed, arguments.set)
-    write_tables(arguments.root)
+    write_tables(arguments.root, arguments.page)
 
 
 class Bench:
@@ -88,7 +92,7 @@ class Bench:
         self.teacher = load(TEACHER)
 
     def run(self, price: str, steps: int, target: float, seed: int, changes: Sequence[str] = ()) -> None:
-        name = "_".join([price, f"{steps}", f"{target:g}", f"{seed}", *changes]).replace(" ", "_").replace("=", "-")
+        name = run_name({"price": price, "steps": steps, "target": target, "seed": seed, "changes": changes})
         answer = self.root / "answers" / f"{name}.json"
         if answer.exists():
             return
@@ -185,19 +189,21 @@ def _ridge(x: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(x.t() @ x + penalty, x.t() @ wanted)
 
 
-def write_tables(root: Path) -> None:
-    """results/controllers.md and .json."""
+def write_tables(root: Path, page: str) -> None:
+    """results/PAGE.md and .json."""
     answers = [json.loads(path.read_text()) for path in sorted((root / "answers").glob("*.json"))]
     if not answers:
         raise SystemExit(f"there is no finished run under {root}")
     rows = [
-        "| steps | target % | price | seeds | gates end at % | unexplained after the cut % "
-        "| after the second stage %: layers | last layer |",
-        "|---|---|---|---|---|---|---|---|",
+        "| steps | target % | price | seeds | parameters (M) | ms for 10 s | gates end at % "
+        "| unexplained after the cut % | after the second stage %: layers | last layer |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    _time(root, answers)
+    common = [change for change in answers[0]["changes"] if all(change in answer["changes"] for answer in answers)]
     groups: dict[tuple[int, float, str], list[dict]] = {}
     for answer in answers:
-        price = " ".join([answer["price"], *answer["changes"]])
+        price = " ".join([answer["price"], *(change for change in answer["changes"] if change not in common)])
         groups.setdefault((answer["steps"], answer["target"], price), []).append(answer)
     for (steps, target, price), of_seeds in sorted(groups.items()):
         cells = [
@@ -207,12 +213,42 @@ def write_tables(root: Path) -> None:
             [answer["after_second_stage"]["last"] for answer in of_seeds],
         ]
         shown = [f"{_all(cells[0], 1)}", *(_all(values, 3) for values in cells[1:])]
-        rows.append(f"| {steps} | {100 * target:g} | {price} | {len(of_seeds)} | " + " | ".join(shown) + " |")
+        size = statistics.mean(answer["parameters"] for answer in of_seeds) / 1e6
+        times = _all([answer["milliseconds"] for answer in of_seeds], 0)
+        rows.append(
+            f"| {steps} | {100 * target:g} | {price} | {len(of_seeds)} | {size:.2f} | {times} | "
+            + " | ".join(shown)
+            + " |"
+        )
     where = "; ".join(f"{key} {value}" for key, value in machine().items())
-    text = "\n".join(rows) + f"\n\nOne number a seed. Measured on: {where}.\n"
-    (RESULTS / "controllers.md").write_text(text)
-    (RESULTS / "controllers.json").write_text(json.dumps({"machine": machine(), "answers": answers}, indent=1) + "\n")
+    shared = f" Set for all: {', '.join(common)}." if common else ""
+    text = "\n".join(rows) + f"\n\nOne number for each seed.{shared} Measured on: {where}.\n"
+    (RESULTS / f"{page}.md").write_text(text)
+    (RESULTS / f"{page}.json").write_text(json.dumps({"machine": machine(), "answers": answers}, indent=1) + "\n")
     print(text)
+
+
+def _time(root: Path, answers: Sequence[dict]) -> None:
+    """Milliseconds for 10 s, on one thread, of all students in turn; kept with the answers."""
+    if all("milliseconds" in answer for answer in answers):
+        return
+    torch.set_num_threads(1)
+    waveform = torch.randn(1, 10 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    runs = {}
+    for answer in answers:
+        encoder = load(root / "students" / run_name(answer) / MODEL_FILE)
+        runs[run_name(answer)] = partial(encoder, waveform)
+    with torch.no_grad():
+        timings = {timing.name: timing for timing in race(runs, repeats=TIMED, clock="cpu")}
+    for answer in answers:
+        answer["milliseconds"] = 1e3 * timings[run_name(answer)].median
+        write_text(root / "answers" / f"{run_name(answer)}.json", json.dumps(answer, indent=1) + "\n")
+
+
+def run_name(answer: Mapping[str, Any]) -> str:
+    """Of the files of a run."""
+    parts = [answer["price"], str(answer["steps"]), f"{answer['target']:g}", str(answer["seed"]), *answer["changes"]]
+    return "_".join(parts).replace(" ", "_").replace("=", "-")
 
 
 def _all(values: Sequence[float], digits: int) -> str:

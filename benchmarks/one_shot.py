@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 
 from pruned_upstream.description.macs import count_macs
 from pruned_upstream.files import write_text
+from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.size import count_parameters
 from pruned_upstream.pruning.compaction import compact
@@ -58,23 +60,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.root, arguments.speech)
-    table_file = arguments.root / "latency.json"
-    if not table_file.exists():
-        measure(bench.teacher.config, seconds=10.0).save(table_file)
-    table = LatencyTable.load(table_file)
-    rows = [_described("the teacher", bench.teacher, table)]
+    encoders = {"the teacher": bench.teacher}
+    rows = {"the teacher": _described("the teacher", bench.teacher)}
     for kind, chosen, target in CUTS:
         path = arguments.root / f"{kind}_{chosen}_{target:g}.json".replace(" ", "_")
-        if not path.exists():
+        model = path.with_suffix(".safetensors")
+        if not (path.exists() and model.exists()):
             if arguments.table:
                 continue
-            write_text(path, json.dumps(_cut(bench, table, kind, chosen, target)))
-        rows.append(json.loads(path.read_text()))
-        print(rows[-1], flush=True)
-    _write(rows)
+            _cut(bench, kind, chosen, target, path, model)
+        row = json.loads(path.read_text())
+        rows[row["name"]], encoders[row["name"]] = row, load(model)
+        print(row, flush=True)
+    times = _times(bench, encoders, arguments.root)
+    _write([row | times[name] for name, row in rows.items()])
 
 
-def _cut(bench: Bench, table: LatencyTable, kind: str, chosen: str, target: float) -> dict[str, Any]:
+def _cut(bench: Bench, kind: str, chosen: str, target: float, path: Path, model: Path) -> None:
     settings, scope = KINDS[kind]
     teacher = bench.teacher
     paths = bench.heard[:: len(bench.heard) // FITTED][:FITTED]
@@ -86,35 +88,45 @@ def _cut(bench: Bench, table: LatencyTable, kind: str, chosen: str, target: floa
         scores = {kind: torch.rand(score.shape, generator=generator) for kind, score in scores.items()}
     student = compact(teacher, cut_by_scores(teacher.config, scores, target, scope))
     repaired = repair(teacher, student, heard).encoder
-    seconds = time.process_time() - start
-    return _described(f"{kind}, {chosen}, {target:.0%}", repaired, table) | {
-        "cpu_seconds": seconds,
+    row = _described(f"{kind}, {chosen}, {target:.0%}", repaired) | {
+        "cpu_seconds": time.process_time() - start,
         "before": bench.residuals(student),
         "after": bench.residuals(repaired),
     }
+    save(model, repaired, provenance={"method": "one shot"})
+    write_text(path, json.dumps(row))
 
 
-def _described(name: str, encoder: Encoder, table: LatencyTable) -> dict[str, Any]:
-    predicted, measured = predicted_and_measured(encoder, table)
+def _described(name: str, encoder: Encoder) -> dict[str, Any]:
     return {
         "name": name,
         "parameters": count_parameters(encoder.config),
         "gmacs": count_macs(encoder.config, 10 * SAMPLE_RATE).total / 1e9,
-        "predicted_ms": 1e3 * predicted,
-        "measured_ms": 1e3 * measured,
+    }
+
+
+def _times(bench: Bench, encoders: Mapping[str, Encoder], root: Path) -> dict[str, dict[str, float]]:
+    """Predicted and measured milliseconds of all, measured in turn."""
+    table_file = root / "latency.json"
+    if not table_file.exists():
+        measure(bench.teacher.config, seconds=10.0).save(table_file)
+    pairs = predicted_and_measured(list(encoders.values()), LatencyTable.load(table_file))
+    return {
+        name: {"predicted_ms": 1e3 * predicted, "measured_ms": 1e3 * measured}
+        for name, (predicted, measured) in zip(encoders, pairs, strict=True)
     }
 
 
 def _write(rows: list[dict[str, Any]]) -> None:
     lines = [
-        "| student | parameters (M) | GMAC for 10 s | ms for 10 s: predicted | measured | layers unexplained %: cut "
-        "| repaired | last layer, repaired | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| student | parameters (M) | GMAC for 10 s | ms for 10 s: predicted | measured | predicted / measured "
+        "| layers unexplained %: cut | repaired | last layer, repaired | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        size = (
-            f"{row['parameters'] / 1e6:.2f} | {row['gmacs']:.2f} | {row['predicted_ms']:.1f} | {row['measured_ms']:.1f}"
-        )
+        predicted, measured = row["predicted_ms"], row["measured_ms"]
+        size = f"{row['parameters'] / 1e6:.2f} | {row['gmacs']:.2f} | {predicted:.1f} | {measured:.1f}"
+        size += f" | {predicted / measured:.2f}"
         kept = " | | | "
         if "after" in row:
             before, after = row["before"], row["after"]

@@ -67,9 +67,11 @@ METHODS = {
     "one-shot": Method("the dimensions of the highest scores", "one_shot", NO_REPAIR, sizes=SPARSITIES),
     "one-shot + repair": Method("and output matrices refitted", "one_shot", REPAIRED, sizes=SPARSITIES),
     "best": Method(
-        "one-shot, repaired, all the steps in the second stage, repaired again", "best", (f"second_stage.steps={STEPS}",)
+        "one-shot, repaired, all the steps in the second stage, repaired again",
+        "best",
+        (f"second_stage.steps={STEPS}",),
     ),
-    "gentle": Method("gates under the gentle price, then cut, repaired and distilled as best", "gentle", two_stages=True),
+    "gentle": Method("gates under the gentle price, cut, repaired, distilled, repaired", "gentle", two_stages=True),
     "fast": Method("best with whole heads; the light front end is none for log-mel features", "best", FAST),
     "the paper": Method("fine-grained heads, straight-through estimator, learned pairs"),
     "the paper + repair": Method("the same student, its output matrices refitted", repairs="the paper"),

@@ -17,9 +17,12 @@ Between entries it is interpolated. Of gates it expects the time of their expect
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ from .cost import ExpectedWidths
 SAMPLE_RATE = 16_000
 REPEATS = 15
 POINTS = 6  # of each axis
+
+Axes = tuple[list[int], list[int]]  # of input and of output channels
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class LatencyTable:
     projections: list[float]
     dimensions: list[int]
     feed_forward: list[float]
-    channels: list[tuple[list[int], list[int]]]
+    channels: list[Axes]
     convolutions: list[list[list[float]]]
     rest: float
     scale: float = 1.0
@@ -180,27 +185,43 @@ def measure(
 ) -> LatencyTable:
     """Measure the table of an encoder's dense shape; weights are random, time does not depend on them.
 
-    Each entry is the shortest of some passes, for what else a machine does can only add to it; and no entry is above
-    one of more heads, rows or channels, which would be a sign of the same. On a CPU with one thread it is the time of
-    the processor, not of the clock on the wall.
+    All entries are timed in turn, round after round, the dense encoder among them, and each is the median of its
+    shares of a round: what else the machine does meanwhile hits all alike, and no part finds its weights still in the
+    cache. No entry is above one of more heads, rows or channels, which would be chance. On a CPU with one thread it is
+    the time of the processor, not of the clock on the wall.
     """
     dense = config.densified()
     samples = round(seconds * SAMPLE_RATE)
     dense.require_frames(samples)
-    clock = _Clock(device, repeats)
-    probe = _Probe(dense, samples, clock)
+    probe = _Probe(dense, samples, device)
     heads, widths = _axis(dense.num_heads), _axis(-(-dense.head_dim // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
     rows, dimensions = _axis(dense.embed_dim), _axis(dense.ffn_dim)
-    (projections,) = _rising([[0.0, *(probe.projections(n) for n in rows[1:])]])
+    channels, blocks = probe.convolutions()
+    shapes = {(n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]}
+    shapes |= {(n, "whole"): _heads(n, dense.head_dim, ragged=False) for n in heads[1:]}
+    taken = _in_turn(
+        {
+            "dense": probe.whole(dense),
+            "bare": probe.bare(),
+            **{("projections", n): probe.projections(n) for n in rows[1:]},
+            **{("feed_forward", n): probe.feed_forward(n) for n in dimensions[1:]},
+            **{("attention", *key): probe.attention(layer) for key, layer in shapes.items()},
+            **{("convolution", *key): run for key, run in blocks.items()},
+        },
+        device,
+        repeats,
+    )
+    (projections,) = _rising([[0.0, *(taken["projections", n] for n in rows[1:])]])
 
-    def core(count: int, width: int, *, whole: bool) -> float:
-        layer = _heads(count, min(width, dense.head_dim), ragged=not whole)
+    def core(*key: Any) -> float:
+        layer = shapes[key]
         spent = float(_along(rows, projections, torch.tensor((layer.qk + layer.vo) / 2)))
-        return max(0.0, probe.attention(layer) - spent)
+        return max(0.0, taken["attention", *key] - spent)
 
-    ragged = [[0.0] * len(widths)]
-    ragged += [[0.0, *(core(count, width, whole=False) for width in widths[1:])] for count in heads[1:]]
-    channels, convolutions = probe.convolutions()
+    convolutions = [
+        _rising([[taken["convolution", number, i, o] for o in outputs] for i in inputs])
+        for number, (inputs, outputs) in enumerate(channels)
+    ]
     table = LatencyTable(
         shape=dense.to_json(),
         seconds=seconds,
@@ -208,97 +229,107 @@ def measure(
         threads=torch.get_num_threads(),
         heads=heads,
         widths=widths,
-        ragged=_rising(ragged),
-        whole=_rising([[0.0, *(core(count, dense.head_dim, whole=True) for count in heads[1:])]])[0],
+        ragged=_rising([[0.0] * len(widths), *([0.0, *(core(n, w) for w in widths[1:])] for n in heads[1:])]),
+        whole=_rising([[0.0, *(core(n, "whole") for n in heads[1:])]])[0],
         rows=rows,
         projections=projections,
         dimensions=dimensions,
-        feed_forward=_rising([[0.0, *(probe.feed_forward(n) for n in dimensions[1:])]])[0],
+        feed_forward=_rising([[0.0, *(taken["feed_forward", n] for n in dimensions[1:])]])[0],
         channels=channels,
         convolutions=convolutions,
-        rest=probe.rest(sum(seconds[-1][-1] for seconds in convolutions)),
+        rest=max(0.0, taken["bare"] - sum(times[-1][-1] for times in convolutions)),
     )
-    return replace(table, scale=probe.whole() / Latency(table).counted(dense))
+    return replace(table, scale=taken["dense"] / Latency(table).counted(dense))
 
 
-def predicted_and_measured(encoder: Encoder, table: LatencyTable, *, repeats: int = REPEATS) -> tuple[float, float]:
-    """Seconds of one utterance as the table predicts them, and as they are."""
-    clock = _Clock(table.device, repeats)
+@torch.no_grad()
+def predicted_and_measured(
+    encoders: Sequence[Encoder], table: LatencyTable, *, repeats: int = REPEATS
+) -> list[tuple[float, float]]:
+    """Seconds of one utterance, as the table predicts them and as they are, of each encoder.
+
+    They are timed in turn with the dense encoder, and a measured time is the median share of the dense encoder's in the
+    same round, times what that takes in the table: a machine that is slower than when the table was made is slower for
+    both.
+    """
+    dense = EncoderConfig.from_json(table.shape)
     waveform = torch.randn(1, round(table.seconds * SAMPLE_RATE), device=table.device)
-    encoder = encoder.to(table.device).eval()
-    with torch.no_grad():
-        return Latency(table).counted(encoder.config), clock.time(lambda: encoder(waveform))
+    runs: dict[Any, Callable[[], object]] = {}
+    for number, encoder in enumerate([Encoder(dense), *encoders]):
+        runs[number] = partial(encoder.to(table.device).eval(), waveform)
+    whole, *measured = _in_turn(runs, table.device, repeats).values()
+    seconds = Latency(table).counted(dense)
+    return [
+        (Latency(table).counted(encoder.config), seconds * own / whole)
+        for encoder, own in zip(encoders, measured, strict=True)
+    ]
 
 
-class _Clock:
-    """The shortest of some runs of a function."""
-
-    def __init__(self, device: str, repeats: int) -> None:
-        self.device = device
-        self.repeats = repeats
-        one_thread = device == "cpu" and torch.get_num_threads() == 1
-        self.now = time.process_time if one_thread else time.perf_counter
-
-    def time(self, run: Callable[[], object]) -> float:
+def _in_turn(runs: Mapping[Any, Callable[[], object]], device: str, repeats: int) -> dict[Any, float]:
+    """Seconds of each function: all run in rounds; the median of each one's shares of a round, times a usual round."""
+    now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    rounds = []
+    for _ in range(repeats + 1):  # the first derives weights and warms up
         taken = []
-        for _ in range(self.repeats + 1):  # the first derives weights and warms up
-            start = self.now()
+        for run in runs.values():
+            start = now()
             run()
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize(self.device)
-            taken.append(self.now() - start)
-        return min(taken[1:])
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            taken.append(now() - start)
+        rounds.append(taken)
+    totals = [sum(taken) for taken in rounds[1:]]
+    usual = statistics.median(totals)
+    shares = [[own / total for own in taken] for taken, total in zip(rounds[1:], totals, strict=True)]
+    return {name: usual * statistics.median(own) for name, own in zip(runs, zip(*shares, strict=True), strict=True)}
 
 
 class _Probe:
-    """Times parts of a dense shape on one utterance."""
+    """Parts of a dense shape as functions that compute them on one utterance."""
 
-    def __init__(self, dense: EncoderConfig, samples: int, clock: _Clock) -> None:
+    def __init__(self, dense: EncoderConfig, samples: int, device: str) -> None:
         self.dense = dense
         self.samples = samples
-        self.clock = clock
+        self.device = device
         self.frames = dense.frames(samples)
-        self.x = torch.randn(1, self.frames, dense.embed_dim, device=clock.device)
+        self.x = torch.randn(1, self.frames, dense.embed_dim, device=device)
+        self.waveform = torch.randn(1, samples, device=device)
+        self.bias = None
+        if dense.relative_position is not None:
+            table = torch.nn.Embedding(dense.relative_position.buckets, dense.num_heads, device=device)
+            self.bias = relative_position_bias(table, self.frames, dense.relative_position)
 
-    def attention(self, layer: TransformerLayer) -> float:
-        module = SelfAttention(self.dense, layer).to(self.clock.device).eval()
-        bias = None
-        if self.dense.relative_position is not None:
-            relative = self.dense.relative_position
-            table = torch.nn.Embedding(relative.buckets, self.dense.num_heads, device=self.clock.device)
-            bias = relative_position_bias(table, self.frames, relative)
-        return self.clock.time(lambda: module(self.x, bias))
+    def attention(self, layer: TransformerLayer) -> Callable[[], object]:
+        return partial(SelfAttention(self.dense, layer).to(self.device).eval(), self.x, self.bias)
 
-    def projections(self, rows: int) -> float:
-        into = [torch.nn.Linear(self.dense.embed_dim, rows, device=self.clock.device) for _ in range(3)]
-        out = torch.nn.Linear(rows, self.dense.embed_dim, device=self.clock.device)
+    def projections(self, rows: int) -> Callable[[], Tensor]:
+        into = [torch.nn.Linear(self.dense.embed_dim, rows, device=self.device) for _ in range(3)]
+        out = torch.nn.Linear(rows, self.dense.embed_dim, device=self.device)
 
         def run() -> Tensor:
             _, _, value = (projection(self.x) for projection in into)
             return out(value)
 
-        return self.clock.time(run)
+        return run
 
-    def feed_forward(self, dimensions: int) -> float:
+    def feed_forward(self, dimensions: int) -> Callable[[], Tensor]:
         layer = TransformerLayer(attention=False, heads=(), feed_forward=True, ffn=dimensions)
-        encoder = Encoder(replace(self.dense, layers=(layer,))).to(self.clock.device).eval()
+        encoder = Encoder(replace(self.dense, layers=(layer,))).to(self.device).eval()
         module: TransformerEncoderLayer = encoder.encoder.layers[0]
-        return self.clock.time(lambda: self.x + module.fc2(torch.nn.functional.gelu(module.fc1(self.x))))
+        return lambda: self.x + module.fc2(torch.nn.functional.gelu(module.fc1(self.x)))
 
-    def convolutions(self) -> tuple[list[tuple[list[int], list[int]]], list[list[list[float]]]]:
-        """By input and output channels of each, between a fourth and all of them."""
-        axes: list[tuple[list[int], list[int]]] = []
-        found: list[list[list[float]]] = []
-        waveform = torch.randn(1, self.samples, device=self.clock.device)
+    def convolutions(self) -> tuple[list[Axes], dict[tuple[int, int, int], Callable[[], Tensor]]]:
+        """Axes of each, input and output channels between a fourth and all of them; and each at all its places."""
+        axes: list[Axes] = []
+        blocks = {}
         for number, layer in enumerate(self.dense.conv):
             before = self.dense.conv[number - 1].dense_channels if number else 0
-            inputs = _quarters(before) if number else [self.dense.input_channels]
-            outputs = _quarters(layer.dense_channels)
-            axes.append((inputs, outputs))
-            found.append(_rising([[self._convolution(number, i, o, waveform) for o in outputs] for i in inputs]))
-        return axes, found
+            axes.append((_quarters(before) if number else [self.dense.input_channels], _quarters(layer.dense_channels)))
+            for inputs, outputs in product(*axes[-1]):
+                blocks[number, inputs, outputs] = self._convolution(number, inputs, outputs)
+        return axes, blocks
 
-    def _convolution(self, number: int, inputs: int, outputs: int, waveform: Tensor) -> float:
+    def _convolution(self, number: int, inputs: int, outputs: int) -> Callable[[], Tensor]:
         conv = list(self.dense.conv)
         if number:
             conv[number - 1] = replace(conv[number - 1], channels=inputs)
@@ -306,28 +337,24 @@ class _Probe:
         if not self.dense.has_projection:
             conv[-1] = self.dense.conv[-1]
         encoder = Encoder(replace(self.dense, conv=tuple(conv), layers=self.dense.layers[:1]))
-        extractor = encoder.to(self.clock.device).eval().feature_extractor
+        extractor = encoder.to(self.device).eval().feature_extractor
         seen: list[tuple[Any, ...]] = []
         block = extractor.conv_layers[number]
         hook = block.register_forward_pre_hook(lambda module, given: seen.append(given))
-        extractor(waveform)
+        extractor(self.waveform)
         hook.remove()
         x = seen[-1][0]
-        time_major = x.transpose(1, 2).contiguous()
-        on_cpu = self.clock.device == "cpu"
-        return self.clock.time(lambda: block.time_major(time_major, None) if on_cpu else block(x, None))
+        if self.device == "cpu":
+            return partial(block.time_major, x.transpose(1, 2).contiguous(), None)
+        return partial(block, x, None)
 
-    def whole(self) -> float:
-        encoder = Encoder(self.dense).to(self.clock.device).eval()
-        waveform = torch.randn(1, self.samples, device=self.clock.device)
-        return self.clock.time(lambda: encoder(waveform))
+    def whole(self, config: EncoderConfig) -> Callable[[], object]:
+        return partial(Encoder(config).to(self.device).eval(), self.waveform)
 
-    def rest(self, front_end: float) -> float:
+    def bare(self) -> Callable[[], object]:
+        """The encoder without sublayers."""
         gone = TransformerLayer(attention=False, heads=(), feed_forward=False, ffn=0)
-        bare = replace(self.dense, layers=(gone,) * self.dense.num_layers)
-        encoder = Encoder(bare).to(self.clock.device).eval()
-        waveform = torch.randn(1, self.samples, device=self.clock.device)
-        return max(0.0, self.clock.time(lambda: encoder(waveform)) - front_end)
+        return self.whole(replace(self.dense, layers=(gone,) * self.dense.num_layers))
 
 
 def _heads(count: int, width: int, *, ragged: bool) -> TransformerLayer:

@@ -14,10 +14,12 @@ from tiny import SHAPES, tiny_config
 from pruned_upstream.description.macs import official_macs
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer, wavlm_base_config
+from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.pruning import latency_table
 from pruned_upstream.pruning.compaction import compact_config
 from pruned_upstream.pruning.cost import Macs, cost_of
 from pruned_upstream.pruning.gates import Gates, GateSettings, encoder_gates, gate_shapes
-from pruned_upstream.pruning.latency_table import Latency, LatencyTable, measure
+from pruned_upstream.pruning.latency_table import Latency, LatencyTable, measure, predicted_and_measured
 from pruned_upstream.pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 
 DRAWN = [GateSettings(), GateSettings(fine_grained=False), GateSettings(conv=True)]
@@ -163,3 +165,32 @@ def test_a_table_can_be_measured(shape: str) -> None:
     assert table.widths == [0, 8]
     for line in (*table.ragged, table.whole, table.projections, table.feed_forward, *zip(*table.ragged, strict=True)):
         assert list(line) == sorted(line), "more of anything takes no less time"
+
+
+def test_a_machine_that_slows_down_for_a_round_changes_no_share(monkeypatch) -> None:
+    clock = {"now": 0.0, "speed": 1.0}
+
+    def work(seconds: float):
+        def run() -> None:
+            clock["now"] += seconds * clock["speed"]
+
+        return run
+
+    def slower() -> None:
+        clock["speed"] = 5.0 if 3.0 < clock["now"] < 20.0 else 1.0
+
+    for name in ("process_time", "perf_counter"):
+        monkeypatch.setattr(latency_table.time, name, lambda: clock["now"])
+    taken = latency_table._in_turn({"slower": slower, "long": work(1.0), "short": work(0.25)}, "cpu", 7)
+    assert taken["long"] / taken["short"] == pytest.approx(4.0)
+    assert taken["long"] == pytest.approx(1.0)
+
+
+def test_measured_times_are_told_in_those_of_the_table(monkeypatch) -> None:
+    config = tiny_config()
+    table = made_up_table(config)
+    encoders = [Encoder(config), Encoder(config)]
+    monkeypatch.setattr(latency_table, "_in_turn", lambda runs, device, repeats: {0: 2.0, 1: 2.0, 2: 1.0})
+    (same, measured), (_, half) = predicted_and_measured(encoders, table)
+    assert measured == pytest.approx(same)
+    assert half == pytest.approx(same / 2)
