@@ -210,7 +210,7 @@ class Bench:
                 taken.append(time.perf_counter() - start)
         seconds = statistics.median(taken[2:])
         row = {"model": "gated step", "precision": precision, "batch": batch, "seconds": samples / SAMPLE_RATE}
-        row |= {"ms": round(seconds * 1e3, 1), "sound a second": round(batch * samples / SAMPLE_RATE / seconds)}
+        row |= {"ms": round(seconds * 1e3, 1), "sound per second": round(batch * samples / SAMPLE_RATE / seconds)}
         row |= {"hours for 200 000": round(seconds * PAPER_STEPS / 3600, 1), "paper's hours": PAPER_HOURS}
         if self.device == "cuda":
             row["GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
@@ -250,7 +250,7 @@ class Bench:
             start = time.perf_counter()
             sound = sum(len(wav) for step in range(4) for part in batches[step] for wav in part.wavs) / SAMPLE_RATE
             took = time.perf_counter() - start
-        return {"model": "one loader process, flac", "sound a second": round(sound / took)}
+        return {"model": "one loader process, flac", "sound per second": round(sound / took)}
 
     def _wait(self) -> None:
         if self.device == "cuda":

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path, nargs="?")
     parser.add_argument("--seconds", type=float, default=60.0, help="of speech, for the table of chunks")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="seconds, for the table of memory")
-    parser.add_argument("--repeats", type=int, default=5, help="processes a row; the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="processes per row; the median counts")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

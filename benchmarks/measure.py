@@ -136,7 +136,7 @@ def timing_row(timing: Timing, **columns: Any) -> dict[str, Any]:
 def draw(
     name: str, rows: Sequence[Mapping[str, Any]], *, group: Callable[[Mapping[str, Any]], str], title: str
 ) -> None:
-    """Bars of the rows' speed-ups, one panel a group, as results/NAME.png."""
+    """Bars of the rows' speed-ups, one panel per group, as results/NAME.png."""
     from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(group(row) for row in rows))

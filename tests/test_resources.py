@@ -26,7 +26,7 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path):
         recipe_path("no/such/file.yaml")
 
 
-# s3prl.downstream/*/config.yaml: learning rate, steps, utterances a step
+# s3prl.downstream/*/config.yaml: learning rate, steps, utterances per step
 OFFICIAL = {
     "pr": (1e-2, 100_000, 32),
     "asr": (1e-4, 200_000, 32),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..model.config import EncoderConfig, TransformerLayer
 from ..model.size import attention_parameters, count_parameters, feed_forward_parameters
-from .figures import COLOURS
+from .figures import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ class LayerAnatomy:
     """One layer.
 
     Attributes:
-        number: from 0, as in the parameter names.
+        number: from 1, the hidden state that it puts out; in parameter names it is one less.
         qk, vo: for each head of the dense layer, its living width (0 for a head that is gone).
         ffn: living feed-forward dimensions.
         attention, feed_forward: "whole", "pruned", "bias only" or "gone".
@@ -55,7 +55,7 @@ class LayerAnatomy:
 
 def layer_anatomy(config: EncoderConfig) -> list[LayerAnatomy]:
     """All layers, the lowest first."""
-    return [_layer(config, number, layer) for number, layer in enumerate(config.layers)]
+    return [_layer(config, number, layer) for number, layer in enumerate(config.layers, start=1)]
 
 
 def terminal_picture(config: EncoderConfig) -> Table:
@@ -101,6 +101,7 @@ def figure(config: EncoderConfig) -> Figure:
             vmax=config.head_dim,
             aspect="auto",
             origin="lower",
+            extent=(-0.5, config.num_heads - 0.5, 0.5, len(layers) + 0.5),
         )
         _write_widths(axes, layers, part, config.head_dim)
         axes.set_xticks(range(config.num_heads))
@@ -145,7 +146,9 @@ def comparison(encoders: Mapping[str, EncoderConfig], head: int = 0) -> Figure:
     grid = figure.subplots(rows, 3, squeeze=False).flat
     for (title, count), axes in zip(panels.items(), grid, strict=False):
         for number, (name, config) in enumerate(encoders.items()):
-            axes.plot(count(config), marker="o", markersize=4, color=COLOURS[number % len(COLOURS)], label=name)
+            counts = count(config)
+            numbers = range(1, len(counts) + 1)
+            axes.plot(numbers, counts, label=name, markersize=5, **look(number))
         axes.axhline(
             max(max(count(config.densified())) for config in encoders.values()), color="#666666", ls=":", label="dense"
         )
@@ -192,7 +195,7 @@ def _state(exists: bool, has_dimensions: bool, is_dense: bool) -> str:
 
 
 def _attention(layer: LayerAnatomy, widths: Sequence[int], config: EncoderConfig) -> str:
-    """A character a head; a dimension that lives is never rounded away."""
+    """One character per head; a dimension that lives is never rounded away."""
     if layer.attention not in LIVING:
         return layer.attention
     heights = [STEPS[-(-width * (len(STEPS) - 1) // config.head_dim)] for width in widths]

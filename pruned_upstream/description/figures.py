@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def look(number: int) -> dict[str, str]:
+    """Colour, marker and stroke of the curve `number`: each alone tells curves apart, so that grey ones can be read."""
+    strokes = ("-", "--", "-.", ":")
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": strokes[number % len(strokes)],
+    }
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

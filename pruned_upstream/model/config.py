@@ -326,7 +326,7 @@ class EncoderConfig(_Typed):
             self._check_positions(self.relative_position)
         if not self.has_projection and self.feature_dim != self.embed_dim:
             raise ConfigError("the last convolution of a model without a projection cannot lose channels")
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers, start=1):
             self._check_layer(i, layer)
 
     def _check_input(self) -> None:

@@ -103,7 +103,7 @@ class Overlap:
     """Intersection over union of what lives in two sets of masks.
 
     chance: what two independent random masks of these sparsities are expected to reach.
-    layers: by number of the layer. kinds: by name of the module (q_proj, fc1 ...). matrices: by parameter name.
+    layers: by number of the layer, from 1. kinds: by name of the module (q_proj, fc1 ...). matrices: by parameter name.
     """
 
     whole: float
@@ -136,13 +136,13 @@ def overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Overlap:
 
 
 def place(name: str) -> tuple[int | None, str]:
-    """(layer, module) of a parameter name; the layer is its first number.
+    """(layer, module) of a parameter name; layers are counted from 1, in parameter names from 0.
 
     >>> place("encoder.layers.3.self_attn.q_proj.weight")
-    (3, 'q_proj')
+    (4, 'q_proj')
     """
     parts = name.split(".")
-    return next((int(part) for part in parts if part.isdigit()), None), parts[-2]
+    return next((int(part) + 1 for part in parts if part.isdigit()), None), parts[-2]
 
 
 def _iou(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> float:

@@ -305,7 +305,7 @@ def _needs_feature_scale(config: EncoderConfig, gates: EncoderGates) -> bool:
 
 
 def _check_finite(gates: EncoderGates) -> None:
-    named = [(f"layer {i}, {kind}", g) for i, layer in enumerate(gates.layers) for kind, g in layer._asdict().items()]
+    named = [(f"layer {i}, {kind}", g) for i, layer in enumerate(gates.layers, 1) for kind, g in layer._asdict().items()]
     named += [(f"convolution {i}", gate) for i, gate in enumerate(gates.conv or ())]
     for name, gate in named:
         if gate is not None and not gate.isfinite().all():

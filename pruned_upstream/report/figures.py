@@ -132,7 +132,7 @@ def gates_by_layer(run: Run) -> Figure | None:
     for place, (kind, (steps, table)) in enumerate(tables.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
         edges = np.concatenate([[0], steps])
-        layers = np.arange(len(table) + 1) - 0.5
+        layers = np.arange(len(table) + 1) + 0.5  # layer 1 is the lowest
         mesh = axes.pcolormesh(edges, layers, table, vmin=0, vmax=1, cmap="viridis", rasterized=True)
         axes.set_title(GATES.get(kind, kind), fontsize=10)
         axes.set_ylabel("layer")
@@ -149,7 +149,7 @@ def trade_off(
     quality: str,
     missed: Collection[tuple[float, float]] = (),
 ) -> Figure:
-    """Quality against size, a curve a group of points, error bars over seeds.
+    """Quality against size, one curve per group of points, error bars over seeds.
 
     Args:
         groups: name of the curve -> (size, its spread, quality, its spread) of each point.

@@ -34,7 +34,7 @@ TEMPLATE = "page.html"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: rows of a name and a cell a column. `marked` holds the (row, column) of cells that stand out."""
+    """A table: rows of a name and one cell per column. `marked` holds the (row, column) of cells that stand out."""
 
     columns: list[str]
     rows: list[tuple[str, list[str]]]
@@ -251,12 +251,12 @@ def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Pic
         ),
     ]
     drawn += [
-        (f"Gates by layer: {run.name}", "Means of each layer; layers are counted from 0.", figures.gates_by_layer(run))
+        (f"Gates by layer: {run.name}", "Means of each layer.", figures.gates_by_layer(run))
         for run in runs
     ]
     models = {run.name: run.header.config for run in runs if run.header is not None}
     if models:
-        caption = "Layers are counted from 0. The first axes are figure 3b of Wang et al. (2023)."
+        caption = "The first axes are figure 3b of Wang et al. (2023)."
         drawn.append(("What survives", caption, anatomy.comparison(models)))
     for name, config in models.items():
         if not config.is_dense:

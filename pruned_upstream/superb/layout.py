@@ -375,7 +375,7 @@ def _by_folder(files: Iterable[Path]) -> dict[Path, list[str]]:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """File name -> bytes; one listing of a folder is far quicker than a question a file."""
+    """File name -> bytes; one listing of a folder is far quicker than one question per file."""
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:

@@ -151,7 +151,7 @@ class Table:
         return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
     def terminal(self) -> RichTable:
-        """The table turned on its side, a model a column: eleven metrics do not fit into the width of a terminal."""
+        """The table turned on its side, one model per column: eleven metrics do not fit into the width of a terminal."""
         from rich.table import Table as RichTable
         from rich.text import Text
 

@@ -256,7 +256,7 @@ class PruningObjective(PairedDistillation):
         for kind, mean in self._means.items():
             if not kind.startswith(CONV):  # the others are stacked, all layers in one tensor
                 layers = mean.flatten(1).mean(1) if mean.dim() > 1 else mean  # (L,)
-                scalars |= {f"layer_gate/{kind}/{number}": value for number, value in enumerate(layers)}
+                scalars |= {f"layer_gate/{kind}/{number}": value for number, value in enumerate(layers, start=1)}
         return super().metrics() | {name: self.processes.scalar(value) for name, value in scalars.items()}
 
     def shown(self) -> Sequence[str]:

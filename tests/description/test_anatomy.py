@@ -56,7 +56,7 @@ def test_layers_and_the_fixed_parts_are_all_parameters(pruned):
 
 def test_the_terminal_shows_heads_as_characters(pruned):
     lines = [line.split() for line in printed(pruned)]
-    lowest, middle, top = (next(words for words in lines if words[:1] == [str(number)]) for number in range(3))
+    lowest, middle, top = (next(words for words in lines if words[:1] == [str(number)]) for number in range(1, 4))
     # a head without q/k is 0, a whole one full, 1 of 6 dimensions rounds up to two eighths
     assert lowest[1:6] == ["·0·█", "·█·▂", "2", "████░░░░", "20"]
     assert middle[1:5] == ["bias", "only", "bias", "only"]
@@ -67,7 +67,7 @@ def test_a_single_dimension_is_never_rounded_away():
     config = wavlm_large_config()
     layer = TransformerLayer(True, (Head(0, 1, 1),), True, 1)
     lines = printed(dataclasses.replace(config, layers=(layer,) * 24), width=100)
-    words = next(line.split() for line in lines if line.split()[:1] == ["0"])
+    words = next(line.split() for line in lines if line.split()[:1] == ["1"])
     assert words[1] == "▁" + "·" * 15 and words[4] == "█" + "░" * 7
 
 

@@ -107,7 +107,7 @@ def test_overlap_by_hand() -> None:
     }
     found = overlap(a, b)
     assert found.matrices == {"layers.0.fc1.weight": 1 / 3, "layers.1.fc2.weight": 1.0}
-    assert found.layers == {0: 1 / 3, 1: 1.0}
+    assert found.layers == {1: 1 / 3, 2: 1.0}
     assert found.kinds == {"fc1": 1 / 3, "fc2": 1.0}
     assert found.whole == 3 / 5
     alive = 4 / 6
@@ -127,5 +127,5 @@ def test_masks_of_other_networks_are_not_compared(weights) -> None:
 
 
 def test_places() -> None:
-    assert place("encoder.layers.3.self_attn.q_proj.weight") == (3, "q_proj")
+    assert place("encoder.layers.3.self_attn.q_proj.weight") == (4, "q_proj")
     assert place("classifier.weight") == (None, "classifier")

@@ -290,7 +290,7 @@ def test_every_channel_closed(tiny):
 @pytest.mark.parametrize(
     ("gates", "where"),
     [
-        (EncoderGates([LayerGates(), layer_gates(ffn=torch.full((40,), torch.nan)), LayerGates()]), "layer 1, ffn"),
+        (EncoderGates([LayerGates(), layer_gates(ffn=torch.full((40,), torch.nan)), LayerGates()]), "layer 2, ffn"),
         (EncoderGates([LayerGates()] * 3, [torch.full((16,), torch.inf), None, None]), "convolution 0"),
     ],
 )

@@ -38,7 +38,7 @@ def two(write_run) -> list[Run]:
                 "gate/attention": 1 - 0.2 * factor * share,
                 "pair/3": 3.0,
                 "pair/6": 5.5,
-                **{f"layer_gate/ffn/{layer}": 0.1 * layer * share for layer in range(11)},
+                **{f"layer_gate/ffn/{layer}": 0.1 * layer * share for layer in range(1, 12)},
             }
 
     return read_runs([write_run(list(rows(40, 1)), name="ste"), write_run(list(rows(20, 2)), name="without")])
@@ -94,7 +94,7 @@ def test_gates_by_layer_stack_layers_in_the_order_of_their_numbers(two):
     axes, _ = figures.gates_by_layer(two[0]).axes
     (mesh,) = axes.collections
     table = np.asarray(mesh.get_array()).reshape(11, 4)
-    np.testing.assert_allclose(table[:, -1], 0.1 * np.arange(11))  # 10 comes after 9, not after 1
+    np.testing.assert_allclose(table[:, -1], 0.1 * np.arange(1, 12))  # 10 comes after 9, not after 1
 
 
 def test_a_run_without_gates_has_no_figures_of_them(write_run):
