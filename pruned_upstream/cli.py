@@ -39,6 +39,7 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
+    """The console script: run the command, and say mistakes of the user in a sentence, with exit code 2."""
     try:
         build_app()()
     except PrunedUpstreamError as error:

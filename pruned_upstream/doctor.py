@@ -76,6 +76,7 @@ def _blamed(finding: Finding, found: Mapping[str, Finding]) -> Finding:
 
 
 def is_healthy(findings: list[Finding]) -> bool:
+    """Whether nothing that was examined is broken."""
     return all(finding.state != BROKEN for finding in findings)
 
 
@@ -334,6 +335,7 @@ def lines(findings: list[Finding]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
+    """Examine this environment (or the one thing after `--check`) and print it; 1 if something is broken, else 0."""
     if arguments[:1] == ["--check"]:
         finding = _check(arguments[1])
         print(*(" ".join(part.split()) for part in (finding.state, finding.words, finding.remedy)), sep=SEPARATOR)

@@ -50,6 +50,7 @@ class RawWaveforms(nn.Module):
         self.encoder = encoder
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Waveforms (B, S) of `lengths` (B,) samples to L + 1 hidden states (B, T, d), and the frames of each."""
         if self.encoder.config.normalizes_whole:
             waveforms = _normalised(waveforms, lengths)
         output = self.encoder(waveforms, lengths)

@@ -63,6 +63,7 @@ class Resumable(Generic[Result]):
         self.lock = lock
 
     def __call__(self) -> Result | Failure:
+        """Do the work in this environment, while the lock is held."""
         if self.lock is not None:
             threading.Thread(target=_end_when_free, args=(self.lock,), daemon=True).start()
         for variable, value in self.environment.items():
@@ -76,6 +77,7 @@ class Resumable(Generic[Result]):
             return Failure(str(error))
 
     def checkpoint(self) -> Any:
+        """What submitit calls ahead of a preemption: the same work, to be submitted once more."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

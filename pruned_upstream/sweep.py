@@ -98,10 +98,12 @@ class Point:
 
     @property
     def folder(self) -> Path:
+        """The run's folder."""
         return Path(self.recipe.run.folder)
 
     @property
     def scores(self) -> Path:
+        """Where the run's SUPERB results are."""
         return self.folder / SCORES_FOLDER
 
 
@@ -117,6 +119,7 @@ class Sweep:
     amend: bool = False
 
     def model(self, point: Point) -> Path:
+        """The point's model file, whether or not it is there."""
         return point.folder / self.method.model_file
 
     def is_trained(self, point: Point) -> bool:
@@ -135,6 +138,7 @@ class Sweep:
         return not amended and read_run(point.folder).finished
 
     def is_finished(self, point: Point) -> bool:
+        """Whether the point is trained and scored on all tasks that were asked for."""
         if not self.is_trained(point):
             return False
         return self.scoring is None or set(self.scoring.tasks) <= set(_scores_of(point).tasks)

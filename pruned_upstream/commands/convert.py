@@ -9,6 +9,7 @@ import typer
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `convert` to the command line."""
     app.command()(convert)
 
 

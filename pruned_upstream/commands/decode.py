@@ -11,6 +11,7 @@ from . import log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `decode` to the command line."""
     app.command()(decode)
 
 

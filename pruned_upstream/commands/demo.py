@@ -13,6 +13,7 @@ from ..errors import ConfigError
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `demo` and `corpora` to the command line."""
     app.command()(demo)
     app.command()(corpora)
 

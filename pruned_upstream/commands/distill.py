@@ -12,6 +12,7 @@ from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `distill` to the command line."""
     app.command()(distill)
 
 

@@ -10,6 +10,7 @@ STYLES = {rooms.GOOD: "green", rooms.ABSENT: "dim", rooms.WARNING: "yellow", roo
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `doctor` to the command line."""
     app.command()(doctor)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `export` and `release` to the command line."""
     app.command()(export)
     app.command()(release)
 

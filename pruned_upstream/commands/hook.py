@@ -13,6 +13,7 @@ hook_app = typer.Typer(
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `hook` and its commands to the command line."""
     app.add_typer(hook_app, name="hook")
 
 

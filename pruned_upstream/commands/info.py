@@ -31,6 +31,7 @@ NO_CREDIT = (
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `info` to the command line."""
     app.command()(info)
 
 

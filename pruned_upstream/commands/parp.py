@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `parp` and `masks` to the command line."""
     app.command()(parp)
     app.command()(masks)
 

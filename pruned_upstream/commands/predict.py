@@ -10,6 +10,7 @@ import typer
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `predict` to the command line."""
     app.command()(predict)
 
 

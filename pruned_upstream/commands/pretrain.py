@@ -10,6 +10,7 @@ from . import Amend, RecipeName, train
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `pretrain` to the command line."""
     app.command()(pretrain)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `prune` to the command line."""
     app.command()(prune)
 
 

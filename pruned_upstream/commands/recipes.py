@@ -19,6 +19,7 @@ KIND_NAMES = {
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `recipes` to the command line."""
     app.command()(recipes)
 
 

@@ -11,6 +11,7 @@ from . import is_first_process, log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `repair` to the command line."""
     app.command()(repair)
 
 

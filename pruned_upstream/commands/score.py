@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
+    """How `score` writes its table."""
+
     terminal = "terminal"
     markdown = "markdown"
     csv = "csv"
@@ -23,6 +25,7 @@ class Format(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `score` and `submission` to the command line."""
     app.command()(score)
     app.command()(submission)
 

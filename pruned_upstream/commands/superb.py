@@ -29,6 +29,7 @@ FAILED = 1
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `superb` to the command line."""
     app.command("superb")(superb)
 
 
@@ -144,20 +145,25 @@ class Progress:
         self.of_stage: dict[tuple[str, str], rich.progress.TaskID] = {}
 
     def run_started(self, tasks: Sequence[Task]) -> None:
+        """Show one bar for all tasks."""
         self.all = self.bars.add_task("tasks", total=len(tasks))
         self.bars.start()
 
     def stage_started(self, task: Task, stage: Stage) -> None:
+        """Add a bar for the stage."""
         title = f"{task.name}/{stage.name}"
         self.of_stage[task.name, stage.name] = self.bars.add_task(title, total=stage.steps or None)
 
     def step(self, task: Task, stage: Stage, step: int) -> None:
+        """Move the stage's bar to `step`."""
         self.bars.update(self.of_stage[task.name, stage.name], completed=step)
 
     def stage_ended(self, task: Task, stage: Stage) -> None:
+        """Take the stage's bar away."""
         self.bars.remove_task(self.of_stage.pop((task.name, stage.name)))
 
     def task_ended(self, task: Task, failure: Failure | None) -> None:
+        """Move the bar of all tasks on, and say how the task ended."""
         self.bars.advance(self.all)
         said = Text.assemble(
             (f"{task.name:4}", "bold"), " finished" if failure is None else f" failed: {failure.reason}"
@@ -165,6 +171,7 @@ class Progress:
         self.bars.console.print(said, soft_wrap=True)
 
     def run_ended(self) -> None:
+        """Leave the terminal as it was."""
         self.bars.stop()
 
 

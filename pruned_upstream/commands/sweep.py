@@ -21,6 +21,7 @@ FAILED = 1
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `sweep` to the command line."""
     app.command()(sweep)
 
 

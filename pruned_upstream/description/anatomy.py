@@ -50,6 +50,7 @@ class LayerAnatomy:
 
     @property
     def heads(self) -> int:
+        """How many heads live."""
         return sum(width > 0 for width in self.vo)
 
 

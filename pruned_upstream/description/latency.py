@@ -29,6 +29,7 @@ class Latency:
 
     @property
     def speedup(self) -> float:
+        """How many times faster than the dense encoder."""
         return self.dense / self.compact
 
 

@@ -71,6 +71,7 @@ class Macs:
 
     @property
     def total(self) -> int:
+        """The sum over all parts, in multiply-accumulates."""
         return sum(vars(self).values())
 
     def __add__(self, other: Macs) -> Macs:

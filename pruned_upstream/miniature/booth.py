@@ -16,6 +16,7 @@ from .voice import Espeak
 
 
 def main(folder: Path) -> None:
+    """Speak the clips that standard input lists into `folder`; print what was spoken when, as JSON."""
     espeak = Espeak()
     takes = []
     for fields in json.load(sys.stdin):

@@ -47,10 +47,12 @@ class Clip:
     sample_rate: int = SAMPLE_RATE
 
     def to_dict(self) -> dict[str, Any]:
+        """The clip as what JSON holds."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Clip:
+        """The clip that `to_dict` wrote."""
         cues = tuple(Cue(Line(**cue["line"]), cue["gap"], cue["gain"]) for cue in fields["cues"])
         return cls(**{**fields, "cues": cues})
 
@@ -78,10 +80,12 @@ class Take:
     spoken: tuple[Spoken, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """The take as what JSON holds."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Take:
+        """The take that `to_dict` wrote."""
         spoken = tuple(
             Spoken(
                 cue["start"],

@@ -110,6 +110,7 @@ class Espeak:
 
     @cached_property
     def version(self) -> str:
+        """The version of espeak-ng's library."""
         self._library.espeak_Info.restype = ctypes.c_char_p
         return self._library.espeak_Info(None).decode()
 

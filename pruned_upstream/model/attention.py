@@ -216,6 +216,7 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Draw new weights as fairseq does: normal with a deviation of 0.02, biases 0."""
         if self.heads:
             projections: tuple[nn.Linear, ...] = (self.q_proj, self.k_proj, self.v_proj, cast(nn.Linear, self.out_proj))
             for projection in projections:
@@ -232,6 +233,7 @@ class BiasOnly(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d) -> (..., d)
+        """The bias in place of (B, T, d): (B, T, d)."""
         return self.bias.expand_as(x)
 
 

@@ -79,9 +79,11 @@ class ConvLayer(_Typed):
 
     @property
     def counted_by_norms(self) -> int:
+        """Over how many channels the layer norm takes its mean; those that were pruned count as constants."""
         return self.norm_channels or self.dense_channels
 
     def densified(self) -> ConvLayer:
+        """The layer with all channels of the dense model."""
         return ConvLayer(self.dense_channels, self.kernel, self.stride, self.dense_channels)
 
 
@@ -191,6 +193,7 @@ class EncoderConfig(_Typed):
 
     @property
     def num_layers(self) -> int:
+        """L, the number of transformer layers, those without any sublayer, too."""
         return len(self.layers)
 
     @property
@@ -226,6 +229,7 @@ class EncoderConfig(_Typed):
 
     @property
     def whole_windows(self) -> bool:
+        """Whether recordings are filled up to whole windows of the table of positions, as Whisper's are."""
         return self.log_mel is not None and self.log_mel.whole_windows
 
     @property
@@ -235,6 +239,7 @@ class EncoderConfig(_Typed):
 
     @property
     def is_dense(self) -> bool:
+        """Whether nothing was pruned."""
         return self == self.densified()
 
     def frames(self, samples: int) -> int:
@@ -259,6 +264,7 @@ class EncoderConfig(_Typed):
             )
 
     def dense_layer(self) -> TransformerLayer:
+        """A transformer layer with all of its heads and dimensions."""
         heads = tuple(Head(i, self.head_dim, self.head_dim) for i in range(self.num_heads))
         return TransformerLayer(attention=True, heads=heads, feed_forward=True, ffn=self.ffn_dim)
 
@@ -268,6 +274,7 @@ class EncoderConfig(_Typed):
         return dataclasses.replace(self, conv=conv, layers=(self.dense_layer(),) * self.num_layers)
 
     def to_json(self) -> str:
+        """The shape as a line of JSON, which `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -516,18 +523,22 @@ def wavlm_base_config() -> EncoderConfig:
 
 
 def wavlm_large_config() -> EncoderConfig:
+    """The shape of WavLM Large: 24 layers of 1024."""
     return _large_config("wavlm", conv_bias=False, relative_position=GATED_POSITIONS)
 
 
 def hubert_base_config() -> EncoderConfig:
+    """The shape of HuBERT Base: 12 layers of 768."""
     return dense_config(family="hubert")
 
 
 def hubert_large_config() -> EncoderConfig:
+    """The shape of HuBERT Large: 24 layers of 1024."""
     return _large_config("hubert", conv_bias=False)
 
 
 def wav2vec2_base_config() -> EncoderConfig:
+    """The shape of wav2vec 2.0 Base: 12 layers of 768."""
     return dense_config(family="wav2vec2")
 
 
@@ -537,6 +548,7 @@ def wav2vec2_large_config() -> EncoderConfig:
 
 
 def data2vec_base_config() -> EncoderConfig:
+    """The shape of data2vec audio Base: 12 layers of 768, with a stack of position convolutions."""
     return dense_config(family="data2vec", extractor_mode="layer_norm", normalize=True, conv_pos=95, conv_pos_depth=5)
 
 

@@ -82,6 +82,7 @@ class TransformerEncoderLayer(nn.Module):
         gates: LayerGates | None,
         memory: streaming.Memory | None = None,
     ) -> Tensor:  # (B, T, d) -> (B, T, d)
+        """(B, T, d) to (B, T, d): attention, then the feed-forward network, each with its residual, if it exists."""
         if self.layer_norm_first:
             x = self._attend(x, self.self_attn_layer_norm(x), position_bias, key_bias, gates, memory)
             return self._feed_forward(x, self.final_layer_norm(x), gates)
@@ -118,6 +119,7 @@ class TransformerEncoderLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Draw new weights as fairseq does: normal with a deviation of 0.02."""
         if self.self_attn is not None:
             self.self_attn.reset_parameters()
         for linear in (self.fc1, self.fc2):
@@ -155,6 +157,7 @@ class TransformerEncoder(nn.Module):
         gates: EncoderGates | None,
         carried: streaming.Carried | None = None,
     ) -> list[Tensor]:
+        """Features (B, T, d) to hidden states 0 to L, (B, T, d) each. `padding_mask` (B, T) is True on padding."""
         windows = None
         if self.config.positions:
             windows = FramesInWindows(x.size(1), self.config.positions)
@@ -228,6 +231,7 @@ class TransformerEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Draw new weights for positions, layers and the position bias."""
         for block in self.pos_conv:
             if isinstance(block, WeightNormConv):
                 block.reset_parameters()

@@ -35,6 +35,7 @@ class ChannelNorm(nn.LayerNorm):
         self.dense_channels = dense_channels
 
     def forward(self, x: Tensor) -> Tensor:  # (..., channels)
+        """(B, T, C) to (B, T, C), normalised as if the channels that were pruned were there, as zeros."""
         gone = (0, self.dense_channels - x.size(-1))
         if gone == (0, 0):
             return super().forward(x)
@@ -55,6 +56,7 @@ class TransposedChannelNorm(nn.Module):
         return cast(nn.Module, self._modules["1"])
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T)
+        """(B, C, T) to (B, C, T), normalised over channels."""
         return self.inner(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -89,6 +91,7 @@ class ConvBlock(nn.Module):
     def forward(
         self, x: Tensor, gate: Tensor | None = None, heard: Heard | None = None
     ) -> Tensor:  # (B, C_in, T_in) -> (B, C_out, T_out)
+        """(B, C_in, T_in) to (B, C_out, T_out). `gate` (C_out,) scales channels; `heard`: a stream's statistics."""
         x = self.convolution(x)
         if gate is not None and self.normalises_channels:
             x = x * gate[:, None]
@@ -215,6 +218,7 @@ class ConvFeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Draw new convolutions by Kaiming's rule."""
         for block in self.conv_layers:
             nn.init.kaiming_normal_(block.convolution.weight)
 
@@ -239,6 +243,7 @@ class WeightNormConv(nn.Module):
 
     @property
     def kernel(self) -> int:
+        """Frames under the kernel."""
         return self.weight_v.size(-1)
 
     @property
@@ -248,9 +253,11 @@ class WeightNormConv(nn.Module):
 
     @property
     def segment(self) -> int:
+        """Frames of a segment, where the convolution is computed as a matrix product."""
         return 3 * self.kernel
 
     def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        """(B, d, T) to (B, d, T): the convolution, cut to as many frames as it was given, then GELU."""
         parameters = self.weight_v, self.weight_g
         if eager_on_cpu(x):
             learns = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
@@ -287,6 +294,7 @@ class WeightNormConv(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Draw a new kernel as fairseq does, and take its norms as the scales."""
         dim, _, kernel = self.weight_v.shape
         nn.init.normal_(self.weight_v, std=math.sqrt(4.0 / (kernel * dim)))
         self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True))
@@ -302,6 +310,7 @@ class StackedPositionBlock(nn.Module):
         self.reach = kernel // 2  # frames before its own that a frame sees
 
     def forward(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        """(B, d, T) to (B, d, T): convolution, a norm without parameters over channels, GELU."""
         length = x.size(-1)
         x = self.get_submodule("0")(x)[..., :length].transpose(1, 2)
         return F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)

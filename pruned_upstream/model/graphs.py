@@ -29,7 +29,8 @@ class Recording(Protocol):
     mask: Tensor
     states: Tensor  # (L + 1, B, T, d)
 
-    def replay(self) -> None: ...
+    def replay(self) -> None:
+        """Compute once more, on what the inputs hold now."""
 
 
 class CudaRecording:
@@ -48,6 +49,7 @@ class CudaRecording:
             self.states = torch.stack(forward(x, mask))
 
     def replay(self) -> None:
+        """Launch the graph; its outputs are overwritten."""
         self.graph.replay()
 
 

@@ -48,6 +48,7 @@ class LogMelSpectrum(nn.Module):
         return self
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B, S) at 16 kHz to Whisper's normalised logarithms of mel energies (B, bands, frames)."""
         frames = self._frames(waveforms.double()) * self.window.to(waveforms.device)  # (B, M, n_fft)
         energies = self._power(frames) @ self.filters.to(waveforms.device).t()  # (B, M, bands)
         logarithms = energies.clamp(min=FLOOR).log10()
@@ -146,4 +147,5 @@ class FramesInWindows:
         return x, padding_mask
 
     def join(self, x: Tensor) -> Tensor:  # (B W, width, d) -> (B, T, d)
+        """(B windows, width, d) back to (B, T, d), what filled the last window up cut off."""
         return x.view(-1, self.count * self.width, x.size(2))[:, : self.frames]

@@ -33,6 +33,7 @@ def parameters_by_part(config: EncoderConfig) -> dict[str, int]:
 
 
 def count_parameters(config: EncoderConfig) -> int:
+    """Parameters of an encoder of this shape, computed and not built."""
     return sum(parameters_by_part(config).values())
 
 
@@ -48,6 +49,7 @@ def prunable_parameters(config: EncoderConfig) -> int:
 
 
 def front_end_parameters(config: EncoderConfig) -> int:
+    """Parameters of the convolutions and their norms."""
     total, in_channels = 0, config.input_channels
     for number, layer in enumerate(config.conv):
         total += layer.channels * (in_channels * layer.kernel + config.conv_bias)
@@ -75,6 +77,7 @@ def attention_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
 
 
 def feed_forward_parameters(config: EncoderConfig, layer: TransformerLayer) -> int:
+    """Parameters of a layer's feed-forward sublayer; 0 where it is gone."""
     if not layer.feed_forward:
         return 0
     d = config.embed_dim

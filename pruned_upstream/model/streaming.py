@@ -57,6 +57,7 @@ class GroupNormOfTheHeard(nn.Module):
         self.eps = 1e-5
 
     def forward(self, x: Tensor, heard: Heard) -> Tensor:  # (B K, C, N) -> (B K, C, N)
+        """(B, C, S) normalised by the mean and variance of what was heard so far."""
         return heard.normalised(x, self.eps) * self.weight[:, None] + self.bias[:, None]
 
 
@@ -69,6 +70,7 @@ class Memory:
     value: Tensor | None = None
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, T, w) behind those remembered, which are then cut to the history."""
         if self.key is not None and self.value is not None:
             key, value = torch.cat([self.key, key], 2), torch.cat([self.value, value], 2)
         kept = slice(max(0, key.size(2) - self.history), None)

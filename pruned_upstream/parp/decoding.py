@@ -36,6 +36,8 @@ class DecodingSettings:
 
 
 class Decoder(Protocol):
+    """From scores to text."""
+
     def __call__(self, scores: Tensor) -> str:
         """The text of (T, classes) log probabilities."""
 
@@ -47,6 +49,7 @@ class GreedyDecoder:
         self.alphabet = alphabet
 
     def __call__(self, scores: Tensor) -> str:
+        """The text of (T, classes) log probabilities."""
         path = torch.unique_consecutive(scores.argmax(-1))
         return self.alphabet.write(path[path != BLANK].tolist())
 
@@ -104,6 +107,7 @@ class BeamDecoder:
         )
 
     def __call__(self, scores: Tensor) -> str:
+        """The text of (T, classes) log probabilities, in words of the lexicon."""
         end = torch.full((1, scores.size(1)), IMPOSSIBLE)  # words end with a boundary, the last one too
         end[0, self._silence] = 0.0
         scores = torch.cat([scores.float().cpu(), end])

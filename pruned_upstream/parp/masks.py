@@ -70,6 +70,7 @@ def random_masks(weights: Mapping[str, Tensor], sparsity: float, scope: str = "g
 
 
 def full_masks(weights: Mapping[str, Tensor]) -> Masks:
+    """Masks that take nothing, of the shapes of `weights`."""
     return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
 

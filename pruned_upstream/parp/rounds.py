@@ -195,9 +195,11 @@ class Pruner:
             self._apply()  # weight decay and momentum know nothing of masks
 
     def state_dict(self) -> dict[str, Any]:
+        """The masks and how many weights came back to life."""
         return {"masks": dict(self.masks), "revived": self.revived}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.masks = {name: state["masks"][name].to(weight.device) for name, weight in self.weights.items()}
         self.revived = state["revived"]
 

@@ -40,6 +40,7 @@ class Choice:
         return next(iter(of))
 
     def lines(self, top: int) -> list[str]:
+        """The `top` likeliest classes of each question, one line per question."""
         said = []
         for asked, of in self.probabilities.items():
             likeliest = ", ".join(f"{name} {probability:.3f}" for name, probability in list(of.items())[:top])
@@ -47,6 +48,7 @@ class Choice:
         return said
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The answers and the `top` probabilities, as what JSON holds."""
         answers = {
             asked: {"answer": self.best(asked), "probabilities": dict(list(of.items())[:top])}
             for asked, of in self.probabilities.items()
@@ -73,6 +75,7 @@ class Classifier:
 
     @torch.inference_mode()
     def answers(self, clips: Sequence[str | Path]) -> list[Choice]:
+        """The classes of each recording (KS, SID, IC, ER)."""
         return [self._answer(clip) for clip in clips]
 
     def _answer(self, clip: str | Path) -> Choice:

@@ -31,9 +31,11 @@ class Occurrence:
     end: float
 
     def lines(self, top: int) -> list[str]:
+        """Where the query was found, in seconds, and how surely."""
         return [f"{self.clip}  {self.start:.2f} to {self.end:.2f} s  score {self.score:.4f}"]
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The same as what JSON holds."""
         place = {"start": round(self.start, 2), "end": round(self.end, 2)}
         return {"query": self.query, "clip": self.clip, "score": self.score, **place}
 
@@ -64,6 +66,7 @@ class Searcher:
 
     @torch.inference_mode()
     def answers(self, clips: Sequence[str | Path]) -> list[Occurrence]:
+        """The first recording searched for in each other (QbE): the best place of each, by its score."""
         features = [self._features(clip) for clip in clips]
         if self.config.get("feature_normalization"):
             everything = torch.cat(features)

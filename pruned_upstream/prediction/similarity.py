@@ -27,9 +27,11 @@ class Similarity:
     cosine: float
 
     def lines(self, top: int) -> list[str]:
+        """Both recordings and their cosine."""
         return [f"{self.clip}  {self.other}  {self.cosine:.4f}"]
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The same as what JSON holds."""
         return {"clip": self.clip, "other": self.other, "similarity": self.cosine}
 
 
@@ -52,6 +54,7 @@ class SpeakerModel(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:  # (T, dim) -> (d,) of length 1
+        """Features (T, d) of one recording to its speaker vector."""
         unmasked = features.new_zeros(1, len(features) - self.taken)
         vector = self.model.inference(self.connector(features.unsqueeze(0)), unmasked)
         return nn.functional.normalize(vector, dim=-1)[0]
@@ -79,6 +82,7 @@ class Verifier:
 
     @torch.inference_mode()
     def answers(self, clips: Sequence[str | Path]) -> list[Similarity]:
+        """How alike the speakers of each pair of recordings are (SV)."""
         vectors = [self._vector(clip) for clip in clips]
         pairs = itertools.combinations(zip(clips, vectors, strict=True), 2)
         return [

@@ -16,8 +16,11 @@ from .experiment import Experiment, find
 class Answer(Protocol):
     """What every kind of answer can do: be printed, and be written as JSON; `top` limits lists of classes."""
 
-    def lines(self, top: int) -> list[str]: ...
-    def tree(self, top: int) -> dict[str, Any]: ...
+    def lines(self, top: int) -> list[str]:
+        """What is printed; of several candidates the `top` first ones."""
+
+    def tree(self, top: int) -> dict[str, Any]:
+        """What `--json` prints; of several candidates the `top` first ones."""
 
 
 class Answerer(Protocol):
@@ -25,7 +28,8 @@ class Answerer(Protocol):
 
     least_clips: int
 
-    def answers(self, clips: Sequence[str | Path]) -> list[Any]: ...
+    def answers(self, clips: Sequence[str | Path]) -> list[Any]:
+        """What the task says about these recordings, in their order."""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ class Text:
     text: str
 
     def lines(self, top: int) -> list[str]:
+        """The recording and its text."""
         return [f"{self.clip}  {self.text}"]
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The same as what JSON holds."""
         return {"clip": self.clip, "text": self.text}
 
 
@@ -42,10 +44,12 @@ class Slots:
     slots: tuple[tuple[str, str], ...]
 
     def lines(self, top: int) -> list[str]:
+        """The recording, its text and its slots."""
         filled = ", ".join(f"{name}={value}" for name, value in self.slots)
         return [f"{self.clip}  {self.text}  [{filled}]"]
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The same as what JSON holds."""
         return {
             "clip": self.clip,
             "text": self.text,
@@ -81,6 +85,7 @@ class Transcriber:
 
     @torch.inference_mode()
     def answers(self, clips: Sequence[str | Path]) -> list[Text | Slots]:
+        """The text of each recording (PR, ASR), with its slots (SF)."""
         return [self._answer(clip) for clip in clips]
 
     def _answer(self, clip: str | Path) -> Text | Slots:

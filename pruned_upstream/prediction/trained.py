@@ -33,6 +33,7 @@ class Features(nn.Module):
 
     @property
     def dim(self) -> int:
+        """Width of a frame."""
         return self.featurizer.output_dim
 
     @property
@@ -149,6 +150,7 @@ class Projected(nn.Module):
         self.model = cls(input_dim=layers["projector_dim"], output_dim=outputs, **(layers.get(layers["select"]) or {}))
 
     def forward(self, features: Tensor) -> Tensor:  # (T, dim) -> (outputs,)
+        """Features (T, d) of one recording to the logits of its classes."""
         lengths = torch.tensor([len(features)], dtype=torch.int32, device=features.device)
         logits, _ = self.model(self.projector(features.unsqueeze(0)), lengths)
         return logits[0]

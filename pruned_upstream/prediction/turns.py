@@ -39,9 +39,11 @@ class Turns:
         ]
 
     def lines(self, top: int) -> list[str]:
+        """The turns as lines of RTTM."""
         return self.rttm()
 
     def tree(self, top: int) -> dict[str, Any]:
+        """The turns, in seconds, as what JSON holds."""
         turns = [
             {"speaker": turn.speaker, "start": round(turn.start, 2), "end": round(turn.end, 2)} for turn in self.turns
         ]
@@ -69,6 +71,7 @@ class Diarizer:
         self.median = int(experiment.details.get("median", MEDIAN))
 
     def answers(self, clips: Sequence[str | Path]) -> list[Turns]:
+        """Who speaks when in each recording (SD)."""
         return [Turns(str(clip), tuple(self._turns(clip))) for clip in clips]
 
     def _turns(self, clip: str | Path) -> list[Turn]:

@@ -130,6 +130,7 @@ def verify(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block, and the mode from before it afterwards."""
     training = module.training
     module.eval()
     try:
@@ -305,7 +306,8 @@ def _needs_feature_scale(config: EncoderConfig, gates: EncoderGates) -> bool:
 
 
 def _check_finite(gates: EncoderGates) -> None:
-    named = [(f"layer {i}, {kind}", g) for i, layer in enumerate(gates.layers, 1) for kind, g in layer._asdict().items()]
+    layers = enumerate(gates.layers, start=1)
+    named = [(f"layer {i}, {kind}", g) for i, layer in layers for kind, g in layer._asdict().items()]
     named += [(f"convolution {i}", gate) for i, gate in enumerate(gates.conv or ())]
     for name, gate in named:
         if gate is not None and not gate.isfinite().all():

@@ -68,10 +68,12 @@ class Parameters:
         self.parts = parts
 
     def expected(self, config: EncoderConfig, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Expected parameters, a differentiable scalar, from how likely each gate is to live."""
         sizes = expected_size(config, probabilities)
         return torch.stack([sizes[part] for part in self.parts or sizes]).sum()
 
     def counted(self, config: EncoderConfig) -> float:
+        """Parameters of a shape."""
         sizes = parameters_by_part(config)
         return sum(sizes[part] for part in self.parts or sizes)
 
@@ -84,6 +86,7 @@ class Macs:
         self._rates: dict[EncoderConfig, _Rates] = {}  # of dense shapes
 
     def expected(self, config: EncoderConfig, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Expected multiply-accumulates of the official utterances, a differentiable scalar."""
         dense = config.densified()
         if dense not in self._rates:
             self._rates[dense] = _Rates(dense)
@@ -97,6 +100,7 @@ class Macs:
         return total + rates.projection * inputs + rates.fixed
 
     def counted(self, config: EncoderConfig) -> float:
+        """Multiply-accumulates of the official utterances."""
         return _official(config)
 
 

@@ -44,10 +44,12 @@ class ClippedStraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, s_bar: Tensor) -> Tensor:
+        """Equation 4, forward: min(1, max(0, s))."""
         return s_bar.clamp(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Equation 4, backward: the gradient as it comes, clipped to [-1, 1], outside the interval, too."""
         return grad.clamp(-1, 1)
 
 

@@ -76,6 +76,7 @@ class LatencyTable:
     scale: float = 1.0
 
     def save(self, path: Path) -> None:
+        """Write the table as JSON."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
@@ -94,6 +95,7 @@ class Latency:
         self.table = table
 
     def expected(self, config: EncoderConfig, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Expected seconds of one utterance, a differentiable scalar."""
         self._check(config)
         table, widths = self.table, ExpectedWidths(config, probabilities)
         heads = widths.heads.sum(1)  # (L,)
@@ -110,6 +112,7 @@ class Latency:
         return table.scale * total
 
     def counted(self, config: EncoderConfig) -> float:
+        """Seconds of one utterance for a shape, from the table."""
         self._check(config)
         total = self._front_end([config.input_channels, *(layer.channels for layer in config.conv)])
         for layer in config.layers:

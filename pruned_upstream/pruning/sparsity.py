@@ -114,6 +114,7 @@ class GentlePrice(Price):
             self.register_buffer(name, torch.zeros((), dtype=torch.double))
 
     def forward(self, expected: Tensor, target: float, gates: Sequence[nn.Parameter]) -> Tensor:
+        """The price, a scalar; to be called when the distillation's gradients have reached the gates."""
         by_size = torch.autograd.grad(expected, gates, retain_graph=True)
         self._remember(self.distillation, [gate.grad for gate in gates if gate.grad is not None])
         self._remember(self.size, by_size)
@@ -123,6 +124,7 @@ class GentlePrice(Price):
         return -self.price * (expected - target)
 
     def multipliers(self) -> dict[str, Tensor]:
+        """What logs show: the price."""
         return {"price": self.price.clone()}
 
     def _remember(self, mean: Tensor, gradients: Sequence[Tensor]) -> None:
@@ -144,10 +146,12 @@ class Lagrangian(Price):
         self.lambda2 = nn.Parameter(torch.zeros(()))
 
     def forward(self, expected: Tensor, target: float, gates: Sequence[nn.Parameter] = ()) -> Tensor:
+        """Equation 5's second and third term, lambda1 (s - t) + lambda2 (s - t)^2: a scalar."""
         excess = expected - target
         return self.lambda1 * excess + self.lambda2 * excess.square()
 
     def multipliers(self) -> dict[str, Tensor]:
+        """What logs show: lambda1 and lambda2."""
         return {name: multiplier.detach().clone() for name, multiplier in self.named_parameters()}
 
 
@@ -166,6 +170,7 @@ class TargetSparsity:
             raise ConfigError(f"the target sparsity warms up over {self.warmup_steps} steps; it cannot be below 0")
 
     def __call__(self, step: int) -> float:
+        """The target at this step."""
         risen = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         return self.initial + (self.final - self.initial) * risen
 
@@ -187,6 +192,7 @@ class Plateaus:
         ]
 
     def __call__(self, step: int) -> float:
+        """The target at this step."""
         number = min(bisect_right(self.ends, step), len(self.ends) - 1)
         return self.rises[number](step - self.starts[number])
 

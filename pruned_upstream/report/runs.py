@@ -34,6 +34,7 @@ class Curve:
 
     @property
     def last(self) -> float:
+        """The value at the last step."""
         return float(self.values[-1])
 
     def tail(self, share: float = 0.05) -> float:
@@ -71,6 +72,7 @@ class Run:
 
     @property
     def method_name(self) -> str:
+        """prune, distill ...; "unknown" for a recipe of no method that this version has."""
         return self.method.name if self.method else UNKNOWN
 
     @property
@@ -80,6 +82,7 @@ class Run:
 
     @property
     def total_steps(self) -> int:
+        """Steps that the recipe asks for."""
         return int(self.recipe.get("optimisation.steps", self.steps))
 
     @property

@@ -69,6 +69,7 @@ def remove(folder: Path | None = None) -> bool:
 
 
 def status(folder: Path | None = None) -> Status:
+    """Where the hook is or would be, and whether s3prl is patched at start."""
     path = _path(folder)
     return Status(path, path.is_file(), _enabled())
 

@@ -75,6 +75,7 @@ def resample(samples: np.ndarray, rate: int, target: str) -> tuple[np.ndarray, i
 
 
 def gain(samples: np.ndarray, rate: int, decibel: str) -> tuple[np.ndarray, int]:
+    """sox's `gain`: louder by so many decibels, clipped."""
     return _clip(samples * 10 ** (float(decibel) / 20)), rate
 
 

@@ -129,11 +129,13 @@ class Inventory:
     lists: dict[str, str] = field(default_factory=dict)
 
     def exists(self, path: Path, what: str) -> bool:
+        """Whether a path exists; if not, the problem is noted."""
         if not path.exists():
             self.problems.append(f"{path} is missing: {what}")
         return path.exists()
 
     def all_exist(self, paths: Iterable[Path], what: str) -> bool:
+        """Whether all exist; each that does not is noted."""
         return sum(not self.exists(path, what) for path in paths) == 0
 
     def audio(self, files: Iterable[Path], wanted_by: str) -> int:

@@ -25,10 +25,12 @@ class Metric:
 
     @property
     def key(self) -> str:
+        """TASK.NAME, as results have it."""
         return f"{self.task}.{self.name}"
 
     @property
     def arrow(self) -> str:
+        """Up if higher is better, else down."""
         return "↑" if self.higher_is_better else "↓"
 
     @property

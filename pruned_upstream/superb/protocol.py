@@ -45,6 +45,7 @@ class StageOutput:
 
     @property
     def stdout(self) -> str:
+        """What the stage printed."""
         return (self.folder / STDOUT).read_text(encoding="utf-8", errors="replace")
 
 
@@ -116,6 +117,7 @@ class Plan:
         unofficial: Sequence[str] = (),
         details: Mapping[str, str | int | float] | None = None,
     ) -> TaskResult:
+        """The task's result, with all reasons why its numbers are not official ones."""
         reasons = [*self.deviations, *unofficial]
         hashes = {f"sha256 of {name}": digest for name, digest in self.lists.items()}
         return TaskResult(

@@ -50,6 +50,7 @@ class Entry:
 
     @classmethod
     def measured(cls, results: RunResults) -> Entry:
+        """The row of a run's results."""
         unofficial = {name: "; ".join(task.notes) for name, task in results.tasks.items() if not task.official}
         return cls(
             results.model,
@@ -62,23 +63,28 @@ class Entry:
 
     @classmethod
     def published(cls, row: PublishedRow) -> Entry:
+        """The row of a published model."""
         remarks = (f"published: {row.source}",) + ((row.notes,) if row.notes else ())
         return cls(row.name, "published", dict(row.metrics), row.parameters, row.macs, remarks=remarks)
 
     @property
     def missing(self) -> tuple[str, ...]:
+        """Tasks without a number."""
         return missing_tasks(self.metrics)
 
     @property
     def official_metrics(self) -> dict[str, float]:
+        """Numbers of the tasks that were run as officially."""
         return on_tasks(self.metrics, tuple(task for task in TASK_METRICS if task not in self.unofficial))
 
     @property
     def superb_s(self) -> float | None:
+        """superb_s of the official numbers; None while a task is missing."""
         return self._score(SUPERB_S)
 
     @property
     def leaderboard_score(self) -> float | None:
+        """The leaderboard's Score; None while a task is missing."""
         return self._score(LEADERBOARD)
 
     def _score(self, scale: Scale) -> float | None:
@@ -114,6 +120,7 @@ class Table:
     better: list[list[bool | None]] | None = None
 
     def markdown(self) -> str:
+        """The table as GitHub's Markdown."""
         from tabulate import tabulate
 
         rows = [[cell.replace("|", r"\|") for cell in row] for row in self.rows]
@@ -151,7 +158,7 @@ class Table:
         return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
     def terminal(self) -> RichTable:
-        """The table turned on its side, one model per column: eleven metrics do not fit into the width of a terminal."""
+        """The table on its side, one model per column: eleven metrics do not fit into the width of a terminal."""
         from rich.table import Table as RichTable
         from rich.text import Text
 

@@ -123,10 +123,12 @@ class Settings:
 
     @property
     def model_name(self) -> str:
+        """What tables call the model: as the user names it, else by its file, else by the upstream."""
         return self.model or (plain_name(self.checkpoint) if self.checkpoint is not None else self.upstream)
 
     @property
     def upstream_arguments(self) -> tuple[str, ...]:
+        """-u, -k and -g of s3prl's runner."""
         arguments = ["-u", self.upstream]
         if self.checkpoint is not None:
             arguments += ["-k", str(self.checkpoint.absolute())]  # a link into the hub's cache has no ending behind it
@@ -154,12 +156,23 @@ class Report:
 class Observer(Protocol):
     """Whoever wants to show how far the run is; `step` is called about five times per second."""
 
-    def run_started(self, tasks: Sequence[Task]) -> None: ...
-    def stage_started(self, task: Task, stage: Stage) -> None: ...
-    def step(self, task: Task, stage: Stage, step: int) -> None: ...
-    def stage_ended(self, task: Task, stage: Stage) -> None: ...
-    def task_ended(self, task: Task, failure: Failure | None) -> None: ...
-    def run_ended(self) -> None: ...
+    def run_started(self, tasks: Sequence[Task]) -> None:
+        """Before the first task."""
+
+    def stage_started(self, task: Task, stage: Stage) -> None:
+        """A stage's process has started."""
+
+    def step(self, task: Task, stage: Stage, step: int) -> None:
+        """A training is at this step."""
+
+    def stage_ended(self, task: Task, stage: Stage) -> None:
+        """The stage's process has ended, well or not."""
+
+    def task_ended(self, task: Task, failure: Failure | None) -> None:
+        """All stages are done, or one has failed."""
+
+    def run_ended(self) -> None:
+        """After the last task, also when something was raised."""
 
 
 class Silent(Observer):
@@ -551,6 +564,7 @@ def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether the stage in this folder has been through."""
     return (folder / FILE_NAME).exists()
 
 

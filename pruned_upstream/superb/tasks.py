@@ -43,6 +43,7 @@ class Reading:
         return values[-1]
 
     def best(self, values: Iterable[float]) -> float:
+        """The better end of the values."""
         return max(values) if self.higher_is_better else min(values)
 
 

@@ -73,6 +73,7 @@ class Utterance:
 
     @property
     def samples(self) -> int:
+        """Its length at 16 kHz."""
         return self.header.samples
 
     def read(self, start: int, samples: int) -> Tensor:
@@ -135,6 +136,7 @@ class Corpus:
 
     @property
     def hours(self) -> float:
+        """Length of all recordings."""
         return sum(utterance.samples for utterance in self.utterances) / SAMPLE_RATE / 3600
 
     @property

@@ -140,6 +140,7 @@ def made_by(recipe: PruneRecipe, method: str, report: Mapping[str, Any]) -> dict
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, the last file of a run: its being there says that the run is done."""
     write_text(folder / REPORT_FILE, json.dumps(report, indent=1))
 
 

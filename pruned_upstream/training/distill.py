@@ -45,6 +45,7 @@ class Student:
     feature_grad_mult: float = 0.1  # factor of the gradient that the convolutions learn by
 
     def check(self) -> None:
+        """Raise ConfigError unless the student's shape makes sense."""
         mult = self.feature_grad_mult
         require(self.layers >= 1, "student.layers", self.layers, "be at least 1")
         require(0 < mult <= 1, "student.feature_grad_mult", mult, "be above 0 and at most 1")
@@ -106,6 +107,7 @@ class PredictionObjective(DistillationObjective):
         scale_gradient(student.feature_extractor, recipe.student.feature_grad_mult)
 
     def distance(self, encoded: Encoded) -> Tensor:
+        """L1 and cosine between each head's prediction and its teacher layer, summed over valid frames: a scalar."""
         targets = [encoded.teacher[k] for k in self.teacher_layers]
         pairs = zip(predictions(self.student, encoded.student[-1]), targets, strict=True)
         return torch.stack([self.head_loss(ours, target, encoded.weights) for ours, target in pairs]).mean()

@@ -24,6 +24,7 @@ def encoder_fingerprint(encoder: Encoder) -> str:
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values."""
     digest = hashlib.sha256()
     _add_tensors(digest, tensors)
     return digest.hexdigest()

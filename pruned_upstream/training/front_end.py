@@ -45,6 +45,7 @@ class FrontEndStage:
     warmup: float = 0.05  # share of these steps
 
     def check(self) -> None:
+        """Raise ConfigError for steps, rates or shares out of range."""
         require(self.steps >= 1, "front_end_stage.steps", self.steps, "be at least 1")
         require(self.learning_rate > 0, "front_end_stage.learning_rate", self.learning_rate, "be above 0")
         require(0 <= self.warmup < 1, "front_end_stage.warmup", self.warmup, "be a share from 0 to below 1")
@@ -89,13 +90,16 @@ class FrontEndObjective(DistillationObjective):
         self.modules = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def learned(self) -> Iterable[nn.Parameter]:
+        """The light front end's parameters."""
         return self.modules.parameters()
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Forget the spread of the last step."""
         super().begin_step(step, parts)
         self.spread = self.processes.scalar(0.0)
 
     def distance(self, encoded: Encoded) -> Tensor:
+        """Squared distance between both front ends' features, summed over valid frames: a scalar."""
         (ours,), (theirs,), valid = encoded
         with torch.no_grad():
             mean = theirs.masked_fill(~valid.unsqueeze(-1), 0.0).sum((0, 1)) / valid.sum()
@@ -103,13 +107,16 @@ class FrontEndObjective(DistillationObjective):
         return mse(ours, theirs, valid)
 
     def end_step(self) -> None:
+        """Add the spread up over all processes."""
         super().end_step()
         self.processes.sum_(self.spread)
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss and residual: the share of the features' variance that is not explained."""
         return super().metrics() | {"residual": self.distillation / self.spread}
 
     def shown(self) -> Sequence[str]:
+        """Loss and residual."""
         return ("loss", "residual")
 
     def _encode(self, part: Batch) -> Encoded:

@@ -54,6 +54,7 @@ class Distillation:
     average: str = "utterances"  # over each one's frames, then over them (equation 5); or all "frames" together
 
     def check(self) -> None:
+        """Raise ConfigError for an unknown average or a weight below 0."""
         averages = ("frames", "utterances")
         require(self.average in averages, "distillation.average", self.average, f"be one of {', '.join(averages)}")
         require(self.gram >= 0, "distillation.gram", self.gram, "be at least 0")
@@ -85,9 +86,11 @@ class Sparsity:
 
     @property
     def all_targets(self) -> list[float]:
+        """The targets of the run, in the order in which they are reached."""
         return self.targets or [self.target]
 
     def check(self) -> None:
+        """Raise ConfigError for targets outside 0 to 1 or not rising, and for unknown scopes and prices."""
         require(0 < self.target < 1, "sparsity.target", self.target, "lie between 0 and 1, both excluded")
         targets = self.targets
         if targets is not None:
@@ -112,6 +115,7 @@ class LatencySettings:
     table: str | None = key(Kind.INPUT, None)
 
     def check(self) -> None:
+        """Raise ConfigError for lengths or thread counts out of range."""
         require(self.seconds > 0, "latency.seconds", self.seconds, "be above 0")
 
 
@@ -126,6 +130,7 @@ class PruneOptimisation(Optimisation):
     gate_schedule: str = "constant"  # of both, after the warm-up; or "linear", to 0 at the last step
 
     def check(self) -> None:
+        """Raise ConfigError for an unknown schedule of the gates, or rates out of range."""
         super().check()
         schedule, known = self.gate_schedule, ", ".join(AFTER_WARMUP)
         require(schedule in AFTER_WARMUP, "optimisation.gate_schedule", schedule, f"be one of {known}")
@@ -211,6 +216,7 @@ class PruningObjective(PairedDistillation):
         self._means = gates.means()
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """The student's, the layer map's, and the gates' with their price's, each with its rate and schedule."""
         options: PruneOptimisation = self.recipe.optimisation
         schedule = AFTER_WARMUP[options.gate_schedule](options.steps, options.warmup)
         return [
@@ -229,11 +235,13 @@ class PruningObjective(PairedDistillation):
         ]
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Draw the step's gates, the same in all processes, then count frames and choose pairs."""
         generator = torch.Generator().manual_seed(noise_seed(self.recipe.run.seed, step, 0, GATE_NOISE))
         self.sample = self.gates.sample(generator)
         super().begin_step(step, parts)
 
     def end_step(self) -> None:
+        """Hand the gates' gradients on, and add the price of the expected sparsity (equation 5)."""
         super().end_step()
         self.sample.backward(self.processes.sum_)
         self.expected = expected_sparsity(self.gates.config, self.gates.probabilities(), self.cost)
@@ -241,10 +249,12 @@ class PruningObjective(PairedDistillation):
         self.penalty.backward()
 
     def after_step(self) -> None:
+        """Keep the gates' parameters within their bounds."""
         self.gates.clamp_()
         self._means = self.gates.means()
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss, penalty, sparsity and target; means of gates as gate/KIND and layer_gate/KIND/LAYER, from 1."""
         scalars: dict[str, Any] = {
             "loss": self.distillation + self.penalty.detach(),
             "penalty": self.penalty.detach(),
@@ -260,9 +270,11 @@ class PruningObjective(PairedDistillation):
         return super().metrics() | {name: self.processes.scalar(value) for name, value in scalars.items()}
 
     def shown(self) -> Sequence[str]:
+        """Distillation, sparsity and target."""
         return ("distillation", "sparsity", "target")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         super().load_state_dict(state)
         self._means = self.gates.means()
 

@@ -64,13 +64,14 @@ class ParameterGroup:
 
 
 class Objective(Protocol):
-    """What is learned. The trainer calls, at each step, in this order:
+    """What is learned. The trainer calls, at each step, in this order.
 
     begin_step, then loss and its backward pass for each micro-batch, then end_step, the update, after_step, metrics.
     Whatever is random must follow from `step` and `Batch.seed`, or a resumed run will differ.
     """
 
-    def parameter_groups(self) -> list[ParameterGroup]: ...
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What is learned, each group with its learning rate and schedule."""
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
         """Look at this process's whole share of the step. Collective calls belong here and in `end_step`, which every
@@ -91,9 +92,11 @@ class Objective(Protocol):
     def shown(self) -> Sequence[str]:
         """The metrics beside the progress bar."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
 
 
 class TrainingRecipe(Protocol):

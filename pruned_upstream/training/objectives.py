@@ -66,6 +66,7 @@ class DistillationObjective:
         raise NotImplementedError
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """The student's weights and, in a group without decay, its biases and norms."""
         options, learned = self.options, list(self.learned())
         weights = [p for p in learned if decayed(p)]
         others = [p for p in learned if not decayed(p)]
@@ -79,6 +80,7 @@ class DistillationObjective:
         return self.student.parameters()
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Count what the loss is averaged over, in all processes."""
         self.step = step
         counts = [sum(self._count(part) for part in parts if part.wavs), sum(len(part.wavs) for part in parts)]
         self.frames, utterances = self.processes.sum_(torch.stack([*map(self.processes.scalar, counts)])).unbind()
@@ -86,26 +88,32 @@ class DistillationObjective:
         self.distillation = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
+        """The part's share of the step's distance: a scalar."""
         loss = self.distance(self._encode(part)) / self.summands
         self.distillation += loss.detach()
         return loss
 
     def end_step(self) -> None:
+        """Add the loss up over all processes."""
         self.processes.sum_(self.distillation)
 
     def after_step(self) -> None:
         """Nothing to project."""
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss and frames of the step."""
         return {"loss": self.distillation.clone(), "frames": self.frames}
 
     def shown(self) -> Sequence[str]:
+        """The loss."""
         return ("loss",)
 
     def state_dict(self) -> dict[str, Any]:
+        """The student, and whatever learns beside it."""
         return dict(self.modules.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.modules.load_state_dict(state)
 
     def _gates(self) -> EncoderGates | None:
@@ -164,11 +172,13 @@ class PairedDistillation(DistillationObjective):
         self._living = torch.tensor([layer.attention or layer.feed_forward for layer in layers]).to(processes.device)
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """The student's groups, then the layer map's."""
         # decay would pull the layer maps away from the identity they start as
         maps = ParameterGroup("layer_map", list(self.pairing.parameters()), self.options.learning_rate, self.schedule)
         return [*super().parameter_groups(), maps]
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Choose the step's pairs over the whole batch."""
         super().begin_step(step, parts)
         filled = [part for part in parts if part.wavs]
         self._kept = None
@@ -184,9 +194,11 @@ class PairedDistillation(DistillationObjective):
         self.pairs = self.pairing.choose(self.processes.sum_(table), self._alive())
 
     def distance(self, encoded: Encoded) -> Tensor:
+        """Distance of the chosen pairs, summed over what is averaged: a scalar."""
         return self.pairing(*encoded, self.pairs)
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss, frames, and the pairs: pair/TEACHER_LAYER is the student's layer."""
         pairs = zip(self.pairing.teacher_layers, self.pairs, strict=True)
         chosen = {f"pair/{k}": self.processes.scalar(j) for k, j in pairs}
         return super().metrics() | {"distillation": self.distillation.clone()} | chosen

@@ -54,6 +54,7 @@ class LabelledData(Data):
     max_seconds: float = 40.0  # longer recordings are left out, since a crop would not fit its transcript
 
     def check(self) -> None:
+        """Raise ConfigError for unknown labels."""
         super().check()
         require(self.labels in KINDS, "data.labels", self.labels, f"be one of {', '.join(KINDS)}")
 
@@ -68,6 +69,7 @@ class HiddenSpans:
     channel_span: int = 64
 
     def check(self) -> None:
+        """Raise ConfigError for shares or widths of spans out of range."""
         for name in ("frames", "channels"):
             require(0 <= getattr(self, name) < 1, f"masking.{name}", getattr(self, name), "be from 0 to below 1")
             span = f"{name.removesuffix('s')}_span"
@@ -88,6 +90,7 @@ class CtcOptimisation(Optimisation):
     clip_norm: float | None = None
 
     def check(self) -> None:
+        """Raise ConfigError for a schedule whose phases do not fit."""
         super().check()
         held = self.warmup + self.hold
         require(self.hold >= 0 and held <= 1, "optimisation.hold", self.hold, "leave warmup + hold at most 1")
@@ -144,6 +147,7 @@ class CtcObjective:
         self.done = 0
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """The encoder's, which wait until the head has warmed up, and the head's."""
         options = self.recipe.optimisation
         learned = tri_stage(options.steps, options.warmup, options.hold, options.final)
         after_head = delayed(learned, self.pruner.frozen)
@@ -157,6 +161,7 @@ class CtcObjective:
         ]
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Count recordings and frames of the step in all processes."""
         self.step = step
         filled = [part for part in parts if part.wavs]
         counts = [sum(len(part.wavs) for part in filled), sum(int(self._valid(part).sum()) for part in filled)]
@@ -164,6 +169,7 @@ class CtcObjective:
         self.total = self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
+        """The part's CTC loss, over the step's recordings: a scalar."""
         torch.manual_seed(part.seed)
         valid = self._valid(part)
         scores = self._scores(part, valid)  # (B, T, classes)
@@ -181,14 +187,17 @@ class CtcObjective:
         return loss
 
     def end_step(self) -> None:
+        """Add the loss up, and let the pruner see the gradients."""
         self.processes.sum_(self.total)
         self.pruner.after_backward()
 
     def after_step(self) -> None:
+        """Let the pruner set its zeros and, when it is time, its masks."""
         self.done = self.step + 1
         self.pruner.after_update(self.done)
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss, sparsity and weights that came back to life."""
         scalars = {
             "loss": self.total.clone(),
             "sparsity": self.pruner.sparsity(self.done),
@@ -198,12 +207,15 @@ class CtcObjective:
         return {name: self.processes.scalar(value) for name, value in scalars.items()}
 
     def shown(self) -> Sequence[str]:
+        """Loss and sparsity."""
         return ("loss", "sparsity")
 
     def state_dict(self) -> dict[str, Any]:
+        """The recogniser and the masks."""
         return {"recogniser": dict(self.recogniser.state_dict()), "pruner": self.pruner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.recogniser.load_state_dict(state["recogniser"])
         self.pruner.load_state_dict(state["pruner"])
 

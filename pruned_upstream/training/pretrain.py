@@ -146,6 +146,7 @@ class MaskedPrediction:
         self.modules = nn.ModuleDict({"encoder": encoder, "heads": self.heads})
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """Encoder, prediction heads and the vector that stands for hidden frames."""
         options = self.recipe.optimisation
         parameters = [*self.modules.parameters(), self.mask_emb]
         schedule = partial(
@@ -162,6 +163,7 @@ class MaskedPrediction:
         ]
 
     def begin_step(self, step: int, parts: Sequence[Batch]) -> None:
+        """Count the frames that are predicted, in all processes."""
         self.predicts_units = step >= self._front_end_steps
         hidden = valid = 0
         for part in parts:
@@ -174,6 +176,7 @@ class MaskedPrediction:
         self.total, self.correct = self.processes.scalar(0.0), self.processes.scalar(0.0)
 
     def loss(self, part: Batch) -> Tensor:
+        """Cross entropy of the part's frames over the step's: a scalar."""
         hidden = self.processes.to_device(self._hidden(part))  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
         target = self.processes.to_device(self._target(part, waveforms))
@@ -194,6 +197,7 @@ class MaskedPrediction:
         return loss
 
     def end_step(self) -> None:
+        """Add loss and right answers up over all processes."""
         self.processes.sum_(self.total)
         self.processes.sum_(self.correct)
 
@@ -201,6 +205,7 @@ class MaskedPrediction:
         """Nothing to project."""
 
     def metrics(self) -> dict[str, Tensor]:
+        """Loss, accuracy on hidden frames, and frames."""
         return {
             "loss": self.total.clone(),
             "accuracy": self.correct / self.hidden.clamp(min=1.0),  # of hidden frames; 0 while the front end learns
@@ -208,12 +213,15 @@ class MaskedPrediction:
         }
 
     def shown(self) -> Sequence[str]:
+        """Loss and accuracy."""
         return ("loss", "accuracy")
 
     def state_dict(self) -> dict[str, Any]:
+        """The modules and the vector of hidden frames."""
         return dict(self.modules.state_dict()) | {"mask_emb": self.mask_emb.detach()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         state = dict(state)
         with torch.no_grad():
             self.mask_emb.copy_(state.pop("mask_emb"))

@@ -83,6 +83,7 @@ class Data:
     workers: int = key(Kind.LAUNCH, 4)  # loader processes of each training process
 
     def check(self) -> None:
+        """Raise ConfigError unless sources, lengths and shares make sense."""
         named = bool(self.train) and all(self.train)
         noisy = self.noise is None or (bool(self.noise) and all(self.noise))
         require(named, "data.train", self.train, "name at least one folder or manifest")
@@ -106,6 +107,7 @@ class Streaming:
     history_seconds: float = 4.0  # how far attention reaches back before the chunk
 
     def check(self) -> None:
+        """Raise ConfigError for a chunk shorter than a frame, or a history without chunks."""
         chunk, history = self.chunk_seconds, self.history_seconds
         require(chunk is None or chunk >= 0.02, "streaming.chunk_seconds", chunk, "be at least 0.02, a frame, or null")
         require(history >= 0, "streaming.history_seconds", history, "be at least 0")
@@ -136,6 +138,7 @@ class Optimisation:
     precision: str = "fp32"  # or bf16: autocast, no loss scaling
 
     def check(self) -> None:
+        """Raise ConfigError for steps, rates or a precision out of range."""
         where = "optimisation"
         betas, clip, known = self.betas, self.clip_norm, ", ".join(PRECISIONS)
         in_range = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
@@ -161,6 +164,7 @@ class Run:
     checkpoint_every: int = key(Kind.LAUNCH, 1000)  # steps
 
     def check(self) -> None:
+        """Raise ConfigError unless folder, seed and intervals make sense."""
         require(bool(self.folder), "run.folder", self.folder, "name a folder")
         require(not Path(self.folder).is_file(), "run.folder", self.folder, "name a folder, not a file")
         require(0 <= self.seed < 1 << 63, "run.seed", self.seed, "be at least 0 and below 2^63")
@@ -179,6 +183,7 @@ class DropoutRates:
     layerdrop: float = 0.0
 
     def check(self) -> None:
+        """Raise ConfigError for a rate outside 0 to 1."""
         for rate in dataclasses.fields(self):
             value = getattr(self, rate.name)
             require(0 <= value < 1, f"dropout.{rate.name}", value, "be from 0 to below 1")

@@ -33,6 +33,7 @@ class Repair:
     damping: float = DAMPING  # of the mean square of what a matrix reads
 
     def check(self) -> None:
+        """Raise ConfigError unless seconds and damping are above 0."""
         require(self.seconds > 0, "repair.seconds", self.seconds, "be above 0")
         require(self.damping > 0, "repair.damping", self.damping, "be above 0")
 

@@ -9,6 +9,7 @@ Schedule = Callable[[int], float]
 
 
 def constant() -> Schedule:
+    """One for all steps."""
     return partial(_warmup_constant, warmup=0)
 
 

@@ -42,6 +42,7 @@ class SecondStage:
     warmup: float = 0.2  # share of these steps
 
     def check(self) -> None:
+        """Raise ConfigError for steps or rates out of range."""
         require(self.steps >= 0, "second_stage.steps", self.steps, "be at least 0")
         require(self.learning_rate > 0, "second_stage.learning_rate", self.learning_rate, "be above 0")
         require(0 <= self.warmup < 1, "second_stage.warmup", self.warmup, "be a share from 0 to below 1")

@@ -64,9 +64,11 @@ class Normaliser(NamedTuple):
 
     @classmethod
     def fit(cls, frames: Tensor) -> Normaliser:  # (N, coefficients)
+        """Mean and deviation of each column of frames (N, d)."""
         return cls(frames.mean(0), frames.std(0).clamp(min=1e-5))
 
     def __call__(self, frames: Tensor) -> Tensor:
+        """Normalise frames (..., d)."""
         return (frames - self.mean) / self.scale
 
 
@@ -90,7 +92,8 @@ class Clusters:
         kmeans = MiniBatchKMeans(units, random_state=seed, n_init=3, batch_size=4096).fit(normaliser(cepstra).numpy())
         return cls(normaliser, torch.from_numpy(kmeans.cluster_centers_).float(), smoothing)
 
-    def __call__(self, mel: Tensor) -> Tensor:  # (B, T, 40) -> (B, T)
+    def __call__(self, mel: Tensor) -> Tensor:
+        """The unit of each frame of log mel energies: (B, T, 40) -> (B, T)."""
         cepstra = self.cepstra(smoothed_cepstra(mel, self.smoothing))
         return torch.cdist(cepstra, self.centroids.expand(len(cepstra), -1, -1)).argmin(-1)
 
@@ -125,6 +128,7 @@ class FrameLabels:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 over all labels."""
         return tensors_fingerprint({str(number): labels for number, labels in enumerate(self.of_recording)})
 
     def __call__(self, part: Batch, config: EncoderConfig) -> Tensor:
@@ -190,6 +194,7 @@ class Targets:
         return cls(Normaliser.fit(torch.cat([mel.flatten(0, 1) for mel in mels])), clusters, settings or {})
 
     def save(self, path: Path) -> None:
+        """Write them to a file, which `load` reads."""
         clusters = self.clusters
         state = {
             "mel": tuple(self.mel),

@@ -53,6 +53,7 @@ class PrunedUpstreamConfig(PreTrainedConfig):
 
     @property
     def dropout(self) -> Dropout:
+        """The rates, as the encoder takes them."""
         return Dropout(
             hidden=self.hidden_dropout,
             attention=self.attention_dropout,
@@ -63,10 +64,12 @@ class PrunedUpstreamConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
+        """Width of a hidden state."""
         return self.encoder_config.embed_dim
 
     @property
     def num_hidden_layers(self) -> int:
+        """Transformer layers."""
         return self.encoder_config.num_layers
 
     @property
@@ -76,4 +79,5 @@ class PrunedUpstreamConfig(PreTrainedConfig):
 
     @property
     def inputs_to_logits_ratio(self) -> int:
+        """Samples to a frame."""
         return self.encoder_config.downsample_rate

@@ -67,6 +67,7 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
         return self.backbone.encoder.checkpoint is not None
 
     def freeze_feature_encoder(self) -> None:

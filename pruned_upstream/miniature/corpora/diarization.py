@@ -39,6 +39,7 @@ SIZES = {
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Two speakers per recording, in turns that overlap now and then, with the segments Kaldi's way."""
     clips: list[Clip] = []
     turns: list[list[str]] = []  # who speaks each cue of each clip
     for split, pool, count in (

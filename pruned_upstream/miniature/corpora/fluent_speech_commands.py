@@ -52,6 +52,7 @@ SIZES = {
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Commands of three slots by speakers of each split, and the tables that name their intents."""
     clips: list[Clip] = []
     rows: dict[str, list[tuple[str, ...]]] = {}
     for split, pool, (count, times) in (

@@ -40,6 +40,7 @@ SIZES = {"demo": Sizes(each=9), "tiny": Sizes(each=1)}
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Five sessions of one woman and one man, four emotions each told by pitch, pace and loudness."""
     clips: list[Clip] = []
     emotions: list[str] = []
     cast = iter(speakers.TRAIN)  # women and men in turn

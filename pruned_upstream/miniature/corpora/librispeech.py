@@ -38,6 +38,7 @@ SIZES = {
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Sentences read by speakers of each split, with transcripts and chapters as LibriSpeech has them."""
     splits = (
         ("train-clean-360", speakers.TRAIN, sizes.unlabelled, sentence, 1000),
         ("train-clean-100", speakers.TRAIN, sizes.train, short_sentence, 1000),

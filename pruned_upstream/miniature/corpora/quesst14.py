@@ -54,6 +54,7 @@ SIZES = {
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Recordings that hold phrases, spoken queries for them, and which query occurs where."""
     phrases = {key: _PHRASES[key][: sizes.phrases[key]] for key in _PHRASES}
     clips: list[Clip] = []
     listings: dict[str, list[str]] = {"utterances": [], "dev": [], "eval": []}

@@ -58,6 +58,7 @@ SIZES = {"demo": Sizes(train=60, valid=10, test=25), "tiny": Sizes(train=2, vali
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Sentences with slots by the speakers of each split, and their annotations."""
     clips: list[Clip] = []
     lines: list[str] = []
     for split, names in SPEAKERS.items():

@@ -45,6 +45,7 @@ SIZES = {
 
 
 def plan_train(sizes: Sizes, rng: Random) -> Plan:
+    """Keywords, other words and noises, with the lists of the dev and test clips."""
     clips: list[Clip] = []
     for pool, (count, takes, others), share in (
         (speakers.TRAIN, sizes.train, (20, 100)),
@@ -60,6 +61,7 @@ def plan_train(sizes: Sizes, rng: Random) -> Plan:
 
 
 def plan_test(sizes: Sizes, rng: Random) -> Plan:
+    """The test set of twelve classes: ten keywords, unknown words and silence."""
     clips: list[Clip] = []
     count, takes, others = sizes.test
     for speaker in speakers.TEST[:count]:

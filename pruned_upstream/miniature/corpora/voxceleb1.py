@@ -41,6 +41,7 @@ SIZES = {
 
 
 def plan(sizes: Sizes, rng: Random) -> Plan:
+    """Several videos of each speaker, the split of SID, and the trials of SV."""
     clips: list[Clip] = []
     split_list: list[str] = []
     for half, pool, first_id in (

@@ -51,11 +51,13 @@ DEFAULTS = {"conv_bias": False, "pos_conv_depth": 1}
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is fairseq's own file, with its options as `args` or `cfg`."""
     cfg = plain(checkpoint.get("cfg"))
     return "model" in checkpoint and (isinstance(cfg, dict) and "model" in cfg or checkpoint.get("args") is not None)
 
 
 def read(checkpoint: Mapping[str, Any]) -> Found:
+    """Shape and weights of fairseq's own file; ConfigError for options that are not supported."""
     if checkpoint.get("cfg") is not None:
         cfg = plain(checkpoint["cfg"])
         model, task = options_of(cfg["model"], "cfg.model"), options_of(cfg.get("task") or {}, "cfg.task")
@@ -65,10 +67,12 @@ def read(checkpoint: Mapping[str, Any]) -> Found:
 
 
 def recognises_copy(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is a copy in s3prl's form."""
     return {"model_cfg", "task_cfg", "model_weight"} <= checkpoint.keys()
 
 
 def read_copy(checkpoint: Mapping[str, Any]) -> Found:
+    """Shape and weights of a copy in s3prl's form."""
     model, task = (options_of(plain(checkpoint[name]), name) for name in ("model_cfg", "task_cfg"))
     return _found(model, task, checkpoint["model_weight"])
 

@@ -19,6 +19,7 @@ PREFIX = "model."  # of the encoder inside our upstream (`s3prl_plugin/expert.py
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether s3prl's runner wrote it: states of an upstream and a downstream."""
     return {"Args", "Downstream", "Step"} <= checkpoint.keys()
 
 

@@ -81,6 +81,7 @@ WHOLE = Subnet.uniform(768)
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is LightHuBERT's supernet or one of its subnets."""
     cfg = plain(checkpoint.get("cfg"))
     model = cfg.get("model") if isinstance(cfg, dict) else None
     return "model" in checkpoint and isinstance(model, dict) and model.get("_name") in (SUPERNET, FIRST_STAGE)

@@ -59,10 +59,12 @@ DISTILLER_DEFAULTS = {
 
 
 def recognises_distiller(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether s3prl's pretraining of DistilHuBERT wrote it."""
     return {"Config", "Distiller"} <= checkpoint.keys()
 
 
 def read_distiller(checkpoint: Mapping[str, Any]) -> Found:
+    """Shape and weights of DistilHuBERT; the prediction heads are named as ours are."""
     options = dict(plain(checkpoint["Config"])["distiller"])
     if "extractor_conv_feature_layers" in options:
         options["conv_feature_layers"] = options["extractor_conv_feature_layers"]
@@ -109,11 +111,13 @@ CHANNELS = 512  # and so are its convolutions
 
 
 def recognises_dphubert(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is a pruned model of pyf98/DPHuBERT, or of DiariZen in its layout."""
     config = checkpoint.get("config")
     return "state_dict" in checkpoint and isinstance(config, dict) and "encoder_use_attention" in config
 
 
 def read_dphubert(checkpoint: Mapping[str, Any]) -> Found:
+    """Shape and weights of DPHuBERT, DPWavLM or DiariZen's pruned WavLM."""
     options = checkpoint["config"]
     weights: dict[str, Any] = dict(checkpoint["state_dict"])
     config = dphubert_config(options)

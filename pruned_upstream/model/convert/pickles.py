@@ -47,6 +47,7 @@ class Inert:
     arguments: tuple[Any, ...]
 
     def __new__(cls, *arguments: Any) -> Inert:
+        """Keep the arguments, and run nothing."""
         self = object.__new__(cls)
         self.arguments = arguments
         return self

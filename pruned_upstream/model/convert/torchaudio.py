@@ -28,6 +28,7 @@ LAYERS = f"{TRANSFORMER}layers."
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is a state dict of torchaudio's wav2vec 2.0 classes."""
     return PROJECTION in checkpoint
 
 

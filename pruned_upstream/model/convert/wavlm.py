@@ -36,11 +36,13 @@ DEFAULTS = {
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is Microsoft's file: a `cfg` of WavLM's own options, with none of fairseq's groups."""
     cfg = plain(checkpoint.get("cfg"))
     return "model" in checkpoint and isinstance(cfg, dict) and "model" not in cfg
 
 
 def read(checkpoint: Mapping[str, Any]) -> Found:
+    """Shape and weights of WavLM, what only its pretraining used left out."""
     tensors = without_pretraining(checkpoint["model"])
     return Found(wavlm_config(plain(checkpoint["cfg"])), {RENAMED.get(name, name): t for name, t in tensors.items()})
 

@@ -60,6 +60,7 @@ OPTIONS = {
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is OpenAI's Whisper."""
     return {"dims", "model_state_dict"} <= checkpoint.keys()
 
 

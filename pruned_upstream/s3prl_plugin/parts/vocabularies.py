@@ -30,10 +30,12 @@ ASR_CHARACTERS = tuple(_LETTERS_BY_FREQUENCY)
 
 
 def write_phonemes(path: Path) -> Path:
+    """Write the phonemes of PR, one line per phoneme."""
     return _write_lines(path, PHONEMES)
 
 
 def write_characters(path: Path) -> Path:
+    """Write the characters of ASR, one line per character."""
     return _write_lines(path, CHARACTERS)
 
 
