@@ -125,9 +125,11 @@ class Corpus:
         return len(self.utterances)
 
     def name(self, number: int) -> str:
+        """The recording's path under its source."""
         return self.utterances[number].name
 
     def utterance(self, number: int) -> Utterance:
+        """The recording of this number."""
         return self.utterances[number]
 
     def samples(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -189,6 +191,7 @@ class Found:
 
     @property
     def named(self) -> str:
+        """The sources, for a sentence."""
         return _named([str(source) for source in self.sources])
 
 

@@ -55,6 +55,7 @@ class GrowingCorpus:
         return len(self.found.recordings)
 
     def name(self, number: int) -> str:
+        """The recording's path under its source; no header is needed for it."""
         return self.found.recordings[number][1]
 
     def utterance(self, number: int) -> Utterance:
@@ -118,30 +119,37 @@ class GrowingCorpus:
 
     @property
     def utterances(self) -> list[Utterance]:
+        """All recordings that can be used; waits for the headers."""
         return self.whole.utterances
 
     @property
     def hours(self) -> float:
+        """Length of all recordings; waits for the headers."""
         return self.whole.hours
 
     @property
     def skipped(self) -> dict[str, str]:
+        """What cannot be used, and why; waits for the headers."""
         return self.whole.skipped
 
     @property
     def repeated(self) -> list[str]:
+        """Recordings that several sources name."""
         return self.found.repeated
 
     @property
     def left_out(self) -> list[str]:
+        """Sets that are not for training."""
         return self.found.left_out
 
     @property
     def looks_held_out(self) -> dict[str, int]:
+        """Recordings of sets that look like test data; waits for the headers."""
         return self.whole.looks_held_out
 
     @property
     def fingerprint(self) -> str:
+        """Of all names and lengths; waits for the headers."""
         return self.whole.fingerprint
 
 
