@@ -20,10 +20,12 @@ class HiddenStates(Protocol):
     """A named tuple with these fields; whatever else it holds is of the shape (B, T, d)."""
 
     @property
-    def hidden_states(self) -> Sequence[Tensor]: ...  # L + 1 of (B, T, d)
+    def hidden_states(self) -> Sequence[Tensor]:
+        """L + 1 tensors (B, T, d)."""
 
     @property
-    def padding_mask(self) -> Tensor | None: ...  # (B, T)
+    def padding_mask(self) -> Tensor | None:
+        """(B, T), True at padding; None where nothing is padded."""
 
     def _asdict(self) -> dict[str, Any]: ...
 

@@ -53,6 +53,7 @@ class TransposedChannelNorm(nn.Module):
 
     @property
     def inner(self) -> nn.Module:
+        """The norm that works on (B, T, C)."""
         return cast(nn.Module, self._modules["1"])
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T)
@@ -82,10 +83,12 @@ class ConvBlock(nn.Module):
 
     @property
     def convolution(self) -> nn.Conv1d:
+        """The block's child "0"."""
         return cast(nn.Conv1d, self._modules["0"])
 
     @property
     def norm(self) -> nn.Module | None:
+        """The block's child "2", if it has one."""
         return self._modules.get("2")
 
     def forward(
