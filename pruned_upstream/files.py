@@ -31,29 +31,24 @@ FOREIGN_PATIENCE_SECONDS = 24 * 3600.0  # of another machine one cannot see whet
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it vanishes.
+    """Yield a temporary path for what will be `path`; on success it takes that name, on failure it vanishes.
+
+    It has the final file's name, in a hidden folder beside it: whatever a library puts beside the file that it writes
+    goes with the folder, and formats that keep the name of their file keep the right one. What a killed process left of
+    the same file goes first.
 
     Raises:
         PrunedUpstreamError: the folder cannot be written or the disk is full; `path` keeps what it held.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(**_unfinished(path))
-        temporary = Path(name)
-        os.close(handle)
+    with _beside(path) as folder:
+        temporary = folder / path.name
+        temporary.touch()
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # here, since a library may have put a file of its own in this place
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        _discard(temporary)
-        raise PrunedUpstreamError(f"could not write {path}: {error.strerror or error}; nothing was changed") from error
-    except BaseException:
-        _discard(temporary)
-        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -75,27 +70,32 @@ def atomic_folder(path: str | Path, last: str) -> Iterator[Path]:
         PrunedUpstreamError: it cannot be written, or the disk is full; or `path` holds other files.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path.parent)
+    with _beside(path) as temporary:
         there = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
         if there or path.is_file():
             held = f"holds {there[0].name} already" if there else "is a file"
             raise PrunedUpstreamError(f"{path} {held}; name another folder, or remove what is there")
-        temporary = Path(tempfile.mkdtemp(**_unfinished(path)))
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         path.mkdir(exist_ok=True)
         for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
             os.replace(file, path / file.name)
-        temporary.rmdir()
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder for what will be `path`, on the same disk; it goes in any case."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, of=path.name)
+        temporary = Path(tempfile.mkdtemp(**_unfinished(path)))
+        yield temporary
     except OSError as error:
-        _discard(temporary)
         raise PrunedUpstreamError(f"could not write {path}: {error.strerror or error}; nothing was changed") from error
-    except BaseException:
-        _discard(temporary)
-        raise
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(path: str | Path) -> Path:
@@ -115,12 +115,17 @@ def make_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove from this folder (not from those in it) what dead processes left of files that they did not complete."""
+def remove_unfinished(folder: Path, of: str | None = None) -> None:
+    """Remove from this folder (not from those in it) what dead processes left of files that they did not complete.
+
+    Args:
+        of: only what was to become a file of this name.
+    """
+    begins = "" if of is None else _prefix(of)
     for entry in folder.iterdir():
         writer = UNFINISHED.fullmatch(entry.name)
-        if writer is not None and _is_dead(writer["host"], int(writer["pid"]), entry):
-            _discard(entry)
+        if writer and entry.name.startswith(begins) and _is_dead(writer["host"], int(writer["pid"]), entry):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -175,8 +180,12 @@ def _opened(path: Path) -> TextIO:
 
 def _unfinished(path: Path) -> dict[str, str]:
     """Arguments of `tempfile` for something that will be called `path`; `UNFINISHED` reads the name."""
-    prefix = f".{path.name[:NAME_SHOWN]}.{_host()}.{os.getpid()}."
+    prefix = f"{_prefix(path.name)}{_host()}.{os.getpid()}."
     return {"prefix": prefix, "suffix": ".unfinished", "dir": str(path.parent)}
+
+
+def _prefix(name: str) -> str:
+    return f".{name[:NAME_SHOWN]}."
 
 
 def _host() -> str:
@@ -197,15 +206,6 @@ def _is_dead(host: str, pid: int, entry: Path) -> bool:
     except PermissionError:  # somebody else's, alive
         return False
     return False
-
-
-def _discard(temporary: Path | None) -> None:
-    if temporary is None:
-        return
-    if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

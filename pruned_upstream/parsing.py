@@ -81,7 +81,7 @@ def bounded_yaml(path: Path) -> str:
         raise ValueError(f"it has more than {MAX_YAML_BYTES / 1e6:g} MB")
     try:
         text = raw.decode("utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _composed(text)
         nodes = 0 if root is None else _expanded(root, {}, 0)
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
@@ -134,6 +134,30 @@ def _integer(digits: str) -> int:
 
 def _children(node: dict[str, Any] | list[Any]) -> Any:
     return node.values() if isinstance(node, dict) else node
+
+
+def _composed(text: str) -> yaml.Node | None:
+    """As `yaml.compose`, which takes quadratic time for what is nested deep, and seconds for each million values."""
+    import yaml
+
+    class Bounded(yaml.SafeLoader):
+        depth = nodes = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+            self.depth, self.nodes = self.depth + 1, self.nodes + 1
+            if self.depth > MAX_DEPTH + 1:
+                raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+            if self.nodes > MAX_YAML_NODES:
+                raise ValueError(f"it holds more than {MAX_YAML_NODES:,} values")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    loader = Bounded(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
 
 
 def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:

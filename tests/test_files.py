@@ -46,6 +46,26 @@ def test_what_a_dead_process_left_goes_when_the_folder_is_held(tmp_path):
         assert not left.exists() and living.exists()
 
 
+def test_what_a_dead_process_left_of_a_file_goes_when_the_same_file_is_written_again(tmp_path):
+    """Also what the library had put beside it, as safetensors does."""
+    script = "import os, sys\nfrom pruned_upstream.files import atomic_write\n"
+    script += "with atomic_write(sys.argv[1]) as temporary:\n    (temporary.parent / '.tmpXyZ').touch()\n"
+    script += "    os._exit(9)"
+    for name in ("model.onnx", "other.onnx"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_write(tmp_path / "model.onnx") as temporary:
+        temporary.write_text("whole")
+    other, written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == "model.onnx" and other.startswith(".other.onnx.")
+
+
+def test_a_file_is_called_by_its_final_name_while_it_is_written(tmp_path):
+    """Archives of torch hold the name of their file; they are equal byte for byte when it is the same."""
+    with atomic_write(tmp_path / "state.pt") as temporary:
+        assert temporary.name == "state.pt"
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", last="b") as unfinished:
         (unfinished / "b").write_text("x")

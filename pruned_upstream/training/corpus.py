@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files import write_text
+from ..parsing import read_json
 
 log = logging.getLogger(__name__)
 
@@ -511,7 +512,7 @@ def _content(path: Path, size: int) -> str:
 def _read_cache(cache: Path) -> dict[tuple[str, int, int, int], Header | str]:
     """What an earlier launch learned; a cache of another make is as good as none."""
     try:
-        rows = json.loads(cache.read_text(encoding="utf-8"))
+        rows = read_json(cache)
         return {
             (path, *map(int, stamp)): found if isinstance(found, str) else _header(*found)
             for path, *stamp, found in rows

@@ -215,7 +215,7 @@ def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequenc
             impossible value; it is named.
     """
     tree: dict[str, Any] = {}
-    for layer in (*_layers(source), *map(_override, overrides)):
+    for layer in (*_layers(source, _names(schema)), *map(_override, overrides)):
         _check_keys(layer)
         tree = _laid_over(tree, layer)
     return resolve_recipe(tree, schema)
@@ -323,17 +323,18 @@ def default_keys(recipe: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _layers(source: str | Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+def _layers(source: str | Path, known: Sequence[str], below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """A recipe's file and those that it is based on, the deepest first.
 
     Args:
+        known: names of sections, and of keys without one.
         below: files that led here, each based on the next.
     """
     path = recipe_path(source).resolve()
     chain = (*below, path)
     if path in below:
         raise ConfigError(f"a recipe cannot be its own base: {' -> '.join(file.name for file in chain)}")
-    tree = _read(path)
+    tree = _read(path, known)
     base = tree.pop(BASE, None)
     if base is None:
         return [tree]
@@ -346,11 +347,14 @@ def _layers(source: str | Path, below: tuple[Path, ...] = ()) -> list[dict[str, 
         raise ConfigError(f"{path.name} is based on a recipe that is not there: {error}") from error
     if found.suffix != ".yaml":
         raise ConfigError(f"{path.name}: {BASE} is {shown(base)}; recipes end in .yaml")
-    return [*_layers(found, chain), tree]
+    return [*_layers(found, known, chain), tree]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A recipe's file as plain values; references to other keys (${...}) stay as they are written."""
+def _read(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """A recipe's file as plain values; references to other keys (${...}) stay as they are written.
+
+    What stands in a file that is no recipe is not quoted: the path may lead to what is nobody's business.
+    """
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -363,6 +367,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the recipe {path} is not YAML: {yaml_fault(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"the recipe {path} cannot be read: {NO_SECTIONS}")
+    if tree and not any(str(key).partition(".")[0] in known for key in tree):
+        raise ConfigError(f"{path} is no such recipe: it has none of the sections {', '.join(known)}")
     return tree
 
 
@@ -436,6 +442,11 @@ def _make_writable(typed: Any) -> None:
             OmegaConf.set_readonly(typed[key], False)
             if OmegaConf.is_dict(typed[key]):
                 _make_writable(typed[key])
+
+
+def _names(schema: type) -> tuple[str, ...]:
+    """Of what may stand at the left edge of a recipe's file."""
+    return (*(key.name for key in dataclasses.fields(schema)), BASE)
 
 
 def _sections(schema: type) -> dict[str, type]:

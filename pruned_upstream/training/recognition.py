@@ -24,6 +24,7 @@ from ..model.config import EncoderConfig
 from ..model.encoder import Encoder
 from ..parp.alphabet import Alphabet
 from ..parp.decoding import Decoder, error_rates, make_decoder
+from ..parsing import parse_json
 from .corpus import BadRecording
 from .provenance import REPORT_FILE, read_report
 from .transcripts import Transcribed, find_transcribed
@@ -133,7 +134,7 @@ def read_head(path: Path) -> tuple[dict[str, Tensor], Alphabet]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            symbols = json.loads((file.metadata() or {})["alphabet"])
+            symbols = parse_json((file.metadata() or {})["alphabet"])
             alphabet = Alphabet(symbols["kind"], tuple(map(str, symbols["symbols"])))
             head = {name: file.get_tensor(name) for name in ("weight", "bias")}
     except FileNotFoundError as error:
