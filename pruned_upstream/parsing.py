@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 MAX_DEPTH = 32  # of lists and mappings within each other
-MAX_YAML_BYTES = 4_000_000
+MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # once aliases are followed: ten short lines can stand for a billion values
 MAX_INTEGER = 1 << 63
 

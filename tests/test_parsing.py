@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pruned_upstream.parsing import MAX_DEPTH, parse_json, printable, read_yaml, shown
@@ -47,6 +49,16 @@ def test_yaml_that_is_refused(text, reason, tmp_path):
     (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=reason):
         read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["{" * 100_000, "[" * 900_000, "[" + "a," * 450_000, "a: '" + "b\n" * 450_000])
+def test_yaml_that_would_keep_its_reader_busy_is_refused_soon(text, tmp_path):
+    """Depth cost quadratic time: ten seconds for 100,000 braces."""
+    (tmp_path / "a.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"nested|values|line"):
+        read_yaml(tmp_path / "a.yaml")
+    assert time.process_time() - start < 8
 
 
 def test_a_fault_does_not_quote_the_file(tmp_path):

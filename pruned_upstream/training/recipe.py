@@ -29,12 +29,16 @@ from ..resources import recipe_path
 if TYPE_CHECKING:
     from ..model.encoder import Encoder
 
+FRAME_SECONDS = 0.025  # what the front ends hear for a first frame
 PRECISIONS = ("fp32", "bf16")
 LISTS = ("train", "test", "noise")  # of data: one entry may stand without brackets
 SOURCES = frozenset(f"data.{key}" for key in LISTS)
+SMALLEST, LARGEST = 1e-30, 1e9  # of numbers, in magnitude: beyond these single precision has zeros and infinities
+SEED = "run.seed"  # has bounds of its own
 BASE = "base"  # key of a recipe file: the recipe that it differs from
 NO_SECTIONS = "it must hold sections and keys"
 KEY = r"\w+(\.\w+)*"
+MOST_PARTS = 1000  # of a batch; those beyond its recordings are empty, and cost time all the same
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that must be given
 
 
@@ -90,7 +94,7 @@ class Data:
         require(self.batch_utterances >= 1, "data.batch_utterances", self.batch_utterances, "be at least 1")
         seconds = self.batch_seconds
         require(seconds is None or seconds > 0, "data.batch_seconds", seconds, "be above 0, or null")
-        require(self.max_seconds > 0, "data.max_seconds", self.max_seconds, "be above 0")
+        require(self.max_seconds >= FRAME_SECONDS, "data.max_seconds", self.max_seconds, "be at least 0.025, a frame")
         require(0 <= self.mix <= 1, "data.mix", self.mix, "be a share from 0 to 1")
         require(noisy, "data.noise", self.noise, "be null, or name a folder")
         require(self.noise is None or self.mix > 0, "data.mix", self.mix, "be above 0 where data.noise names noise")
@@ -149,7 +153,8 @@ class Optimisation:
         require(in_range, f"{where}.betas", betas, "be two numbers from 0 to below 1")
         require(self.eps > 0, f"{where}.eps", self.eps, "be above 0")
         require(clip is None or clip > 0, f"{where}.clip_norm", clip, "be above 0, or null")
-        require(self.accumulation >= 1, f"{where}.accumulation", self.accumulation, "be at least 1")
+        parts = self.accumulation
+        require(1 <= parts <= MOST_PARTS, f"{where}.accumulation", parts, f"be between 1 and {MOST_PARTS}")
         require(self.precision in PRECISIONS, f"{where}.precision", self.precision, f"be one of {known}")
 
 
@@ -257,8 +262,10 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
         raise ConfigError(f"{f'recipe key {key!r}' if key else 'the recipe'}: {_fault(error)}") from error
     for key, value in flat_keys(recipe).items():
         for single in value if isinstance(value, list) else [value]:
-            finite = not isinstance(single, float) or math.isfinite(single)
-            require(finite, key, single, "be a finite number")
+            if isinstance(single, int | float) and key != SEED:
+                require(math.isfinite(single), key, single, "be a finite number")
+                sized = single == 0 or SMALLEST <= abs(single) <= LARGEST
+                require(sized, key, single, f"be 0 or between {SMALLEST:g} and {LARGEST:g} in size")
             written = not isinstance(single, str) or (is_text(single) and "\0" not in single)
             require(written, key, single, "be text in UTF-8 without zero bytes, as names of files are")
             named = key not in SOURCES or single is None or isinstance(single, str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.training.distill import DistillRecipe
-from pruned_upstream.training.methods import method_named
+from pruned_upstream.training.methods import METHODS, method_named
 from pruned_upstream.training.prune import PruneRecipe
 from pruned_upstream.training.recipe import flat_keys, load_recipe, resolve_recipe, save_recipe
 
@@ -308,3 +309,44 @@ def test_no_name_is_not_the_folder_one_is_in(text: str) -> None:
 def test_a_seed_that_no_generator_takes() -> None:
     with pytest.raises(ConfigError, match="run.seed is .*; it must be at least 0 and below 2"):
         load_recipe("wavlm_base", PruneRecipe, [*GIVEN, "run.seed=99999999999999999999999"])
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_every_key_takes_or_refuses_any_number_in_a_sentence(method) -> None:
+    """Those that are taken can be written down, and are of a size that single precision holds."""
+    given = ["teacher=a", "data.train=b", "run.folder=c"][method.name == "pretrain" :]
+    whole = dataclasses.asdict(load_recipe(method.base, method.recipe_class, given))
+    numbers = (0, -1, 1e-9, 1e-320, -1e300, 10**23, float("nan"))
+    for key, default in flat_keys(method.recipe_class).items():
+        section, _, name = key.rpartition(".")
+        for number in numbers if isinstance(default, int | float | None) else numbers[-2:]:
+            value = [number, number] if name == "betas" else number
+            change = {section: whole[section] | {name: value}} if section else {name: value}
+            try:
+                recipe = resolve_recipe(whole | change, method.recipe_class)
+            except ConfigError as refused:
+                assert len(str(refused)) < 1000
+                continue
+            taken = flat_keys(recipe)[key]
+            for single in taken if isinstance(taken, list) else [taken]:
+                assert isinstance(single, str | bool) or single == 0 or 1e-30 <= abs(single) <= 1e9, (key, value)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("data.max_seconds=1e-9", "at least 0.025, a frame"),
+        ("optimisation.steps=99999999999999999999999", "be 0 or between 1e-30 and 1e"),
+        ("optimisation.accumulation=100000", "be between 1 and 1000"),
+    ],
+)
+def test_sizes_that_no_run_has(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_recipe("wavlm_base", PruneRecipe, [*GIVEN, override])
+
+
+def test_a_file_that_is_no_recipe_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / "secrets.yaml").write_text("hunter2: x\ntoken: 1234\n")
+    with pytest.raises(ConfigError, match="is no such recipe: it has none of the sections teacher, ") as refused:
+        load_recipe(tmp_path / "secrets.yaml", PruneRecipe)
+    assert "hunter2" not in str(refused.value) and "1234" not in str(refused.value)
