@@ -34,10 +34,11 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes into a folder. `arguments(folder)` follow `pruned-upstream`."""
+    """A command that writes into a folder. `arguments(folder)` follow `pruned-upstream`; the folder begins as `source`."""
 
     name: str
     arguments: Callable[[Path], list[str]]
+    source: Path | None = None
 
 
 @dataclass
@@ -54,9 +55,10 @@ def prepare(place: Path) -> list[Command]:
     from tiny import random_encoder, tiny_config
 
     from pruned_upstream.model.checkpoint import save
+    from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
     torch.set_num_threads(1)
-    speech = place / "speech"
+    speech = place / "speech"  # whose names are those of transcripts, too
     speech.mkdir(parents=True)
     for number, samples in enumerate(LENGTHS):
         wav = np.random.default_rng(number).normal(scale=0.1, size=samples)
@@ -73,21 +75,44 @@ def prepare(place: Path) -> list[Command]:
         "run.log_every": 2,
         "run.checkpoint_every": 2,
         "run.device": "cpu",
+        "data.train": speech,
+        "teacher": teacher,
     }
 
-    def training(method: str, recipe: str, **changes: object) -> Command:
-        keys = (
-            shared | {"teacher": teacher, "data.train": speech} | {k.replace("__", "."): v for k, v in changes.items()}
-        )
+    def training(method: str, recipe: str, *options: str, without: str = "", **changes: object) -> Command:
+        keys = shared | {k.replace("__", "."): v for k, v in changes.items()}
+        settings = [f"{key}={value}" for key, value in keys.items() if key != without]
+        return Command(method, lambda folder: [method, recipe, *settings, f"run.folder={folder}", *options])
 
-        def arguments(folder: Path) -> list[str]:
-            return [method, recipe, *(f"{key}={value}" for key, value in keys.items()), f"run.folder={folder}"]
-
-        return Command(method, arguments)
+    parp = training("parp", "parp_demo", data__labels="letters", data__test=speech, decoding__beam=3)
+    trained, results = place / "trained", place / "results"
+    _start(parp, trained).communicate()
+    write_results(results, RunResults("x", "pruned_upstream", parameters=3, tasks={"ks": TaskResult({"acc": 91.5}, True)}))
+    shape = {"channels": 16, "layers": 2, "dim": 24, "heads": 4, "ffn": 40, "conv_pos": 8, "conv_pos_groups": 4}
 
     return [
         training("prune", "demo", second_stage__steps=4),
         training("distill", "demo_distil"),
+        parp,
+        training(
+            "pretrain",
+            "demo_teacher",
+            without="teacher",
+            masking__units=4,
+            masking__fit_batches=2,
+            masking__front_end_steps=4,
+            masking__start=0.3,
+            masking__span=2,
+            **{f"shape__{key}": value for key, value in shape.items()},
+        ),
+        training("sweep", "demo", "--sparsity", "0.3,0.5", "--launcher", "local", optimisation__steps=4),
+        Command("decode", lambda folder: ["decode", str(folder), "decoding.beam=2", "--name", "x"], source=trained),
+        Command(
+            "repair",
+            lambda folder: ["repair", str(teacher), f"teacher={teacher}", f"data.train={speech}", "repair.seconds=1"]
+            + ["--out", str(folder / "repaired.safetensors")],
+        ),
+        Command("score", lambda folder: ["score", str(results), "--compare", "--out", str(folder / "tables")]),
         Command("convert", lambda folder: ["convert", str(teacher), str(folder / "out.safetensors")]),
         Command("release", lambda folder: ["release", str(model), "--out", str(folder / "release"), "--name", "x"]),
         Command("export", lambda folder: ["export", str(model), "--onnx", str(folder / "model.onnx")]),
@@ -128,24 +153,53 @@ def kill_and_compare(
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """A digest of every file; of those in `UNEQUAL` that they can be read. Locks and event files are left out."""
+    """A digest of every file; of those in `UNEQUAL` that they can be read. Locks, logs and event files are left out.
+
+    What is left of unfinished files counts as a file that should not be there.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or path.name.endswith((".lock", ".unfinished")) or "tfevents" in name:
+        if not path.is_file() or path.name.endswith(".lock") or "tfevents" in name or "jobs/" in name:
             continue
-        if path.suffix in (".onnx", ".png", ".pt"):  # hold names, times and durations of the moment
+        if path.suffix in (".onnx", ".png", ".pdf", ".svg"):  # hold names, times and durations of the moment
             found[name] = "there"
         elif path.name in UNEQUAL:
             found[name] = _readable(path)
+        elif path.suffix == ".pt":
+            found[name] = _state_digest(path)
         else:
             data = path.read_bytes()
             found[name] = hashlib.sha256(_in_order(data) if path.suffix == ".safetensors" else data).hexdigest()
     return found
 
 
+def _state_digest(path: Path) -> str:
+    """Of every tensor and number in it; how long it took is left out."""
+    import torch
+
+    digest = hashlib.sha256()
+
+    def add(name: str, node: object) -> None:
+        if isinstance(node, dict):
+            for key in sorted(node, key=str):
+                add(f"{name}.{key}", node[key])
+        elif isinstance(node, list | tuple):
+            for number, value in enumerate(node):
+                add(f"{name}.{number}", value)
+        elif isinstance(node, torch.Tensor):
+            digest.update(name.encode() + node.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        elif "second" not in name and "hours" not in name:
+            digest.update(f"{name} {node!r}".encode())
+
+    add("", torch.load(path, weights_only=True))
+    return digest.hexdigest()
+
+
 def _in_order(data: bytes) -> bytes:
     """A model file with the keys of its header sorted; the library writes metadata in an order of the moment."""
+    if len(data) < 8:
+        return b"cut off" + data
     length = struct.unpack("<Q", data[:8])[0]
     return json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode() + data[8 + length :]
 
@@ -184,7 +238,7 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
             if "Traceback" in output and chosen != signal.SIGKILL:
                 outcome.faults.append(f"{command.name} after {chosen.name}: {output[-600:]}")
             continue
-        if process.returncode == 0 or "holds" in output:  # release: it is complete
+        if process.returncode in (0, 3) or "holds" in output:  # 3: a target was missed; release: it is complete
             return killed
         outcome.faults.append(f"{command.name}, launch {launch}: code {process.returncode}, {output[-600:]}")
         return killed
@@ -193,6 +247,8 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
 
 
 def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
+    if command.source is not None and not folder.exists():
+        shutil.copytree(command.source, folder)
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(
