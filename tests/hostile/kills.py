@@ -34,7 +34,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes into a folder. `arguments(folder)` follow `pruned-upstream`; the folder begins as `source`."""
+    """A command that writes into a folder, which begins as `source`. `arguments(folder)` follow `pruned-upstream`."""
 
     name: str
     arguments: Callable[[Path], list[str]]
@@ -87,7 +87,8 @@ def prepare(place: Path) -> list[Command]:
     parp = training("parp", "parp_demo", data__labels="letters", data__test=speech, decoding__beam=3)
     trained, results = place / "trained", place / "results"
     _start(parp, trained).communicate()
-    write_results(results, RunResults("x", "pruned_upstream", parameters=3, tasks={"ks": TaskResult({"acc": 91.5}, True)}))
+    tasks = {"ks": TaskResult({"acc": 91.5}, True)}
+    write_results(results, RunResults("x", "pruned_upstream", parameters=3, tasks=tasks))
     shape = {"channels": 16, "layers": 2, "dim": 24, "heads": 4, "ffn": 40, "conv_pos": 8, "conv_pos_groups": 4}
 
     return [
@@ -109,8 +110,10 @@ def prepare(place: Path) -> list[Command]:
         Command("decode", lambda folder: ["decode", str(folder), "decoding.beam=2", "--name", "x"], source=trained),
         Command(
             "repair",
-            lambda folder: ["repair", str(teacher), f"teacher={teacher}", f"data.train={speech}", "repair.seconds=1"]
-            + ["--out", str(folder / "repaired.safetensors")],
+            lambda folder: (
+                ["repair", str(teacher), f"teacher={teacher}", f"data.train={speech}", "repair.seconds=1"]
+                + ["--out", str(folder / "repaired.safetensors")]
+            ),
         ),
         Command("score", lambda folder: ["score", str(results), "--compare", "--out", str(folder / "tables")]),
         Command("convert", lambda folder: ["convert", str(teacher), str(folder / "out.safetensors")]),
