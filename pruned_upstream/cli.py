@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
 
     app = typer.Typer(
         name="pruned-upstream",
+        cls=commands.CommandGroup,
         help="Compress self-supervised speech encoders and score them through s3prl.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

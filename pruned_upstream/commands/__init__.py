@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..errors import ConfigError
@@ -41,6 +42,34 @@ def options(
     ] = False,
 ) -> None:
     """Compress self-supervised speech encoders and score them through s3prl."""
+
+
+class _WithoutBool(TyperCommand):
+    """A command whose help shows no type at flags: there is nothing to give behind them."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain_flags(super().get_params(ctx))
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands, without a type at flags either."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The group's options, and the one that shows its help."""
+        return _plain_flags(super().get_params(ctx))
+
+
+def _plain_flags(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def add(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
+    """Add a command by the name of its function; its help ends with real calls, given without `pruned-upstream`."""
+    calls = "\n\n".join(f"  pruned-upstream {example}".replace("[", r"\[") for example in examples)
+    app.command(cls=_WithoutBool, epilog=f"Examples:\n\n{calls}")(command)
 
 
 def log_to_terminal(console: Console | None = None) -> None:

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from . import add
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `convert` to the command line."""
-    app.command()(convert)
+    add(
+        app,
+        convert,
+        "convert WavLM-Base.pt wavlm_base.safetensors",
+        "convert runs/wavlm80/compact.safetensors for_transformers",
+    )
 
 
 def convert(

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from . import log_to_terminal
+from . import add, log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `decode` to the command line."""
-    app.command()(decode)
+    add(app, decode, "decode runs/parp data.test='{test-clean: LibriSpeech/test-clean}'")
 
 
 def decode(

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
+from . import add
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `demo` and `corpora` to the command line."""
-    app.command()(demo)
-    app.command()(corpora)
+    add(app, demo, "demo --short", "demo --tasks ks,pr --out runs/demo")
+    add(app, corpora, "corpora data --tasks ks,pr --tiny")
 
 
 def require_miniature() -> None:

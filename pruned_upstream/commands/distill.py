@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
+from . import Amend, RecipeName, add, add_remarks, recordings_row, size_row, train
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `distill` to the command line."""
-    app.command()(distill)
+    add(app, distill, "distill distil_wavlm teacher=WavLM-Base.pt data.train=LibriSpeech run.folder=runs/distil")
 
 
 def distill(

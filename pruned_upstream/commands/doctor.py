@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from .. import doctor as rooms
+from . import add
 
 STYLES = {rooms.GOOD: "green", rooms.ABSENT: "dim", rooms.WARNING: "yellow", rooms.BROKEN: "bold red"}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `doctor` to the command line."""
-    app.command()(doctor)
+    add(app, doctor, "doctor")
 
 
 def doctor() -> None:

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import add
+
 if TYPE_CHECKING:
     from ..model.encoder import Encoder
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `export` and `release` to the command line."""
-    app.command()(export)
-    app.command()(release)
+    add(
+        app,
+        export,
+        "export runs/wavlm80/compact.safetensors --onnx wavlm80.onnx",
+        "export runs/wavlm80/compact.safetensors --onnx wavlm80.onnx --audio speech.wav",
+    )
+    add(app, release, "release runs/wavlm80/compact.safetensors --out release --results runs/superb/wavlm80")
 
 
 def export(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import typer
 
 from ..s3prl_plugin import hook
+from . import CommandGroup, add
 
 hook_app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
     help="Let every s3prl of this environment, a clone included, know our upstreams (-u pruned_wavlm).",
 )
@@ -14,24 +16,23 @@ hook_app = typer.Typer(
 
 def add_to(app: typer.Typer) -> None:
     """Add `hook` and its commands to the command line."""
+    for command in (install, remove, status):
+        add(hook_app, command, f"hook {command.__name__}")
     app.add_typer(hook_app, name="hook")
 
 
-@hook_app.command()
 def install() -> None:
     """Write the hook, a .pth file in site-packages. s3prl itself is not touched."""
     typer.echo(f"installed {hook.install()}")
     typer.echo(f"it does nothing until s3prl is imported; {hook.SWITCH}=0 switches it off")
 
 
-@hook_app.command()
 def remove() -> None:
     """Delete the hook."""
     path = hook.status().path
     typer.echo(f"removed {path}" if hook.remove() else f"there was no hook at {path}")
 
 
-@hook_app.command()
 def status() -> None:
     """Say whether the hook is there and active."""
     found = hook.status()

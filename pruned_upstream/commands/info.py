@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import add
+
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
@@ -32,7 +34,12 @@ NO_CREDIT = (
 
 def add_to(app: typer.Typer) -> None:
     """Add `info` to the command line."""
-    app.command()(info)
+    add(
+        app,
+        info,
+        "info runs/wavlm80/compact.safetensors",
+        "info runs/wavlm80/compact.safetensors --latency --seconds 5 --plot layers.png",
+    )
 
 
 def info(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import Amend, RecipeName, add_remarks, recordings_row, train
+from . import Amend, RecipeName, add, add_remarks, recordings_row, train
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `parp` and `masks` to the command line."""
-    app.command()(parp)
-    app.command()(masks)
+    add(app, parp, "parp parp_10min teacher=wav2vec_small.pt data.train=train.tsv run.folder=runs/parp")
+    add(app, masks, "masks runs/parp_a runs/parp_b")
 
 
 def parp(

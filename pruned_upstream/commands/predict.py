@@ -8,10 +8,17 @@ from typing import Annotated
 
 import typer
 
+from . import add
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `predict` to the command line."""
-    app.command()(predict)
+    add(
+        app,
+        predict,
+        "predict runs/superb/wavlm80/ks clip.wav",
+        "predict wavlm80.safetensors --layer 9 query.wav recording.wav",
+    )
 
 
 def predict(

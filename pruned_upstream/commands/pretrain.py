@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from . import Amend, RecipeName, train
+from . import Amend, RecipeName, add, train
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `pretrain` to the command line."""
-    app.command()(pretrain)
+    add(app, pretrain, "pretrain demo_teacher data.train=LibriSpeech run.folder=runs/teacher")
 
 
 def pretrain(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from . import Amend, RecipeName, add_remarks, recordings_row, size_row, train
+from . import Amend, RecipeName, add, add_remarks, recordings_row, size_row, train
 
 if TYPE_CHECKING:
     from ..training.prune import PruneRecipe
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `prune` to the command line."""
-    app.command()(prune)
+    add(
+        app,
+        prune,
+        "prune wavlm_base teacher=WavLM-Base.pt data.train=LibriSpeech run.folder=runs/wavlm80",
+        "prune runs/wavlm80/recipe.yaml optimisation.steps=60000 --amend",
+    )
 
 
 def prune(

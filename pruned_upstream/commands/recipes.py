@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import add
+
 if TYPE_CHECKING:
     from ..training.recipe_keys import RecipeSection
 
@@ -20,7 +22,7 @@ KIND_NAMES = {
 
 def add_to(app: typer.Typer) -> None:
     """Add `recipes` to the command line."""
-    app.command()(recipes)
+    add(app, recipes, "recipes", "recipes wavlm_base", "recipes --keys prune")
 
 
 def recipes(

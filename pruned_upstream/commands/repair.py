@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from . import is_first_process, log_to_terminal
+from . import add, is_first_process, log_to_terminal
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `repair` to the command line."""
-    app.command()(repair)
+    add(app, repair, "repair runs/wavlm80/compact.safetensors teacher=WavLM-Base.pt data.train=LibriSpeech/dev-clean")
 
 
 def repair(

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from . import add
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `report` to the command line."""
-    app.command()(report)
+    add(app, report, "report runs/wavlm80", "report runs/a runs/b --superb runs/superb/a --out comparison.html")
 
 
 def report(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import add
+
 if TYPE_CHECKING:
     from ..superb.report import Entry, Table
 
@@ -26,8 +28,13 @@ class Format(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add `score` and `submission` to the command line."""
-    app.command()(score)
-    app.command()(submission)
+    add(
+        app,
+        score,
+        "score runs/superb/wavlm80 --compare --teacher 'WavLM Base'",
+        "score runs/superb/a runs/superb/b --format markdown --out tables",
+    )
+    add(app, submission, "submission runs/superb/wavlm80 --data corpora --name pruned")
 
 
 def score(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, PrunedUpstreamError
-from . import number_or_text, pairs
+from . import add, number_or_text, pairs
 
 if TYPE_CHECKING:
     from ..jobs import Failure
@@ -30,7 +30,13 @@ FAILED = 1
 
 def add_to(app: typer.Typer) -> None:
     """Add `superb` to the command line."""
-    app.command("superb")(superb)
+    add(
+        app,
+        superb,
+        "superb runs/wavlm80/compact.safetensors --data corpora --check",
+        "superb runs/wavlm80/compact.safetensors --data corpora --tasks ks,pr --jobs 2",
+        "superb --upstream fbank --data corpora --short",
+    )
 
 
 def superb(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..errors import ConfigError
 from . import MISSED as MISSED_TARGET
-from . import Amend, RecipeName, number_or_text, pairs
+from . import Amend, RecipeName, add, number_or_text, pairs
 
 if TYPE_CHECKING:
     from ..sweep import Axis, Outcome, Scoring, Sweep
@@ -22,7 +22,12 @@ FAILED = 1
 
 def add_to(app: typer.Typer) -> None:
     """Add `sweep` to the command line."""
-    app.command()(sweep)
+    add(
+        app,
+        sweep,
+        "sweep demo --sparsity 0.5,0.67,0.8 --seeds 0,1 run.folder=runs/sweep",
+        "sweep wavlm_base --vary sparsity.price=lagrangian,gentle run.folder=runs/prices",
+    )
 
 
 def sweep(
