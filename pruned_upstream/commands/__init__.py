@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+LARGE_STATE = 100_000_000  # bytes that are worth a line
 MISSED = 3  # exit code of a run whose model is further from its target than the recipe tolerates
 
 Amend = Annotated[
@@ -119,7 +120,14 @@ def train(
         console.print(report_table(report))
     for table in more_tables(asked) if more_tables is not None else ():
         console.print(table)
+    from ..report.folder import PAGE, README, explain
+
+    state = explain(model.parent)
     console.print(f"wrote {model}", soft_wrap=True)
+    console.print(f"look at {model.parent / PAGE}; {README} beside it says what each file is", soft_wrap=True)
+    if state > LARGE_STATE:
+        size = f"{state / 1e9:.1f} GB"
+        console.print(f"state.pt, {size}, is for extending the run; delete it if you will not", soft_wrap=True)
     if report.get("missed"):
         console.print(f"[bold red]{report['missed']}[/]", soft_wrap=True)
         if not asked.sparsity.may_miss:

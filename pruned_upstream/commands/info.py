@@ -78,16 +78,18 @@ def info(
     console = Console()
     console.print(_provenance(file, header))
     console.print(_parameters(header.config, nonzero))
-    console.print(COUNT_REMARK, style="dim")
     if header.sparse:
         console.print(_sparsity(file, read_masks(file)))
-        console.print(NO_CREDIT, style="dim")
     console.print(_macs(header.config, macs, dense_macs))
-    console.print(PROFILER_REMARK, style="dim")
-    console.print("not counted: " + "; ".join(NOT_COUNTED), style="dim")
+    remarks = [COUNT_REMARK, *([NO_CREDIT] if header.sparse else []), PROFILER_REMARK]
+    for remark in (*remarks, "not counted:"):
+        console.print(f"- {remark}", style="dim")
+    for part in NOT_COUNTED:
+        console.print(f"  - {part}", style="dim")
     console.print(anatomy.terminal_picture(header.config))
     if times:
         console.print(_times(times, device))
+    console.print(_in_short(header, macs, dense_macs, times))
 
 
 def _provenance(file: Path, header: Header) -> Table:
@@ -129,6 +131,24 @@ def _parameters(config: EncoderConfig, nonzero: int | None) -> Table:
         )
     if nonzero is not None:
         table.add_row("not zero", f"{nonzero:,}", "", f"{nonzero / rows['all'][1]:.1%}")
+    return table
+
+
+def _in_short(header: Header, macs: Sequence[Macs], dense: Sequence[Macs], times: Sequence[Latency]) -> Table:
+    """What most readers came for, where the cursor is."""
+    from rich.table import Table
+
+    from ..model.size import count_parameters
+
+    table = Table(title="In short", title_justify="left", show_header=False)
+    here, before = count_parameters(header.config), count_parameters(header.config.densified())
+    table.add_row("parameters", f"{here / 1e6:.2f}M of {before / 1e6:.2f}M, {here / before:.1%} left")
+    here, before = (sum(bucket.total for bucket in buckets) for buckets in (macs, dense))
+    table.add_row("MACs", f"{here / 1e9:.1f} G of {before / 1e9:.1f} G, {here / before:.1%} left")
+    for time in times:
+        table.add_row(f"{time.utterance_seconds:g} s of speech", f"{time.speedup:.2f} times as fast as dense")
+    if "missed" in header.provenance:
+        table.add_row("missed", header.provenance["missed"], style="bold red")
     return table
 
 

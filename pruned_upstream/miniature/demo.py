@@ -113,6 +113,7 @@ def _measure(
 
 
 def _prune(settings: DemoSettings, corpora: Path) -> Path:
+    from ..report.folder import explain
     from ..training.prune import MODEL_FILE, PruneRecipe, run_prune
     from ..training.recipe import load_recipe
 
@@ -134,7 +135,9 @@ def _prune(settings: DemoSettings, corpora: Path) -> Path:
         # too few steps for the gates: the cut closes as many more as the target asks for
         overrides += ["optimisation.steps=20", "optimisation.gate_learning_rate=0.5", "data.batch_utterances=2"]
         overrides += ["sparsity.exact=true"]
-    return run_prune(load_recipe(settings.recipe, PruneRecipe, overrides))
+    model = run_prune(load_recipe(settings.recipe, PruneRecipe, overrides))
+    explain(folder)
+    return model
 
 
 def table(results: dict[str, RunResults]) -> Table:

@@ -43,10 +43,9 @@ class MetricsLog:
             raise PrunedUpstreamError(f"cannot write {self.path}: {error.strerror}") from error
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=8),  # all of it fits into 80 columns
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[shown]}"),
         )
         self._bar.disable = not self._bar.console.is_terminal
@@ -69,7 +68,7 @@ class MetricsLog:
         self._write(json.dumps({"step": step, **metrics}).encode() + b"\n")
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
-        summary = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        summary = " ".join(f"{name} {value:.3g}" for name, value in shown.items())
         self._bar.update(self._task, completed=step, shown=summary)
         now = time.monotonic()
         if self._bar.disable and (now - self._spoke > SECONDS_BETWEEN_LINES or step == self._total):
