@@ -39,8 +39,8 @@ class _Finder:
     """Lets the other finders find the module, then wraps the loader they chose."""
 
     def __init__(self) -> None:
-        self.before: dict[str, list[Callable[[], None]]] = {}
-        self.after: dict[str, list[Callable[[ModuleType], None]]] = {}
+        self.before: dict[str, list[Callable[..., None]]] = {}  # without arguments
+        self.after: dict[str, list[Callable[..., None]]] = {}  # with the module
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         if fullname not in self.before and fullname not in self.after:
@@ -49,7 +49,8 @@ class _Finder:
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self)
+            wrapped: Any = _Loader(spec.loader, self)
+            spec.loader = wrapped
         return spec
 
 
@@ -62,7 +63,9 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
-        module.__loader__ = module.__spec__.loader = self.loader
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
         for action in self.finder.before.pop(name, ()):
             action()
         self.loader.exec_module(module)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[st
     states = [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
     shortest = 10 * encoder.config.receptive_field  # of the example, which the graph does not depend on
     try:
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             RawWaveforms(encoder).eval(),
             (torch.zeros(2, shortest), torch.tensor([shortest, shortest // 2])),
             input_names=["waveforms", "lengths"],
@@ -161,7 +162,7 @@ def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[st
         raise PrunedUpstreamError(
             f"torch {torch.__version__} could not turn the model into ONNX ({reason}); use another version of torch"
         ) from error
-    limits = {"input_size_limit": EVERYTHING, "output_size_limit": EVERYTHING} if fold else {}
+    limits: dict[str, Any] = {"input_size_limit": EVERYTHING, "output_size_limit": EVERYTHING} if fold else {}
     onnxscript.optimizer.optimize(program.model, **limits)
     program.model.metadata_props["config"] = encoder.config.to_json()
     program.model.metadata_props["provenance"] = json.dumps(dict(provenance), sort_keys=True)
@@ -189,7 +190,7 @@ def _compared(encoder: Encoder, path: Path) -> tuple[float, tuple[float, ...]]:
         wavs = noise(*seconds)
         expected = encoder(*encoder.prepare(wavs))
         states, mask = deployed.extract(wavs)
-        if not torch.equal(mask, expected.padding_mask):
+        if mask is None or expected.padding_mask is None or not torch.equal(mask, expected.padding_mask):
             raise PrunedUpstreamError("onnxruntime's padding mask is not torch's; the file was not written")
         valid = ~expected.padding_mask
         pairs = [(ours[valid], theirs[valid]) for ours, theirs in zip(states, expected.hidden_states, strict=True)]

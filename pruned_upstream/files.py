@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from .errors import DataError, PrunedUpstreamError
 
@@ -178,7 +178,7 @@ def _opened(path: Path) -> TextIO:
         raise PrunedUpstreamError(f"{path.parent} cannot be written: {error.strerror}; name another folder") from error
 
 
-def _unfinished(path: Path) -> dict[str, str]:
+def _unfinished(path: Path) -> dict[str, Any]:
     """Arguments of `tempfile` for something that will be called `path`; `UNFINISHED` reads the name."""
     prefix = f"{_prefix(path.name)}{_host()}.{os.getpid()}."
     return {"prefix": prefix, "suffix": ".unfinished", "dir": str(path.parent)}

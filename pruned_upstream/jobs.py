@@ -204,7 +204,7 @@ class _Queue:
 
         found = {}
         for name in self.jobs.keys() & wanted.keys():
-            job = submitit.SlurmJob(self.folder, self.jobs[name]["job"])
+            job: Any = submitit.SlurmJob(self.folder, self.jobs[name]["job"])
             new = time.time() - self.jobs[name]["submitted"] < UNLISTED_SECONDS
             state = job.state.partition(" ")[0]
             if state in ALIVE or (state == "UNKNOWN" and new and not job.paths.result_pickle.exists()):

@@ -180,7 +180,7 @@ def yaml_fault(error: Exception) -> str:
     """Where YAML is wrong, and how; without the text that stands there."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
     if isinstance(error, RecursionError):
         return f"it is nested more than {MAX_DEPTH} deep"
     return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__

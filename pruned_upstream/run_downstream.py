@@ -21,7 +21,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
@@ -72,7 +71,7 @@ def run(arguments: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _made_ready(runner: ModuleType, arguments: list[str]) -> Iterator[None]:
+def _made_ready(runner: Any, arguments: list[str]) -> Iterator[None]:
     """What s3prl makes of the command line is completed before it is used, and a layer that is none is named."""
     read, choose_features = runner.get_downstream_args, runner.Runner._get_featurizer
     known, _ = _parser().parse_known_args(arguments)

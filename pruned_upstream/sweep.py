@@ -71,7 +71,8 @@ class Axis:
         if not (key and equals and values):
             raise ConfigError(f"'{text}' varies nothing; write section.key=a,b,c")
         try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"values=[{values}]"]))["values"]
+            tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"values=[{values}]"]))
+            parsed = tree["values"]
         except (YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"the values in '{text}' are not YAML: {error}") from error
         if not parsed or any(parsed.count(value) > 1 for value in parsed):
@@ -352,7 +353,8 @@ def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
     from .training.recognition import COUNTS
 
     run = read_run(point.folder)
-    row: dict[str, Any] = {"point": point.name, **point.values, PARAMETERS: count_parameters(run.header.config)}
+    header: Any = run.header  # which a finished run has
+    row: dict[str, Any] = {"point": point.name, **point.values, PARAMETERS: count_parameters(header.config)}
     row |= {name: run.outcome[name] for name in REPORTED if name in run.outcome}
     if MISSED in run.outcome:
         row[MISSED] = int(run.missed is not None)

@@ -195,7 +195,7 @@ def _macs(config: EncoderConfig, buckets: Sequence[Macs], dense: Sequence[Macs])
     table.add_column("bucket")
     for name in ("here", "dense", "left", "profiler, GPU", "profiler, CPU"):
         table.add_column(name, justify="right")
-    counts = [
+    counts: list[tuple[int, ...]] = [
         (here.total, before.total, seen_by_profiler(config, here), seen_by_profiler(config, here, on_cpu=True))
         for here, before in zip(buckets, dense, strict=True)
     ]

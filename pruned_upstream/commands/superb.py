@@ -98,7 +98,7 @@ def superb(
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
-    rates = {task: (_rate(value),) for task, value in pairs(lr, "--lr").items()}
+    rates: dict[str, tuple[float, ...]] = {task: (_rate(value),) for task, value in pairs(lr, "--lr").items()}
     if lr_search:
         searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
         rates |= dict.fromkeys(searched, LEARNING_RATES)
@@ -233,8 +233,8 @@ def _table(results: RunResults) -> Table:
     from ..superb.metrics import TASK_METRICS
 
     table = Table(title=results.model)
-    for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("official", "left")):
-        table.add_column(column, justify=justify)
+    for column in ("task", "metric", "value", "official"):
+        table.add_column(column, justify="right" if column == "value" else "left")
     for name, result in results.tasks.items():
         for metric in TASK_METRICS[name]:
             official = "yes" if result.official else "no: " + result.notes[0]

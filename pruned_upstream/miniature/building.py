@@ -116,7 +116,7 @@ def _recipe(corpus: Corpus, plan: Plan) -> str:
     """The hash of what shapes the bytes: the clips, the code that voices and describes them, and the libraries."""
     digest = hashlib.sha256(json.dumps([recorded.to_dict() for recorded in plan.clips]).encode())
     for module in (voice, phones, clip, studio, sys.modules[corpus.plan.__module__]):
-        digest.update(Path(module.__file__).read_bytes())
+        digest.update(Path(str(module.__file__)).read_bytes())
     for library in ("espeakng-loader", "soxr", "soundfile", "numpy"):
         digest.update(f"{library} {_version(library)}".encode())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -73,12 +73,13 @@ class BeamDecoder:
         if alphabet.kind == "phones":
             raise ConfigError("decoding.lm is for words; phones are decoded greedily, leave it out")
         self.alphabet = alphabet
-        spellings = _spellings(Path(settings.words), alphabet)
+        lm, listed = cast(str, settings.lm), cast(str, settings.words)  # the settings have both or neither
+        spellings = _spellings(Path(listed), alphabet)
         words = dictionary.Dictionary([*spellings, UNKNOWN])
-        if not Path(settings.lm).is_file():
-            raise ConfigError(f"there is no language model {settings.lm}; check decoding.lm")
+        if not Path(lm).is_file():
+            raise ConfigError(f"there is no language model {lm}; check decoding.lm")
         try:
-            model = KenLM(settings.lm, words)
+            model = KenLM(lm, words)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
             raise ConfigError(f"KenLM cannot read the language model {settings.lm}: {reason}") from error

@@ -66,7 +66,7 @@ class Transcriber:
         (experiment,), (self.features,) = experiments, features
         self.task = experiment.task
         with tempfile.TemporaryDirectory() as folder:
-            self.expert = self._expert(experiment, Path(folder))
+            self.expert: Any = self._expert(experiment, Path(folder))
         load_weights(self.expert, experiment.weights["Downstream"], f"the head in {experiment.source}")
         self.expert.to(self.features.device).eval()
 

@@ -27,6 +27,8 @@ from .experiment import Experiment
 class Features(nn.Module):
     """Frozen upstream and trained featurizer: a waveform's features for the head."""
 
+    featurizer: Any  # s3prl's
+
     def __init__(self, upstream: nn.Module, featurizer: nn.Module, device: str) -> None:
         super().__init__()
         self.upstream, self.featurizer, self.device = upstream, featurizer, device
@@ -87,7 +89,7 @@ def build_upstream(experiment: Experiment, *, model_file: str | Path | None, dev
                 "with -k"
             )
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for answers
-        upstream = getattr(hub, name)(
+        upstream = getattr(hub, str(name))(
             ckpt=None if file is None else str(file), model_config=args.get("upstream_model_config"), refresh=False
         )
     if "Upstream" in experiment.weights:

@@ -20,7 +20,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Single precision that is computed as such, whatever training has allowed; all other settings stay."""
-    backends = torch.backends
+    backends: Any = torch.backends
+    exact: bool | str
     if not hasattr(backends.cudnn, "conv"):  # torch before 2.9
         places, name, exact = [backends.cuda.matmul, backends.cudnn], "allow_tf32", False
     else:

@@ -190,6 +190,8 @@ class Gates(nn.Module):
     They are stacked as the dense encoder's. Where a compact one has lost a row already, its gate is closed for good.
     """
 
+    quadrature: Tensor
+
     def __init__(self, config: EncoderConfig, settings: GateSettings = GateSettings()) -> None:
         super().__init__()
         self.config = config

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..files import write_text
 from ..model.attention import ALIGNMENT, SelfAttention, relative_position_bias
 from ..model.config import EncoderConfig, Head, TransformerLayer
-from ..model.encoder import Encoder, TransformerEncoderLayer
+from ..model.encoder import Encoder
 from ..parsing import read_json
 from .cost import ExpectedWidths
 
@@ -318,8 +318,9 @@ class _Probe:
     def feed_forward(self, dimensions: int) -> Callable[[], Tensor]:
         layer = TransformerLayer(attention=False, heads=(), feed_forward=True, ffn=dimensions)
         encoder = Encoder(replace(self.dense, layers=(layer,))).to(self.device).eval()
-        module: TransformerEncoderLayer = encoder.encoder.layers[0]
-        return lambda: self.x + module.fc2(torch.nn.functional.gelu(module.fc1(self.x)))
+        module = encoder.encoder.layers[0]
+        fc1, fc2 = cast(torch.nn.Linear, module.fc1), cast(torch.nn.Linear, module.fc2)
+        return lambda: self.x + fc2(torch.nn.functional.gelu(fc1(self.x)))
 
     def convolutions(self) -> tuple[list[Axes], dict[tuple[int, int, int], Callable[[], Tensor]]]:
         """Axes of each, input and output channels between a fourth and all of them; and each at all its places."""

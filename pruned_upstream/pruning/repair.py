@@ -21,13 +21,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
+from ..model.attention import BiasOnly
 from ..model.encoder import Encoder, TransformerEncoderLayer
 from .compaction import evaluating, full_precision
 
@@ -172,7 +173,7 @@ class _Stack:
         with observed(layer) as seen:
             for x, biases, target, valid in zip(self.states, self.biases, wanted, self.valid, strict=True):
                 layer(x, *biases)
-                fit.add(seen.read[sublayer][valid], (target - seen.streams[sublayer])[valid])
+                fit.add(cast(Tensor, seen.read[sublayer])[valid], (target - seen.streams[sublayer])[valid])
         fit.apply(damping)
 
     def unexplained(self, other: _Stack) -> float:
@@ -187,10 +188,10 @@ class _Stack:
 class _LeastSquares:
     """The normal equations of one matrix, gathered in double precision, and the step that solves them."""
 
-    def __init__(self, output: nn.Module) -> None:
+    def __init__(self, output: nn.Linear | BiasOnly) -> None:
         self.output = output
-        self.has_weight = isinstance(output, nn.Linear)  # else it is a bias alone
-        inputs, device = output.in_features if self.has_weight else 0, output.bias.device
+        self.weight = output.weight if isinstance(output, nn.Linear) else None  # None: it is a bias alone
+        inputs, device = 0 if self.weight is None else self.weight.size(1), output.bias.device
         self.gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.double, device=device)  # of [c, 1]
         self.moment = torch.zeros(inputs + 1, len(output.bias), dtype=torch.double, device=device)  # of [c, 1] with e
 
@@ -198,18 +199,18 @@ class _LeastSquares:
         """Frames: what the matrix reads in them (N, n), which a bias alone does not look at, and the error (N, d)."""
         error = error.double()
         ones = error.new_ones(len(error), 1)
-        c = torch.cat([read.double(), ones], dim=1) if self.has_weight else ones
+        c = ones if self.weight is None else torch.cat([read.double(), ones], dim=1)
         self.gram += c.t() @ c
         self.moment += c.t() @ error
 
     def apply(self, damping: float) -> None:
         damped = torch.zeros_like(self.gram[0])
-        if self.has_weight:
+        if self.weight is not None:
             frames = self.gram[-1, -1]  # of which a trace keeps what never fires from being undetermined
             damped[:-1] = damping * self.gram.diagonal()[:-1].mean() + NEVER_FIRES * frames
         step = torch.linalg.solve(self.gram + damped.diag(), self.moment)  # (n + 1, d)
-        if self.has_weight:
-            self.output.weight.copy_(self.output.weight.double() + step[:-1].t())
+        if self.weight is not None:
+            self.weight.copy_(self.weight.double() + step[:-1].t())
         self.output.bias.copy_(self.output.bias.double() + step[-1])
 
 
@@ -221,7 +222,7 @@ class Observation:
         self.streams = Streams(torch.empty(0), torch.empty(0))
 
 
-def output_of(layer: TransformerEncoderLayer, sublayer: int) -> nn.Module | None:
+def output_of(layer: TransformerEncoderLayer, sublayer: int) -> nn.Linear | BiasOnly | None:
     """The matrix (or the bias alone) by which a sublayer writes to the stream; None where the sublayer is gone."""
     if sublayer == ATTENTION:
         return None if layer.self_attn is None else layer.self_attn.out_proj
@@ -291,8 +292,9 @@ def _refit_projection(
     student: Encoder, dense: _Stack, heard: Sequence[tuple[Tensor, Tensor | None]], damping: float
 ) -> None:
     """What reads other channels than the teacher's projection is to meet the teacher's projected features."""
-    fit = _LeastSquares(student.post_extract_proj)
-    with inputs_of(student.post_extract_proj) as read:
+    projection = cast(nn.Linear, student.post_extract_proj)
+    fit = _LeastSquares(projection)
+    with inputs_of(projection) as read:
         for (waveforms, lengths), target in zip(heard, dense.projected, strict=True):
             output = student(waveforms, lengths)
             valid = frames_that_count(output.padding_mask, target, target)

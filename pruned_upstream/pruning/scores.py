@@ -15,6 +15,7 @@ where the scores put them (`warm_start_`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,17 +81,19 @@ def _watch_layer(watch: _Watch, layer: TransformerEncoderLayer) -> dict[str, Sco
         value = watch.input(attention.out_proj)
         found["qk"] = lambda: query.root_mean_square() * key.root_mean_square()
         found["vo"] = lambda: value.deviation() * _column_norms(attention.out_proj)
-    if layer.fc1 is not None:
-        inner = watch.input(layer.fc2)
-        found["ffn"] = lambda: inner.deviation() * _column_norms(layer.fc2)
+    reader = layer.fc2
+    if layer.fc1 is not None and reader is not None:
+        inner = watch.input(reader)
+        found["ffn"] = lambda: inner.deviation() * _column_norms(reader)
     return found
 
 
 def _watch_channels(watch: _Watch, encoder: Encoder, number: int) -> Score:
     blocks = encoder.feature_extractor.conv_layers
     is_last = number == len(blocks) - 1
-    reader = encoder.post_extract_proj if is_last else blocks[number + 1].get_submodule("0")
-    output = watch.input(reader) if is_last else watch.input(blocks[number + 1])
+    # without a projection there are no gates on the last one's channels
+    reader = cast(nn.Linear, encoder.post_extract_proj) if is_last else blocks[number + 1].convolution
+    output = watch.input(reader if is_last else blocks[number + 1])
     return lambda: output.deviation() * _column_norms(reader)
 
 
@@ -99,8 +102,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sum: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
+        self.sum = self.square = torch.zeros((), dtype=torch.double)
 
     def add(self, x: Tensor) -> None:  # (N, n)
         x = x.double()
@@ -155,7 +157,7 @@ class _Watch:
 
 def _column_norms(reader: nn.Module) -> Tensor:
     """(n,): norm of all weights that read input n, of a linear layer or a convolution."""
-    weight = reader.weight.double()  # (out, n) or (out, n, k)
+    weight = cast(Tensor, reader.weight).double()  # (out, n) or (out, n, k)
     return torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1)
 
 

@@ -104,6 +104,10 @@ class GentlePrice(Price):
         strength: of the price where the target is missed by `band` or more; within, it falls in proportion.
     """
 
+    distillation: Tensor
+    size: Tensor
+    price: Tensor
+
     BAND = 0.05
     MEMORY = 0.98  # share of the gradients' means that the next step keeps
 

@@ -8,7 +8,7 @@ to show. Figures are made without pyplot, so nothing global is touched.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from .runs import Curve, Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 COLUMNS = 3
 WIDTH, PANEL_HEIGHT, LEGEND_HEIGHT = 11.0, 2.5, 0.5  # inches
@@ -113,7 +114,7 @@ def pairing(runs: Sequence[Run]) -> Figure | None:
                 axes.plot(*_thinned(curve), color=colour, linestyle=style, label=f"teacher layer {layer}")
         axes.set_title(run.name, fontsize=10)
         axes.set_ylabel("student layer")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axes)
         _finish(axes)
     handles = {
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -136,7 +137,7 @@ def gates_by_layer(run: Run) -> Figure | None:
         mesh = axes.pcolormesh(edges, layers, table, vmin=0, vmax=1, cmap="viridis", rasterized=True)
         axes.set_title(GATES.get(kind, kind), fontsize=10)
         axes.set_ylabel("layer")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axes)
         _finish(axes, grid=False)
     figure.colorbar(mesh, ax=figure.axes, label="mean of the gates", aspect=40, pad=0.01)
     return figure
@@ -209,6 +210,10 @@ def _figure(rows: int, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, rows * height + LEGEND_HEIGHT), layout="constrained")
+
+
+def _whole_numbers(axes: Axes) -> None:
+    cast("MaxNLocator", axes.yaxis.get_major_locator()).set_params(integer=True)
 
 
 def _finish(axes: Axes, *, grid: bool = True) -> None:

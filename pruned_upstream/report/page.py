@@ -15,6 +15,7 @@ from .. import __version__
 from ..description import anatomy
 from ..description.macs import BUCKETS, official_macs
 from ..files import write_text
+from ..model.config import EncoderConfig
 from ..model.size import count_parameters
 from ..superb.plots import score_against_size, task_profile
 from ..superb.published import published_rows
@@ -113,7 +114,8 @@ def recipe_differences(runs: Sequence[Run]) -> Grid | None:
     bases = [base_recipe(run.method) if run.method else dict(run.recipe) for run in runs]
     kinds = {key: kind for run in runs if run.method for key, kind in key_kinds(run.method.recipe_class).items()}
     keys = [key for key in dict.fromkeys(key for run in runs for key in run.recipe) if _compared(key, kinds)]
-    rows, marked = [], set()
+    rows: list[tuple[str, list[str]]] = []
+    marked: set[tuple[int, int]] = set()
     for key in keys:
         given = [run.recipe.get(key, ABSENT) for run in runs]
         usual = [base.get(key, ABSENT) for base in bases]
@@ -148,7 +150,7 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
     if "teacher" in run.recipe:
         found["teacher"] = Path(str(run.recipe["teacher"])).name
     if run.header is not None:
-        found |= _size(run)
+        found |= _size(run, run.header.config)
     for key in ("target", "expected", "counted"):
         if f"{key}_sparsity" in outcome:
             found[f"sparsity, {key}"] = f"{outcome[f'{key}_sparsity']:.2%}"
@@ -211,8 +213,7 @@ def _superb_s(entry: Entry) -> str:
     return truncate(entry.superb_s)
 
 
-def _size(run: Run) -> dict[str, str]:
-    config = run.header.config
+def _size(run: Run, config: EncoderConfig) -> dict[str, str]:
     before = run.outcome.get("teacher_parameters", count_parameters(config.densified()))
     after = count_parameters(config)
     less = f" ({1 - after / before:.1%} fewer)" if after < before else ""

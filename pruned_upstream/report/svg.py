@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from xml.dom import minidom
 
 from ..superb.plots import GREY
@@ -31,9 +31,9 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(file, format="svg", dpi=110, metadata={"Date": None})
-    svg = minidom.parseString(file.getvalue()).documentElement
+    svg = cast(minidom.Element, minidom.parseString(file.getvalue()).documentElement)
     for element in svg.getElementsByTagName("metadata"):
-        element.parentNode.removeChild(element)
+        cast(minidom.Element, element.parentNode).removeChild(element)
     for element in [svg, *svg.getElementsByTagName("*")]:
         _adapt(element, name)
     svg.removeAttribute("height")

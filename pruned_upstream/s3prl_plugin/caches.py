@@ -55,7 +55,7 @@ def _files(root: Path) -> Iterable[Path]:
         yield from (Path(folder, name) for name in sorted(files))
 
 
-def _identification(dataset: ModuleType) -> None:
+def _identification(dataset: Any) -> None:
     def use(folder: Path) -> None:
         dataset.CACHE_PATH = str(folder)
 
@@ -70,7 +70,7 @@ def _verification(dataset: ModuleType) -> None:
 
 
 def _before_reading(
-    dataset: type, use: Callable[[Path], None], roots: Callable[[dict[str, Any]], list[str | Path]]
+    dataset: Any, use: Callable[[Path], None], roots: Callable[[dict[str, Any]], list[str | Path]]
 ) -> None:
     read = dataset.__init__
     signature = inspect.signature(read)

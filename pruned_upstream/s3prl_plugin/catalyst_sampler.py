@@ -5,7 +5,8 @@ Keyword spotting imports it whether or not several processes train (s3prl, downs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 from torch.utils.data import DistributedSampler, Sampler
 
@@ -19,7 +20,8 @@ class DistributedSamplerWrapper(DistributedSampler):
     def __init__(
         self, sampler: Sampler[int], num_replicas: int | None = None, rank: int | None = None, shuffle: bool = True
     ) -> None:
-        super().__init__(range(len(sampler)), num_replicas=num_replicas, rank=rank, shuffle=shuffle)
+        places: Any = range(len(cast(Sized, sampler)))  # a data set of which nothing is ever read
+        super().__init__(places, num_replicas=num_replicas, rank=rank, shuffle=shuffle)
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[int]:

@@ -77,7 +77,7 @@ def _import_torchaudio() -> ModuleType:
     except (OSError, RuntimeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
             del sys.modules[name]
-    extension = _empty_module("torchaudio._extension")
+    extension: Any = _empty_module("torchaudio._extension")
     extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
     extension._IS_ALIGN_AVAILABLE = False
     extension._load_lib = lambda library: False
@@ -153,9 +153,9 @@ def _catalyst() -> None:
         return
     from . import catalyst_sampler
 
-    data = _empty_module("catalyst.data")
+    data: Any = _empty_module("catalyst.data")
     data.sampler = catalyst_sampler
-    catalyst = _empty_module("catalyst")
+    catalyst: Any = _empty_module("catalyst")
     catalyst.data = data
     for name, module in (("catalyst", catalyst), ("catalyst.data", data), ("catalyst.data.sampler", catalyst_sampler)):
         sys.modules[name] = module
@@ -211,11 +211,12 @@ def _verification_on_any_device(expert: ModuleType) -> None:
 
     @functools.wraps(forward)
     def on_device_of_features(self: Any, mode: str, features: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        cuda = torch.Tensor.cuda
-        torch.Tensor.cuda = lambda tensor: tensor.to(features[0].device)
+        tensors: Any = torch.Tensor
+        cuda = tensors.cuda
+        tensors.cuda = lambda tensor: tensor.to(features[0].device)
         try:
             return forward(self, mode, features, *args, **kwargs)
         finally:
-            torch.Tensor.cuda = cuda
+            tensors.cuda = cuda
 
     _put(expert.DownstreamExpert, "forward", on_device_of_features)

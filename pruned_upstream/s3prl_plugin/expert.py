@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..model.checkpoint import is_onnx, load
-from ..model.encoder import Encoder
+from ..model.encoder import Encoder, EncoderOutput
 from ..model.hub import local_file
 from ..model.onnx_file import OnnxEncoder
 
@@ -129,8 +130,9 @@ class UpstreamExpert(nn.Module):
             if self.options.states == "layers":
                 states = list(output.hidden_states)
             else:
-                predicted = [head(last) for head in self.model.prediction_heads]
-                states = [output.projected, *output.hidden_states[1:], *predicted]
+                # of a model file, for an ONNX file holds no heads
+                predicted = [head(last) for head in cast(Encoder, self.model).prediction_heads]
+                states = [cast(EncoderOutput, output).projected, *output.hidden_states[1:], *predicted]
         hidden_states = tuple(state.float() for state in states)
         return {
             "_hidden_states_info": self._places(),

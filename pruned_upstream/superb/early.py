@@ -126,7 +126,8 @@ def _lines(tasks: tuple[str, ...]) -> list[Line]:
 
 def _inputs(line: Line, points: Mapping[str, np.ndarray | float]) -> np.ndarray:
     """The constant, and one column for each slope: (models, slopes + 1)."""
-    columns = [np.atleast_1d(np.mean([points[task] for task in group], axis=0)) for group in line.groups]
+    means = [np.mean(np.stack([np.asarray(points[task]) for task in group]), axis=0) for group in line.groups]
+    columns = [np.atleast_1d(mean) for mean in means]
     return np.column_stack([np.ones_like(columns[0]), *columns])
 
 
@@ -166,10 +167,10 @@ def _interval(
     """Jackknife+: each model left out gives a prediction and a residual; quantiles of their sums and differences."""
     lows, highs = [], []
     for i in range(len(scores)):
-        *others, left_out = _without(i, known, scores)
-        line, _ = _best(lines, *others)
-        residual = abs(scores[i] - _predict(line, *others, left_out))
-        predicted = _predict(line, *others, points)
+        others, their_scores, left_out = _without(i, known, scores)
+        line, _ = _best(lines, others, their_scores)
+        residual = abs(scores[i] - _predict(line, others, their_scores, left_out))
+        predicted = _predict(line, others, their_scores, points)
         lows.append(predicted - residual)
         highs.append(predicted + residual)
     rank = min(math.ceil(LEVEL * (len(scores) + 1)), len(scores))

@@ -36,10 +36,14 @@ def score_against_size(entries: Sequence[Entry], *, macs: bool = False) -> Figur
     sizes = {id(entry): entry.macs if macs else entry.parameters for entry in entries}
     alone = len(entries) == 1
     scores = {id(entry): entry.comparable(alone=alone).superb_s for entry in entries}
-    drawn = [entry for entry in entries if scores[id(entry)] is not None and sizes[id(entry)]]
+    drawn, points = [], []
+    for entry in entries:
+        size, score = sizes[id(entry)], scores[id(entry)]
+        if size and score is not None:
+            drawn.append(entry)
+            points.append((size / unit, score))
     figure = Figure(figsize=(9.5, max(4.5, 1.5 + 0.27 * len(drawn))), layout="constrained")
     axes = figure.add_subplot()
-    points = [(sizes[id(entry)] / unit, scores[id(entry)]) for entry in drawn]
     for entry, (x, y) in zip(drawn, points, strict=True):
         _mark(axes, entry, x, y, COLOURS[0] if entry.origin == "measured" else COLOURS[1])
     if not drawn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,7 @@ def _pr(data: Data) -> Overrides:
     root = data.corpus("LibriSpeech")
     folder = _folder("pr", *_librispeech_files(root, "*.trans.txt"))
     for part, split in LIBRISPEECH_SPLITS.items():
-        _once(
-            folder / f"{part}.csv",
-            lambda path, split=split: librispeech.write_transcripts_csv(
-                path, librispeech.find_utterances(root, [split])
-            ),
-        )
+        _once(folder / f"{part}.csv", partial(_write_transcripts, root=root, split=split))
     return {
         "corpus": {"csv_dir": str(folder), "lexicon": [str(path) for path in data.lexicons()]}
         | {part: f"{part}.csv" for part in LIBRISPEECH_SPLITS},
@@ -61,11 +57,15 @@ def _pr(data: Data) -> Overrides:
     }
 
 
+def _write_transcripts(path: Path, root: Path, split: str) -> None:
+    librispeech.write_transcripts_csv(path, librispeech.find_utterances(root, [split]))
+
+
 def _asr(data: Data) -> Overrides:
     root = data.corpus("LibriSpeech")
     folder = _folder("asr", *_librispeech_files(root, "*.flac"))
     for split in LIBRISPEECH_SPLITS.values():
-        _once(folder / f"{split}.csv", lambda path, split=split: librispeech.write_lengths_csv(path, root, split))
+        _once(folder / f"{split}.csv", partial(librispeech.write_lengths_csv, root=root, split=split))
     return {
         "datarc": {
             "libri_root": str(root),
@@ -153,7 +153,7 @@ def _write_emotion_folds(root: Path) -> Path:
             texts[f"{session}/{part}_meta_data.json"] = json.dumps(tree)
     folds = caches.folder(hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:16]) / "er"
     for name, text in texts.items():
-        _once(folds / name, lambda path, text=text: write_text(path, text))
+        _once(folds / name, partial(write_text, text=text))
     return folds
 
 

@@ -160,7 +160,7 @@ def _layers(plan: Plan) -> Steps:
     outcomes = yield [search(layer, "dev") for layer in range(plan.layers)]
     scored = [_term_weighted_value(plan, outcomes[f"layer-{layer:02d}/dev"], "dev") for layer in range(plan.layers)]
     scores = {layer: value.score for layer, value in enumerate(scored)}
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     chosen = f"layer-{best:02d}/test"
     outcomes = yield [search(best, "test")]
     tested = _term_weighted_value(plan, outcomes[chosen], "eval")
@@ -192,7 +192,7 @@ def _checkpoints(plan: Plan) -> Steps:
         raise PrunedUpstreamError(f"{training.folders['']} holds no states-*.ckpt to test; s3prl saved nothing")
     outcomes = yield [plan.evaluate(name, path) for name, path in stages.items()]
     rates = {name: reading.last(outcomes[name].stdout) for name in stages}
-    best = min(rates, key=rates.get)
+    best = min(rates, key=rates.__getitem__)
     return plan.result(
         {reading.metric: rates[best]},
         [best],
@@ -282,7 +282,8 @@ def _train(plan: Plan, variants: Mapping[str, tuple[str, ...]]) -> Generator[Seq
     }
     best = reading.best(reached.values())
     chosen = next(lr for lr, value in reached.items() if value == best)
-    details = {"learning rate": chosen} | {f"dev {reading.metric} at {lr:g}": value for lr, value in reached.items()}
+    details: dict[str, str | int | float] = {"learning rate": chosen}
+    details |= {f"dev {reading.metric} at {lr:g}": value for lr, value in reached.items()}
     return _Training({variant: outcomes[trials[chosen, variant].name].folder for variant in variants}, details)
 
 

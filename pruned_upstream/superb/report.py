@@ -228,8 +228,8 @@ def differences(entry: Entry, references: Sequence[Entry]) -> Table:
         deltas.append((_minus(pointed.leaderboard_score, other.leaderboard_score), 0, True))
         if partial:
             shared = tuple(t for t in TASK_METRICS if t not in pointed.missing + other.missing)
-            means = [partial_mean(on_tasks(e.metrics, shared)) for e in (pointed, other)]
-            deltas.append((_minus(*means), 2, True))
+            ours, theirs = (partial_mean(on_tasks(e.metrics, shared)) for e in (pointed, other))
+            deltas.append((_minus(ours, theirs), 2, True))
         starred += [False] * (len(deltas) - len(starred))
         cells = [_signed(delta, digits) for delta, digits, _ in deltas]
         cells = [cell + STAR if star and cell != ABSENT else cell for cell, star in zip(cells, starred, strict=True)]

@@ -141,8 +141,9 @@ class Settings:
         """Options of our own upstreams change what they compute; other upstreams may need theirs to exist at all."""
         from ..s3prl_plugin.registry import ENTRIES
 
-        ours = self.model_config is not None and self.upstream in ENTRIES
-        return (f"the upstream's options in {self.model_config.name}",) if ours else ()
+        if self.model_config is None or self.upstream not in ENTRIES:
+            return ()
+        return (f"the upstream's options in {self.model_config.name}",)
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,24 @@ class Observer(Protocol):
 
 class Silent(Observer):
     """An observer that shows nothing."""
+
+    def run_started(self, tasks: Sequence[Task]) -> None:
+        pass
+
+    def stage_started(self, task: Task, stage: Stage) -> None:
+        pass
+
+    def step(self, task: Task, stage: Stage, step: int) -> None:
+        pass
+
+    def stage_ended(self, task: Task, stage: Stage) -> None:
+        pass
+
+    def task_ended(self, task: Task, failure: Failure | None) -> None:
+        pass
+
+    def run_ended(self) -> None:
+        pass
 
 
 def run(settings: Settings, observer: Observer | None = None, workers: Workers | None = None) -> Report:
@@ -239,15 +258,19 @@ def _collected(folder: Path) -> RunResults:
     facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
     finished = {task.name: read_results(folder / task.name) for task in select(None) if is_finished(folder / task.name)}
     config = _shape(identity["checkpoint"])
-    buckets = None if config is None else official_macs(config)
+    macs = profiler_macs = None
+    if config is not None:
+        buckets = official_macs(config)
+        macs = tuple(bucket.total for bucket in buckets)
+        profiler_macs = tuple(seen_by_profiler(config, bucket) for bucket in buckets)
     return RunResults(
         model=identity["model"],
         upstream=identity["upstream"],
         checkpoint=identity["checkpoint"],
         parameters=facts.get("parameters") if config is None else count_parameters(config),
         nonzero_parameters=facts.get("nonzero_parameters"),
-        macs=buckets and tuple(bucket.total for bucket in buckets),
-        profiler_macs=buckets and tuple(seen_by_profiler(config, bucket) for bucket in buckets),
+        macs=macs,
+        profiler_macs=profiler_macs,
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
         provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import io
 import json
 import os
 import signal
@@ -21,8 +22,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from .. import after_import
 from ..errors import ConfigError, PrunedUpstreamError
@@ -137,7 +137,7 @@ def _send_output_to(folder: Path, mode: str) -> None:
     for name, stream in ((STDOUT, sys.stdout), (STDERR, sys.stderr)):
         with open(folder / name, mode) as file:
             os.dup2(file.fileno(), stream.fileno())
-        stream.reconfigure(line_buffering=True)  # what was printed before a kill is in the file
+        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)  # what was printed before a kill is in the file
 
 
 def _save_whole_checkpoints() -> None:
@@ -151,16 +151,18 @@ def _save_whole_checkpoints() -> None:
         if not isinstance(file, str | os.PathLike):
             save(obj, file, *args, **kwargs)
             return
-        with atomic_write(file) as temporary:
+        with atomic_write(os.fspath(file)) as temporary:
             save(obj, temporary, *args, **kwargs)
 
-    torch.save = save_whole
+    torch.save = save_whole  # type: ignore[assignment]  # s3prl calls it by that name
 
 
-def _report_steps(report: Any, runner: ModuleType) -> None:
+def _report_steps(report: Any, runner: Any) -> None:
     """s3prl counts optimisation steps on the progress bar named 'overall'."""
 
-    class ReportingBar(runner.tqdm):
+    bar: Any = runner.tqdm
+
+    class ReportingBar(bar):
         last_report = 0.0
 
         def update(self, n: float = 1) -> bool | None:
@@ -174,7 +176,7 @@ def _report_steps(report: Any, runner: ModuleType) -> None:
     runner.tqdm = ReportingBar
 
 
-def _keep_loader_workers(expert: ModuleType) -> None:
+def _keep_loader_workers(expert: Any) -> None:
     """s3prl's ctc/data.py pops `num_workers` from the configuration: every loader but the first then has 12."""
     load = expert.load_dataset
     expert.load_dataset = lambda split, tokenizer, corpus: load(split, tokenizer, dict(corpus))

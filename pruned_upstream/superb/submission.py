@@ -289,12 +289,14 @@ def _query_names(data: Data, part: Part) -> Names:
 
 def _speaker_names(data: Data, part: Part) -> Names | None:
     listing = data.split_list()
-    return listing and [_voxceleb_name(path) for which, path in _fields(listing) if which == "3"]
+    return None if listing is None else [_voxceleb_name(path) for which, path in _fields(listing) if which == "3"]
 
 
 def _trial_names(data: Data, part: Part) -> Names | None:
     listing = data.trial_list()
-    return listing and [f"{_voxceleb_name(one)}_{_voxceleb_name(other)}" for _, one, other in _fields(listing)]
+    if listing is None:
+        return None
+    return [f"{_voxceleb_name(one)}_{_voxceleb_name(other)}" for _, one, other in _fields(listing)]
 
 
 def _diarization_names(data: Data, part: Part) -> Names:

@@ -80,7 +80,7 @@ def supply(downstream: str, config: Config) -> None:
         DataError: a corpus is not where the configuration says, or lacks what cannot be made.
         ConfigError: the configuration does not say where.
     """
-    expert = config.get("downstream_expert")
+    expert: Any = config.get("downstream_expert")
     task = _task(downstream, expert)
     if task is None:
         return

@@ -295,7 +295,7 @@ def files_below(
         left_out: takes LibriSpeech's parts other than train-*, which are then not entered; None enters them.
     """
     entered: set[tuple[int, int]] = set()
-    waiting, links = [folder], []
+    waiting, links = [folder], list[Path]()
     while waiting or links:
         here = waiting.pop() if waiting else links.pop(0)  # links last: folders are known by their own names
         try:

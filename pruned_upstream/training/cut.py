@@ -83,7 +83,8 @@ def cut(trainer: Trainer, recipe: PruneRecipe, target: float, path: Path) -> Non
     """
     objective, batches, sparsity = cast(PruningObjective, trainer.objective), trainer.batches, recipe.sparsity
     device, cost = objective.processes.device, objective.cost
-    student, gates = (copy.deepcopy(module).cpu().eval() for module in (objective.student, objective.gates))
+    student = copy.deepcopy(objective.student).cpu().eval()
+    gates = copy.deepcopy(objective.gates).cpu().eval()
     config, is_learned = student.config, recipe.optimisation.steps > 0
     if is_learned:
         final = final_gates(gates, target if sparsity.exact else None, cost)

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -71,7 +72,7 @@ class BatchPlan:
         if (utterances is None) == (samples is None):
             raise ValueError("a batch holds a number of utterances or a number of samples")
         self.lengths_of = lengths if callable(lengths) else np.asarray(lengths).__getitem__
-        self.count = len(lengths) if count is None else count
+        self.count = len(cast(Sequence[int], lengths)) if count is None else count
         self.seed = seed
         self.utterances = utterances
         self.samples = samples
@@ -105,7 +106,7 @@ class Epoch(Sequence[list[int]]):
             size = plan.bucket * plan.utterances
         else:
             mean = int(plan.lengths_of(np.arange(plan.count)).mean()) if plan.count else 0
-            size = plan.bucket * max(1, plan.samples // max(1, mean))
+            size = plan.bucket * max(1, cast(int, plan.samples) // max(1, mean))
         self.windows = [order[start : start + size] for start in range(0, len(order), size)]
         self._cut: dict[int, list[list[int]]] = {}
         if plan.utterances is not None:
@@ -118,7 +119,7 @@ class Epoch(Sequence[list[int]]):
     def __len__(self) -> int:
         return len(self.shuffled)
 
-    def __getitem__(self, place: int) -> list[int]:
+    def __getitem__(self, place: int) -> list[int]:  # type: ignore[override]  # nobody asks for a slice
         batch = int(self.shuffled[place])
         window = bisect_right(self.ends, batch)
         return self._batches(window)[batch - (self.ends[window - 1] if window else 0)]
@@ -135,7 +136,7 @@ class Epoch(Sequence[list[int]]):
         """Batches of members that come longest first."""
         start = 0
         while start < len(members):
-            size = self.plan.utterances or max(1, self.plan.samples // lengths[start])
+            size = self.plan.utterances or max(1, cast(int, self.plan.samples) // lengths[start])
             yield members[start : start + size]
             start += size
 
@@ -213,7 +214,7 @@ class Batches(Dataset):
         if drawn is None:
             return wav
         if drawn.noise:
-            others = self.noise.utterances
+            others = cast(Corpus, self.noise).utterances
         else:
             lengths = self.corpus.samples(together)
             heard = [other for other, length in zip(together, lengths, strict=True) if length and other != member]

@@ -102,8 +102,11 @@ class Objective(Protocol):
 class TrainingRecipe(Protocol):
     """A recipe dataclass with at least these sections."""
 
-    optimisation: Optimisation
-    run: Run
+    @property
+    def optimisation(self) -> Optimisation: ...
+
+    @property
+    def run(self) -> Run: ...
 
 
 class Trainer:

@@ -29,7 +29,7 @@ class Method:
     name: str
     section: str
     base: str
-    recipe_class: type
+    recipe_class: type[Any]
     run_recipe: Callable[..., Path]
     model_file: str
     distillation: bool = False

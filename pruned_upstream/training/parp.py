@@ -177,8 +177,9 @@ class CtcObjective:
         summed = F.ctc_loss(
             scores.transpose(0, 1),
             self.processes.to_device(torch.cat(labels)),
-            valid.sum(1).tolist(),  # of the CPU, where the kernels of every device want the lengths
-            [len(label) for label in labels],
+            # lists, of the CPU, where the kernels of every device want the lengths; torch's types know tensors alone
+            valid.sum(1).tolist(),  # type: ignore[arg-type]
+            [len(label) for label in labels],  # type: ignore[arg-type]
             reduction="sum",
             zero_infinity=True,
         )
@@ -198,7 +199,7 @@ class CtcObjective:
 
     def metrics(self) -> dict[str, Tensor]:
         """Loss, sparsity and weights that came back to life."""
-        scalars = {
+        scalars: dict[str, float | Tensor] = {
             "loss": self.total.clone(),
             "sparsity": self.pruner.sparsity(self.done),
             "revived": float(self.pruner.revived),

@@ -237,7 +237,8 @@ class MaskedPrediction:
         if self.predicts_units and self.labels is not None:
             return self.labels(part, config)
         mel = log_mel(waveforms, config)
-        return self.targets.clusters(mel) if self.predicts_units else self.targets.mel(mel)
+        clusters = self.targets.clusters if self.predicts_units else None
+        return self.targets.mel(mel) if clusters is None else clusters(mel)
 
     def _valid(self, part: Batch) -> Tensor:
         """(B, T), True at frames that are not padding."""
@@ -311,8 +312,9 @@ def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
 def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: PretrainRecipe) -> Targets:
     """Fitted once a run: units of another fit would be other labels."""
     masking = recipe.masking
+    units = masking.units if masking.labels is None else None
     settings = {
-        "units": masking.units if masking.labels is None else None,
+        "units": units,
         "smoothing": masking.smoothing,
         "fit_batches": masking.fit_batches,
         "seed": recipe.run.seed,
@@ -324,7 +326,7 @@ def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: Pretra
     targets = Targets.fit(
         _whole_waveforms(batches, masking.fit_batches),
         config,
-        units=settings["units"],
+        units=units,
         smoothing=masking.smoothing,
         seed=recipe.run.seed,
         settings=settings,

@@ -230,7 +230,8 @@ def recipe_from(overrides: Sequence[str], schema: type[RecipeType]) -> RecipeTyp
     """A recipe that no file holds, from overrides alone; raises as `load_recipe`."""
     from omegaconf import OmegaConf
 
-    return resolve_recipe(OmegaConf.to_container(OmegaConf.merge(*map(_override, overrides))), schema)
+    tree: Any = OmegaConf.to_container(OmegaConf.merge(*map(_override, overrides)))
+    return resolve_recipe(tree, schema)
 
 
 def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType:
@@ -252,9 +253,11 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
     typed = OmegaConf.structured(schema)
     _make_writable(typed)
     try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(typed, tree))
+        recipe: Any = OmegaConf.to_object(OmegaConf.merge(typed, tree))
     except ConfigKeyError as error:
-        raise ConfigError(f"there is no recipe key '{error.full_key}'{_suggestion(error.full_key, schema)}") from error
+        raise ConfigError(
+            f"there is no recipe key '{error.full_key}'{_suggestion(str(error.full_key), schema)}"
+        ) from error
     except MissingMandatoryValue as error:
         raise ConfigError(f"the recipe does not say {error.full_key}; add {error.full_key}=<value>") from error
     except (OmegaConfBaseException, *MALFORMED) as error:
@@ -367,7 +370,7 @@ def _read(path: Path, known: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(bounded_yaml(path))))
+        tree: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(bounded_yaml(path))))
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error.strerror or NO_SECTIONS}") from error
     except (OmegaConfBaseException, yaml.YAMLError, *MALFORMED) as error:  # YAMLError: keys given twice, odd escapes
@@ -402,7 +405,8 @@ def _override(text: str) -> dict[str, Any]:
     if not re.fullmatch(KEY, key):
         raise ConfigError(f"'{key}' is no recipe key; write section.key=value, and a list as key=[a,b]")
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+        tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+        return tree
     except (yaml.YAMLError, OmegaConfBaseException, *MALFORMED) as error:
         raise ConfigError(f"the value of {key} is not YAML: {_fault(error)}") from error
 
@@ -457,8 +461,8 @@ def _names(schema: type) -> tuple[str, ...]:
 
 
 def _sections(schema: type) -> dict[str, type]:
-    fields = {key.name: key.default_factory for key in dataclasses.fields(schema)}
-    return {name: section for name, section in fields.items() if dataclasses.is_dataclass(section)}
+    found = {key.name: key.default_factory for key in dataclasses.fields(schema)}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _suggestion(key: str, schema: type) -> str:

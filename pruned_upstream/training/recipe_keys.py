@@ -102,7 +102,7 @@ def _own_comments(cls: type) -> dict[str, str]:
     found = {}
     for node in body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            above, line = [], node.lineno - 1
+            above, line = list[str](), node.lineno - 1
             while line in comments and lines[line - 1].lstrip().startswith("#"):
                 above.insert(0, comments[line])
                 line -= 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .corpus import Corpus
+    from .growing import GrowingCorpus
     from .loop import Trainer
 
 
@@ -36,7 +37,7 @@ class TrainingReport:
     amendments: list[dict[str, Any]]
 
 
-def training_facts(corpus: Corpus, trainers: Sequence[Trainer], *, steps: int) -> dict[str, Any]:
+def training_facts(corpus: Corpus | GrowingCorpus, trainers: Sequence[Trainer], *, steps: int) -> dict[str, Any]:
     """The fields of a `TrainingReport`, after training.
 
     Args:

@@ -9,17 +9,20 @@ of pre-norm models the last one is normalised, and equals `last_hidden_state`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, ModelOutput, SequenceClassifierOutput
 
 from ..model.attention import SelfAttention
 from ..model.encoder import Encoder, EncoderOutput
 from .configuration import PrunedUpstreamConfig
+
+Answer = TypeVar("Answer", bound=ModelOutput)
 
 
 class PrunedUpstreamPreTrainedModel(PreTrainedModel):
@@ -29,7 +32,7 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
     config_class = PrunedUpstreamConfig
     base_model_prefix = "backbone"  # the files of `release` name the encoder's tensors without it
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
     supports_gradient_checkpointing = True
 
     def __init__(self, config: PrunedUpstreamConfig) -> None:
@@ -92,11 +95,19 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
             samples = torch.div(samples - layer.kernel, layer.stride, rounding_mode="floor") + 1
         return samples
 
-    def _wants_states(self, asked: bool | None) -> bool:
-        return bool(self.config.output_hidden_states if asked is None else asked)
-
-    def _wants_dict(self, asked: bool | None) -> bool:
-        return bool(self.config.return_dict if asked is None else asked)
+    def _answer(
+        self,
+        kind: type[Answer],
+        states: Sequence[Tensor],
+        output_hidden_states: bool | None,
+        return_dict: bool | None,
+        **values: Tensor | None,
+    ) -> Answer | tuple:
+        """`values` as transformers' class `kind`, or as a tuple; hidden states and form as asked, or as configured."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        named = self.config.return_dict if return_dict is None else return_dict
+        answer = kind(**values, hidden_states=tuple(states) if wanted else None)
+        return answer if named else answer.to_tuple()
 
 
 class PrunedUpstreamModel(PrunedUpstreamPreTrainedModel):
@@ -121,11 +132,7 @@ class PrunedUpstreamModel(PrunedUpstreamPreTrainedModel):
     ) -> BaseModelOutput | tuple:
         """`last_hidden_state` (B, T, d); `hidden_states` L + 1 tensors (B, T, d) where asked for."""
         states = self.encode(input_values, attention_mask).hidden_states
-        output = BaseModelOutput(
-            last_hidden_state=states[-1],
-            hidden_states=tuple(states) if self._wants_states(output_hidden_states) else None,
-        )
-        return output if self._wants_dict(return_dict) else output.to_tuple()
+        return self._answer(BaseModelOutput, states, output_hidden_states, return_dict, last_hidden_state=states[-1])
 
 
 class PrunedUpstreamForCTC(PrunedUpstreamPreTrainedModel):
@@ -159,15 +166,10 @@ class PrunedUpstreamForCTC(PrunedUpstreamPreTrainedModel):
         logits = self.lm_head(self.dropout(states[-1]))  # (B, T, vocab_size)
         loss = None
         if labels is not None:
-            if labels.max() >= self.config.vocab_size:
-                raise ValueError(f"a label is {int(labels.max())}, and vocab_size is {self.config.vocab_size}")
+            if labels.max() >= logits.size(-1):
+                raise ValueError(f"a label is {int(labels.max())}, and vocab_size is {logits.size(-1)}")
             loss = self._loss(logits, input_values, attention_mask, labels)
-        output = CausalLMOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=tuple(states) if self._wants_states(output_hidden_states) else None,
-        )
-        return output if self._wants_dict(return_dict) else output.to_tuple()
+        return self._answer(CausalLMOutput, states, output_hidden_states, return_dict, loss=loss, logits=logits)
 
     def _loss(self, logits: Tensor, input_values: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
         mask = torch.ones_like(input_values, dtype=torch.long) if attention_mask is None else attention_mask
@@ -179,7 +181,7 @@ class PrunedUpstreamForCTC(PrunedUpstreamPreTrainedModel):
                 labels.masked_select(given),
                 self.frames(mask.sum(-1)).long(),
                 given.sum(-1),
-                blank=self.config.pad_token_id,
+                blank=cast(int, self.config.pad_token_id),
                 reduction=self.config.ctc_loss_reduction,
                 zero_infinity=self.config.ctc_zero_infinity,
             )
@@ -194,7 +196,7 @@ class PrunedUpstreamForSequenceClassification(PrunedUpstreamPreTrainedModel):
             states = config.num_hidden_layers + 1
             self.layer_weights = nn.Parameter(torch.ones(states) / states)
         self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
-        self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
+        self.classifier = nn.Linear(config.classifier_proj_size, cast(int, config.num_labels))
         self.post_init()
 
     def forward(
@@ -222,9 +224,7 @@ class PrunedUpstreamForSequenceClassification(PrunedUpstreamPreTrainedModel):
             pooled = hidden.masked_fill(encoded.padding_mask.unsqueeze(-1), 0.0).sum(1) / valid.sum(1, keepdim=True)
         logits = self.classifier(pooled)  # (B, num_labels)
         loss = None if labels is None else F.cross_entropy(logits, labels.view(-1))
-        output = SequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=tuple(encoded.hidden_states) if self._wants_states(output_hidden_states) else None,
+        states = encoded.hidden_states
+        return self._answer(
+            SequenceClassifierOutput, states, output_hidden_states, return_dict, loss=loss, logits=logits
         )
-        return output if self._wants_dict(return_dict) else output.to_tuple()

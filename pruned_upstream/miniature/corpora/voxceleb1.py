@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from .. import speakers
 from ..clip import Clip, Cue, Take
@@ -63,8 +64,8 @@ def plan(sizes: Sizes, rng: Random) -> Plan:
 
 
 def _video(speaker: Speaker, paths: list[str], rng: Random) -> list[Clip]:
-    mood = {"pitch": rng.randint(-4, 4), "rate": rng.uniform(0.9, 1.1), "range": rng.randint(35, 65)}
-    room = {"snr": rng.uniform(20, 40), "colour": rng.uniform(0, 2)}
+    mood: dict[str, Any] = {"pitch": rng.randint(-4, 4), "rate": rng.uniform(0.9, 1.1), "range": rng.randint(35, 65)}
+    room: dict[str, Any] = {"snr": rng.uniform(20, 40), "colour": rng.uniform(0, 2)}
     gain = rng.uniform(-6, 3)
     clips = []
     for path in paths:

@@ -46,7 +46,7 @@ def read_fold(path: Path) -> Fold:
             f"{path} is not the metadata of a fold: its `meta_data` are no list of recordings, each with the path and "
             "one of the labels"
         )
-    return Fold(tuple(sorted(labels, key=labels.get)), tuple(entry["path"] for entry in entries))
+    return Fold(tuple(sorted(labels, key=labels.__getitem__)), tuple(entry["path"] for entry in entries))
 
 
 def _numbered(numbers: list[Any]) -> bool:
