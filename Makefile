@@ -34,6 +34,7 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

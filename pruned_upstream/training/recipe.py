@@ -461,7 +461,7 @@ def _names(schema: type) -> tuple[str, ...]:
 
 
 def _sections(schema: type) -> dict[str, type]:
-    found = {key.name: key.default_factory for key in dataclasses.fields(schema)}
+    found: dict[str, Any] = {key.name: key.default_factory for key in dataclasses.fields(schema)}
     return {name: kind for name, kind in found.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
