@@ -143,7 +143,7 @@ def _composed(text: str) -> yaml.Node | None:
     class Bounded(yaml.SafeLoader):
         depth = nodes = 0
 
-        def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
             self.depth, self.nodes = self.depth + 1, self.nodes + 1
             if self.depth > MAX_DEPTH + 1:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")

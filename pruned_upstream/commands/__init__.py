@@ -150,7 +150,7 @@ def pairs(entries: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def number_or_text(value: str) -> str | int:
-    """"3" as 3 and "epoch" as it is: what an option that takes either was given."""
+    """ "3" as 3 and "epoch" as it is: what an option that takes either was given."""
     return int(value) if value.isdecimal() else value
 
 

@@ -200,7 +200,9 @@ def measure(
     heads, widths = _axis(dense.num_heads), _axis(-(-dense.head_dim // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
     rows, dimensions = _axis(dense.embed_dim), _axis(dense.ffn_dim)
     channels, blocks = probe.convolutions()
-    shapes = {(n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]}
+    shapes: dict[tuple[int, int | str], Any] = {
+        (n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]
+    }
     shapes |= {(n, "whole"): _heads(n, dense.head_dim, ragged=False) for n in heads[1:]}
     taken = _in_turn(
         {

@@ -251,10 +251,7 @@ def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Pic
             figures.pairing(runs),
         ),
     ]
-    drawn += [
-        (f"Gates by layer: {run.name}", "Means of each layer.", figures.gates_by_layer(run))
-        for run in runs
-    ]
+    drawn += [(f"Gates by layer: {run.name}", "Means of each layer.", figures.gates_by_layer(run)) for run in runs]
     models = {run.name: run.header.config for run in runs if run.header is not None}
     if models:
         caption = "The first axes are figure 3b of Wang et al. (2023)."

@@ -180,22 +180,22 @@ class Silent(Observer):
     """An observer that shows nothing."""
 
     def run_started(self, tasks: Sequence[Task]) -> None:
-        pass
+        """Nothing."""
 
     def stage_started(self, task: Task, stage: Stage) -> None:
-        pass
+        """Nothing."""
 
     def step(self, task: Task, stage: Stage, step: int) -> None:
-        pass
+        """Nothing."""
 
     def stage_ended(self, task: Task, stage: Stage) -> None:
-        pass
+        """Nothing."""
 
     def task_ended(self, task: Task, failure: Failure | None) -> None:
-        pass
+        """Nothing."""
 
     def run_ended(self) -> None:
-        pass
+        """Nothing."""
 
 
 def run(settings: Settings, observer: Observer | None = None, workers: Workers | None = None) -> Report:

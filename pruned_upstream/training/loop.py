@@ -103,10 +103,12 @@ class TrainingRecipe(Protocol):
     """A recipe dataclass with at least these sections."""
 
     @property
-    def optimisation(self) -> Optimisation: ...
+    def optimisation(self) -> Optimisation:
+        """Its section on steps and rates."""
 
     @property
-    def run(self) -> Run: ...
+    def run(self) -> Run:
+        """Its section on the folder and the process."""
 
 
 class Trainer:
