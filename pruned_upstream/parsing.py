@@ -7,6 +7,8 @@ import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import DataError
+
 if TYPE_CHECKING:
     import yaml
 
@@ -18,6 +20,7 @@ MAX_DEPTH = 32  # of lists and mappings within each other
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # once aliases are followed: ten short lines can stand for a billion values
 MAX_INTEGER = 1 << 63
+MAX_DIGITS = 40  # of an integer in YAML, in any of its notations
 
 
 def parse_json(text: str) -> Any:
@@ -63,6 +66,24 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, *MALFORMED) as error:
         raise ValueError(yaml_fault(error)) from error
+
+
+def read_mapping(path: Path, what: str = "") -> dict[str, Any]:
+    """A YAML file of keys and values as plain data.
+
+    Args:
+        what: said before the path where something is wrong with it.
+
+    Raises:
+        DataError: it cannot be read, or is no mapping.
+    """
+    try:
+        tree = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what}{path} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"{what}{path} is not a mapping of keys to values")
+    return tree
 
 
 def bounded_yaml(path: Path) -> str:
@@ -165,6 +186,8 @@ def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(node.value, str):
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+            raise ValueError(f"line {node.start_mark.line + 1} holds an integer of {len(node.value)} digits")
         return 1
     if id(node) not in known:
         known[id(node)] = None

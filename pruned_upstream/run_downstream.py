@@ -83,7 +83,7 @@ def _made_ready(runner: Any, arguments: list[str]) -> Iterator[None]:
         if known.upstream_ckpt is not None:
             args.upstream_ckpt = known.upstream_ckpt  # s3prl would take the one of the training
         _check_model(args)
-        supply(args.downstream, config)
+        supply(args.downstream, config, _splits(args, config))
         return args, config, backup_files
 
     def choose_or_say(self: Any) -> Any:
@@ -96,6 +96,14 @@ def _made_ready(runner: Any, arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         runner.get_downstream_args, runner.Runner._get_featurizer = read, choose_features
+
+
+def _splits(args: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+    """What s3prl's runner will read."""
+    if args.mode == "evaluate":
+        return [args.evaluate_split]
+    dev = (config.get("runner") or {}).get("eval_dataloaders", ())
+    return ["train", *(dev if isinstance(dev, list) else [dev])]
 
 
 def _check_model(args: argparse.Namespace) -> None:

@@ -43,6 +43,10 @@ BOMB = ["a: &a [x,x,x,x,x,x,x,x,x]"] + [
         ("[" * 3000, "nested"),
         ("a: 2001-99-99", "month"),
         ("\xff", "UTF-8"),
+        (f"a: {'9' * 5000}", "line 1 holds an integer of 5000 digits"),
+        (f"a:\n- -0x{'f' * 5000}", "line 2 holds an integer of 5003 digits"),
+        (f"{'1' * 50}: a", "line 1 holds an integer"),
+        (f"a: 1{':59' * 3000}", "line 1 holds an integer"),
     ],
 )
 def test_yaml_that_is_refused(text, reason, tmp_path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_UPSTREAM = "pruned_upstream"
 LEARNING_RATES = (1e-2, 1e-3, 1e-4, 1e-5)
-FAILED = 1
+FAILED, USAGE_ERROR = 1, 2
 
 
 def add_to(app: typer.Typer) -> None:
@@ -125,7 +125,7 @@ def superb(
     )
     if check:
         ready = _show_upstream(console, settings)
-        raise typer.Exit(FAILED if lacking or not ready else 0)
+        raise typer.Exit(USAGE_ERROR if not ready else FAILED if lacking else 0)
     if launcher is not None:
         report = launch(
             settings, launcher, {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}

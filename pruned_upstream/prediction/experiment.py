@@ -21,7 +21,7 @@ import yaml
 from ..errors import CheckpointError, ConfigError, DataError
 from ..model.checkpoint import is_onnx
 from ..model.convert.pickles import allowed_by_torch
-from ..parsing import read_yaml
+from ..parsing import read_mapping
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints
 from ..superb.results import FILE_NAME, TaskResult, read_results
@@ -203,13 +203,7 @@ def _newest(folder: Path, kind: str) -> Mapping[str, Any]:
     written = sorted(folder.glob(f"{kind}_*.yaml"), key=lambda path: path.stat().st_mtime)
     if not written:
         raise DataError(f"{folder} holds no {kind}_*.yaml, which s3prl's runner writes")
-    try:
-        tree = read_yaml(written[-1])
-    except (OSError, ValueError) as error:
-        raise DataError(f"{written[-1]} cannot be read: {error}") from error
-    if not isinstance(tree, Mapping):
-        raise DataError(f"{written[-1]} is not a mapping of keys to values")
-    return tree
+    return read_mapping(written[-1])
 
 
 def _search_with(model: Path, layer: int | None) -> Experiment:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..model.checkpoint import Header, read_header
-from ..parsing import parse_json, read_json, read_yaml
+from ..parsing import parse_json, read_json, read_mapping
 from ..training.methods import METHODS, Method, method_of
 from ..training.metrics_log import METRICS_FILE
 from ..training.provenance import LAUNCHES_FILE, RECIPE_FILE, REPORT_FILE
@@ -127,7 +127,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         raise DataError(f"there is no run folder {folder}")
     if not (folder / RECIPE_FILE).is_file():
         raise DataError(f"{folder} is not the folder of a training: it holds no {RECIPE_FILE}")
-    tree = _read_recipe(folder / RECIPE_FILE)
+    tree = read_mapping(folder / RECIPE_FILE, "the recipe ")
     method = method_of(tree)
     curves, torn = read_metrics(folder / METRICS_FILE)
     model = _find_model(folder, method)
@@ -190,7 +190,7 @@ def base_recipe(method: Method) -> dict[str, Any]:
     """What the method's base recipe says, {"section.key": value}; what it does not say has the default."""
     from ..resources import recipe_path
 
-    return flat_keys(method.recipe_class()) | _flat(_read_recipe(recipe_path(method.base)))
+    return flat_keys(method.recipe_class()) | _flat(read_mapping(recipe_path(method.base)))
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
@@ -204,16 +204,6 @@ def _row(line: str, where: str) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DataError(f"{where}: {name} is {value!r}, which is no finite number")
     return row
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        tree = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the recipe {path} cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise DataError(f"the recipe {path} does not hold sections and keys")
-    return tree
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -46,6 +46,8 @@ KEYWORD_CLASSES = (
 OFFICIAL_LEXICONS = ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt")
 OFFICIAL_SPLIT_LISTS = ("veri_test_class.txt", "iden_split.txt")  # the second is VoxCeleb's own name of the same list
 OFFICIAL_TRIAL_LIST = "voxceleb1_test_v2.txt"
+SHOWN = 3
+"""Reasons of a kind that a note gives in full; ER alone has ten lists."""
 KALDI_FILES = ("segments", "utt2spk", "spk2utt", "reco2dur", "rttm")
 
 
@@ -119,13 +121,15 @@ class Inventory:
     Attributes:
         problems: what keeps the task from running, one sentence each.
         counts: items by part, to compare with the official ones.
-        substitutes: lists that stand in for official ones.
+        substitutes: what stands in for official lists.
+        changed: lists that have the name of one that s3prl ships, and another content.
         lists: SHA-256 of the lists that the result rests on, by file name.
     """
 
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     substitutes: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     lists: dict[str, str] = field(default_factory=dict)
 
     def exists(self, path: Path, what: str) -> bool:
@@ -161,16 +165,21 @@ class Inventory:
         name = name or path.name
         self.lists[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         if self.lists[name] != official.SHA256.get(name, self.lists[name]):
-            self.substitutes.append(f"{name} is not s3prl's: other content, order or line ends")
+            self.changed.append(name)
 
     def deviations(self, task: str) -> list[str]:
         """Why a result on these data is not official; empty if it is."""
+        counted = {part: self.counts.get(part, 0) for part in official.COUNTS[task]}
         wrong = [
-            f"{part}: {self.counts.get(part, 0)} items, officially {' or '.join(map(str, counts))}"
-            for part, counts in official.COUNTS[task].items()
-            if self.counts.get(part, 0) not in counts
+            f"{part}: {found} item{'s' * (found != 1)}, officially {' or '.join(map(str, official.COUNTS[task][part]))}"
+            for part, found in counted.items()
+            if found not in official.COUNTS[task][part]
         ]
-        return ([f"not the official data ({'; '.join(wrong)})"] if wrong else []) + self.substitutes
+        said = [f"not the official data ({_first(wrong, '; ')})"] if wrong else []
+        if self.changed:
+            verb = "is" if len(self.changed) == 1 else "are"
+            said.append(f"{_first(self.changed, ', ')} {verb} not s3prl's: other content, order or line ends")
+        return said + self.substitutes
 
 
 def take_inventory(task: str, data: Data) -> Inventory:
@@ -367,6 +376,12 @@ def _er(data: Data, found: Inventory) -> None:
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {
     "pr": _pr, "asr": _asr, "ks": _ks, "qbe": _qbe, "sid": _sid, "sv": _sv, "sd": _sd, "ic": _ic, "sf": _sf, "er": _er,
 }  # fmt: skip
+
+
+def _first(entries: Sequence[str], separator: str) -> str:
+    """Three of them, and how many there are beyond."""
+    more = len(entries) - SHOWN
+    return separator.join(entries[:SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")
 
 
 def _by_folder(files: Iterable[Path]) -> dict[Path, list[str]]:

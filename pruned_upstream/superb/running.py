@@ -47,7 +47,7 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
 from ..jobs import LOG_LINES, Failure
 from ..model.hub import plain_name
-from ..parsing import read_yaml
+from ..parsing import read_mapping, shown
 from . import configuration
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
@@ -254,8 +254,8 @@ def _collected(folder: Path) -> RunResults:
     from ..description.macs import official_macs, seen_by_profiler
     from ..model.size import count_parameters
 
-    identity = _read_yaml(folder / RUN)
-    facts = _read_yaml(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
+    identity = read_mapping(folder / RUN)
+    facts = read_mapping(folder / "upstream" / FACTS) if (folder / "upstream" / FACTS).exists() else {}
     finished = {task.name: read_results(folder / task.name) for task in select(None) if is_finished(folder / task.name)}
     config = _shape(identity["checkpoint"])
     macs = profiler_macs = None
@@ -377,9 +377,9 @@ class _TaskRun:
     def _finish(self, result: Any) -> None:
         import dataclasses
 
-        seconds = sum(_read_yaml(path)["seconds"] for path in self.folder.rglob(FINISHED))
+        seconds = sum(read_mapping(path)["seconds"] for path in self.folder.rglob(FINISHED))
         result = dataclasses.replace(result, seconds=round(seconds, 1))
-        identity = _read_yaml(self.settings.folder / RUN)
+        identity = read_mapping(self.settings.folder / RUN)
         part = RunResults(
             identity["model"], identity["upstream"], identity["checkpoint"], tasks={self.task.name: result}
         )
@@ -492,7 +492,7 @@ def _upstream_facts(settings: Settings, workers: Workers) -> dict[str, int]:
     """Layers and parameters of the upstream, measured once per run folder."""
     folder = settings.folder / "upstream"
     if (folder / FACTS).exists():
-        return _read_yaml(folder / FACTS)
+        return read_mapping(folder / FACTS)
     return _probe(settings, folder, workers)
 
 
@@ -513,7 +513,7 @@ def _probe(settings: Settings, folder: Path, workers: Workers) -> dict[str, int]
             raise PrunedUpstreamError(
                 f"the upstream {settings.upstream} cannot be built: {why.removeprefix('error: ')}"
             )
-        facts = _read_yaml(folder / FACTS)
+        facts = read_mapping(folder / FACTS)
     except BaseException:
         process.stop()
         raise
@@ -544,11 +544,12 @@ def claim(settings: Settings) -> None:
         if not path.exists():
             _write_yaml(path, identity)
             return
-    before = _read_yaml(path)
+    before = read_mapping(path)
     for key in ("upstream", "checkpoint_sha256", "model_config", "data", "seed"):
         if before.get(key) != identity[key]:
             raise ConfigError(
-                f"{settings.folder} holds a run with {key} {before.get(key)}, not {identity[key]}; give another folder"
+                f"{settings.folder} holds a run with {key} {shown(before.get(key))}, not {shown(identity[key])}; give "
+                "another folder"
             )
 
 
@@ -574,7 +575,7 @@ def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:
         ConfigError: it is another; the message names what differs.
     """
     if path.exists():
-        changed = list(configuration.differences(_read_yaml(path), dict(config)))
+        changed = list(configuration.differences(read_mapping(path), dict(config)))
         changed = [change for change in changed if "num_workers" not in change]
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -593,16 +594,6 @@ def is_finished(folder: Path) -> bool:
 
 def _is_stage_finished(folder: Path) -> bool:
     return (folder / FINISHED).exists()
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise DataError(f"{path} is not a mapping of keys to values")
-    return tree
 
 
 def _write_yaml(path: Path, tree: Mapping[str, Any]) -> None:

@@ -7,14 +7,15 @@ alone. Corpora must be where the configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from ..s3prl_plugin.parts.librispeech import find_utterances
 from .configuration import assign
-from .layout import Data
+from .layout import KALDI_FILES, Data, Inventory
 from .preparation import prepare
 
 Config = dict[str, Any]
@@ -70,11 +71,12 @@ _DOWNSTREAMS = {
 _CTC_CORPORA = {"libriphone": "pr", "snips": "sf"}
 
 
-def supply(downstream: str, config: Config) -> None:
+def supply(downstream: str, config: Config, splits: Sequence[str] = ()) -> None:
     """Name in the configuration, in place, what takes the place of files that are not there.
 
     Args:
         downstream: s3prl's name of the task; one that is none of the ten is left alone.
+        splits: what will be read, by s3prl's names (train, dev, test-clean ...).
 
     Raises:
         DataError: a corpus is not where the configuration says, or lacks what cannot be made.
@@ -91,6 +93,11 @@ def supply(downstream: str, config: Config) -> None:
             f"{corpora['speech_commands_v0.01']} holds no _background_noise_/*.wav, from which s3prl cuts silence; "
             "extract the whole archive"
         )
+    if task == "asr":
+        parts = [part for split in splits for part in expert["datarc"].get(split, ())]
+        _check_recordings(corpora["LibriSpeech"], parts)
+    if task == "sd":
+        _check_kaldi_folders(expert, places.supplied)
     absent = [key for key in places.supplied if not _is_there(_value(expert, key))]
     if not absent:
         return
@@ -98,8 +105,8 @@ def supply(downstream: str, config: Config) -> None:
         root = Path(_value(expert, "loaderrc.train_dir") or "data/diarization/train").parent.parent
         if not (root / "Libri2Mix").is_dir():
             raise DataError(
-                f"{_value(expert, absent[0])} does not exist, and there is no {root / 'Libri2Mix'} to make it from; is "
-                f"config.downstream_expert.{absent[0]} right?"
+                f"{_value(expert, absent[0])} does not exist, and {root} holds no Libri2Mix to make it from; say where "
+                f"a folder with {', '.join(KALDI_FILES)} is with -o config.downstream_expert.{absent[0]}=FOLDER"
             )
         data = Data(root)
     else:
@@ -115,6 +122,28 @@ def supply(downstream: str, config: Config) -> None:
                 f"config.downstream_expert.{key}"
             )
         assign(expert, key, value)
+
+
+def _check_recordings(root: Path, parts: Iterable[str]) -> None:
+    """s3prl's ASR skips parts of LibriSpeech that are not there, and breaks off where a recording is not."""
+    found = Inventory()
+    for part in parts:
+        found.audio([utterance.path for utterance in find_utterances(root, [part])], part)
+    if found.problems:
+        raise DataError(f"{found.problems[0]}; extract LibriSpeech's archives anew")
+
+
+def _check_kaldi_folders(expert: Config, keys: Iterable[str]) -> None:
+    for key in keys:
+        folder = _value(expert, key)
+        if not _is_there(folder):
+            continue
+        absent = [name for name in KALDI_FILES if not (Path(folder) / name).is_file()]
+        if absent:
+            raise DataError(
+                f"{folder} is no folder of diarization: it holds no {absent[0]}; say where it is with "
+                f"-o config.downstream_expert.{key}=FOLDER"
+            )
 
 
 def _task(downstream: str, expert: Any) -> str | None:

@@ -67,12 +67,12 @@ def test_the_check_builds_the_model_on_its_device(tmp_path, model_file):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(model_file.read_bytes()[:-100])
     code, output = said(str(damaged), *check)
-    assert code == 1 and "model not ready" in output and "damaged.safetensors" in output
+    assert code == 2 and "model not ready" in output and "damaged.safetensors" in output
 
     code, output = said("-u", "fbank", *check, "--device", "cuda:7")
-    assert code == 1 and "there is no GPU for --device cuda:7" in output
+    assert code == 2 and "there is no GPU for --device cuda:7" in output
     code, output = said("-u", "fbank", *check, "--device", "gpu")
-    assert code == 1 and "'gpu' is no device" in output
+    assert code == 2 and "'gpu' is no device" in output
 
 
 def test_a_failed_task_is_reported_with_the_end_of_its_log(started, tmp_path):

@@ -72,7 +72,7 @@ def test_what_is_no_run_is_refused(tmp_path, write_run):
         read_run(tmp_path)
     with pytest.raises(DataError, match="recipe.yaml cannot be read"):
         read_run(write_run([], name="a", recipe="a: ]"))
-    with pytest.raises(DataError, match="does not hold sections"):
+    with pytest.raises(DataError, match="is not a mapping of keys to values"):
         read_run(write_run([], name="b", recipe="just words"))
 
 

@@ -52,6 +52,54 @@ def test_what_s3prl_names_is_there(layer):
     assert huggingface_hub.HfFolder and huggingface_hub.Repository
 
 
+# the bigram after the start makes CAT likely and CAR not
+ARPA = r"""\data\
+ngram 1=5
+ngram 2=1
+
+\1-grams:
+-1.0	<unk>
+0.0	<s>	0.0
+-0.5	</s>
+-0.2	CAT	0.0
+-3.0	CAR	0.0
+
+\2-grams:
+-0.2	<s> CAT
+
+\end\
+"""
+
+
+@pytest.mark.parametrize(("weight", "words"), [(0.0, ["CAR"]), (2.0, ["CAT"])])
+def test_s3prl_decodes_speech_recognition_with_a_language_model(layer, weight, words, tmp_path, monkeypatch):
+    """By s3prl's own decoder, built from the shipped configuration with the language model's two files named."""
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    import flashlight.lib.text.decoder as decoder
+    import yaml
+
+    from pruned_upstream.resources import downstream_config_path
+    from pruned_upstream.s3prl_plugin.parts.vocabularies import write_asr_dictionary
+
+    assert decoder.KenLM
+    monkeypatch.delitem(sys.modules, "s3prl.downstream.asr.w2l_decoder", raising=False)  # imported without the layer?
+    from s3prl.downstream.asr.dictionary import Dictionary
+    from s3prl.downstream.asr.expert import get_decoder
+
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    (tmp_path / "words.lst").write_text("CAT C A T |\nCAR C A R |\n")
+    dictionary = Dictionary.load(str(write_asr_dictionary(tmp_path / "char.dict")))
+    settings = yaml.safe_load(downstream_config_path("asr").read_text())["downstream_expert"]["datarc"]["decoder_args"]
+    files = {"kenlm_model": str(tmp_path / "lm.arpa"), "lexicon": str(tmp_path / "words.lst")}
+    changed = {"decoder_type": "kenlm", "unk_weight": "float('-inf')", "lm_weight": weight}
+    heard = torch.full((1, 4, len(dictionary)), -9.0)
+    for frame, letter in enumerate("CAR|"):
+        heard[0, frame, dictionary.index(letter)] = -0.5
+    heard[0, 2, dictionary.index("T")] = -1.0  # nearly as loud
+    ((best, *_),) = get_decoder({**settings, **files, **changed}, dictionary).decode(heard)
+    assert best["words"] == words
+
+
 def test_torchaudio_is_imported_where_its_extension_cannot_be_loaded(tmp_path):
     import shutil
     import subprocess

@@ -14,6 +14,7 @@ from pruned_upstream.errors import DataError
 from pruned_upstream.resources import downstream_config_path
 
 pytest.importorskip("s3prl")
+soundfile = pytest.importorskip("soundfile")
 
 MODULE = ("-m", "pruned_upstream.run_downstream")
 
@@ -80,7 +81,7 @@ def test_device_and_rank(prepared, monkeypatch):
         ("-m train -u fbank -d speech_commands -p run", "there is no folder data/speech_commands_v0.01"),
         ("-m train -u fbank -d ctc -c pr -p run", "there is no folder data/LibriSpeech"),
         ("-m train -u fbank -d asr -p run -o config.downstream_expert.datarc.libri_root=x", "there is no folder x"),
-        ("-m train -u fbank -d diarization -p run", "there is no data/Libri2Mix to make it from"),
+        ("-m train -u fbank -d diarization -p run", "and data holds no Libri2Mix to make it from"),
         ("-m train -u fbank -d voxceleb1 -p run -o config.downstream_expert.datarc.file_path=voices", "copy it from a"),
         (
             "-m train -u fbank -d example -c empty.yaml -p run -l 9",
@@ -131,6 +132,46 @@ def test_a_folder_that_is_another_than_the_corpus_is_named(prepared, task, key, 
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"other is not {corpus}: it holds no " in error and f"-o config.downstream_expert.{key}=FOLDER" in error
+
+
+def test_a_folder_that_is_none_of_diarization_is_named(prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other/84").mkdir(parents=True)
+    key = "config.downstream_expert.loaderrc.dev_dir"
+    with pytest.raises(SystemExit) as ended:
+        run_downstream.main(f"-m train -u fbank -d diarization -p run -o {key}=other".split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        f"error: other is no folder of diarization: it holds no segments; say where it is with -o {key}=FOLDER"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "line", "words"),
+    [
+        ("dev-clean", "-m train", "data/LibriSpeech holds no dev-clean, a part of LibriSpeech"),
+        ("dev-clean/84/121/84-121.trans.txt", "-m train", "dev-clean holds no SPEAKER/CHAPTER/*.trans.txt"),
+        ("train-clean-100/84/121/84-121-0001.flac", "-m train", "1 of 2 recordings of train-clean-100 are missing"),
+        ("test-clean", "-m evaluate -t test-clean", "data/LibriSpeech holds no test-clean, a part of LibriSpeech"),
+    ],
+)
+def test_librispeech_of_which_a_part_is_extracted_is_named(prepared, lost, line, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split in ("train-clean-100", "dev-clean", "test-clean"):
+        chapter = tmp_path / "data/LibriSpeech" / split / "84/121"
+        chapter.mkdir(parents=True)
+        (chapter / "84-121.trans.txt").write_text("84-121-0000 GO ON\n84-121-0001 GO\n")
+        for number in range(2):
+            soundfile.write(chapter / f"84-121-000{number}.flac", [0.0] * 1600, 16000)
+    path = tmp_path / "data/LibriSpeech" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SystemExit) as ended:
+        run_downstream.main(f"{line} -u fbank -d asr -p run".split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
 
 
 def test_keyword_spotting_without_noise_is_told_so(prepared, tones, tmp_path, monkeypatch, capsys):

@@ -32,6 +32,8 @@ def find_utterances(root: Path, splits: Sequence[str]) -> list[Utterance]:
     utterances = []
     for split in splits:
         transcripts = sorted((root / split).glob("*/*/*.trans.txt"))
+        if not (root / split).is_dir():
+            raise DataError(f"{root} holds no {split}, a part of LibriSpeech: is its archive extracted there?")
         if not transcripts:
             raise DataError(f"{root / split} holds no SPEAKER/CHAPTER/*.trans.txt: not LibriSpeech's layout")
         for file in transcripts:
