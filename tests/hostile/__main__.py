@@ -32,11 +32,16 @@ def main() -> None:
             from . import disks, kills
 
             commands = kills.prepare(place / "sources")
-            outcome = kills.kill_and_compare(commands, arguments.kills, place / "killed", seed=arguments.seed, say=say)
-            say(f"kills: {sum(outcome.kills.values())}: {dict(outcome.kills)}; {len(outcome.faults)} faults")
-            full = disks.fill(commands, arguments.disks, place / "full", seed=arguments.seed)
-            say(f"full disks: {sum(full.kills.values())}: {dict(full.kills)}; {len(full.faults)} faults")
-            faults += outcome.faults + full.faults
+            if arguments.kills:
+                outcome = kills.kill_and_compare(
+                    commands, arguments.kills, place / "killed", seed=arguments.seed, say=say
+                )
+                say(f"kills: {sum(outcome.kills.values())}: {dict(outcome.kills)}; {len(outcome.faults)} faults")
+                faults += outcome.faults
+            if arguments.disks:
+                full = disks.fill(commands, arguments.disks, place / "full", seed=arguments.seed, say=say)
+                say(f"full disks: {sum(full.kills.values())}: {dict(full.kills)}; {len(full.faults)} faults")
+                faults += full.faults
     for fault in faults[:SHOWN]:
         say(fault)
     sys.exit(1 if faults else 0)
