@@ -26,6 +26,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system wi
 # the name of what is not complete yet says who writes it, so that what a killed process left can be told and removed
 UNFINISHED = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[^.]+\.unfinished")
 NAME_SHOWN = 40  # characters of the final name within that of the unfinished; a name has at most 255 bytes
+PROBE_BYTES = 1 << 16
 FOREIGN_PATIENCE_SECONDS = 24 * 3600.0  # of another machine one cannot see whether a process lives
 
 
@@ -41,6 +42,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         PrunedUpstreamError: the folder cannot be written or the disk is full; `path` keeps what it held.
     """
     path = Path(path)
+    if path.is_dir():
+        raise PrunedUpstreamError(f"{path} is a folder where a file is to be written; name another place")
     with _beside(path) as folder:
         temporary = folder / path.name
         temporary.touch()
@@ -91,11 +94,27 @@ def _beside(path: Path) -> Iterator[Path]:
         remove_unfinished(path.parent, of=path.name)
         temporary = Path(tempfile.mkdtemp(**_unfinished(path)))
         yield temporary
-    except OSError as error:
-        raise PrunedUpstreamError(f"could not write {path}: {error.strerror or error}; nothing was changed") from error
+    except PrunedUpstreamError:
+        raise
+    except Exception as error:
+        fault = error if isinstance(error, OSError) else _disk_fault(temporary)
+        if fault is None:
+            raise
+        raise PrunedUpstreamError(f"could not write {path}: {fault.strerror or fault}; nothing was changed") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _disk_fault(folder: Path | None) -> OSError | None:
+    """What is wrong with the disk, if anything: libraries have errors of their own for a full one, torch a RuntimeError
+    about positions, so that the disk itself is asked."""
+    try:
+        if folder is not None:
+            (folder / "probe").write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error
+    return None
 
 
 def make_folder(path: str | Path) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pruned_upstream.errors import PrunedUpstreamError
 from pruned_upstream.files import atomic_folder, atomic_write, locked, make_folder
@@ -87,3 +90,34 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     for use in (make_folder, lambda path: locked(path).__enter__()):
         with pytest.raises(PrunedUpstreamError, match=r"file is a file where a folder is needed|cannot be made"):
             use(tmp_path / "file")
+
+
+def test_a_folder_where_a_file_should_be_is_told_before_anything_is_computed(tmp_path):
+    with pytest.raises(PrunedUpstreamError, match="is a folder where a file"), atomic_write(tmp_path):
+        pytest.fail("it was begun")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 40 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40960", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # torch holds its file until the error is gone
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors"])
+def test_a_full_disk_is_a_sentence_whatever_the_library_calls_it(library, small_disk):
+    """torch says "unexpected pos 64 vs 0", in a RuntimeError."""
+    tensors = {"a": torch.zeros(30_000)}
+    (small_disk / "model").write_text("old")
+    full = pytest.raises(PrunedUpstreamError, match="could not write .*No space left on device; nothing was changed")
+    with full, atomic_write(small_disk / "model") as temporary:
+        if library == "torch":
+            torch.save(tensors, temporary)
+        else:
+            save_file(tensors, temporary)
+    assert [path.read_text() for path in small_disk.iterdir()] == ["old"]
