@@ -159,30 +159,39 @@ def _draw(folder: Path, model: Path, results: dict[str, RunResults]) -> list[Pat
 
 
 def _task_figure(results: Sequence[RunResults]) -> Figure:
-    """One group of bars per metric, one bar per model; error rates as what is left of 100."""
+    """One row per metric, one mark per model; FBANK and a teacher are lines, what to be above and what to reach."""
     from matplotlib.figure import Figure
 
+    from ..description.figures import look
     from ..superb.metrics import METRICS
 
+    lines = {"fbank": (":", "#666666"), "teacher": ("--", "#000000")}
     shown = [key for key in METRICS if any(key in result.metrics for result in results)]
-    figure = Figure(figsize=(max(7.0, 1.5 + 1.1 * len(shown)), 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.6 + 0.42 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(results)
     for number, result in enumerate(results):
-        measured = [(place, key) for place, key in enumerate(shown) if key in result.metrics]
-        places = [place + (number - (len(results) - 1) / 2) * width for place, _ in measured]
-        values = [_as_gain(METRICS[key].higher_is_better, result.metrics[key]) for _, key in measured]
-        bars = axes.bar(places, values, width, label=f"{result.model} ({_size(result)})")
-        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+        rows = [row for row, key in enumerate(shown) if key in result.metrics]
+        values = [_as_gain(METRICS[shown[row]].higher_is_better, result.metrics[shown[row]]) for row in rows]
+        label = f"{result.model} ({_size(result)})"
+        if result.model in lines:
+            stroke, colour = lines[result.model]
+            below, above = ([row + reach for row in rows] for reach in (-0.4, 0.4))
+            axes.vlines(values, below, above, colors=colour, linestyles=stroke, linewidth=2, label=label)
+            continue
+        axes.plot(values, rows, **look(number) | {"linestyle": "none"}, markersize=8, label=label)
+        for row, value in zip(rows, values, strict=True):
+            axes.annotate(f"{value:.0f}", (value, row), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    names = [key.upper().replace(".", " ") for key in shown]
     labels = [
-        key.upper().replace(".", "\n") if METRICS[key].higher_is_better else f"100 -\n{key.upper()}" for key in shown
+        name if METRICS[key].higher_is_better else f"100 - {name}" for key, name in zip(shown, names, strict=True)
     ]
-    axes.set_xticks(range(len(shown)), labels, fontsize=8)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylabel("higher is better")
+    axes.set_yticks(range(len(shown)), labels, fontsize=9)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("further right is better \N{RIGHTWARDS ARROW}")
+    axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Self-made corpora, short trainings: the path works, no more", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, ncols=len(results), loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    figure.legend(frameon=False, fontsize=8, ncols=len(results), loc="outside lower center")
     return figure
 
 

@@ -75,11 +75,6 @@ class RunResults:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def total_profiler_macs(self) -> int | None:
-        """Multiply-accumulates that the official profiler sees, over its four groups; None if they were not counted."""
-        return None if self.profiler_macs is None else sum(self.profiler_macs)
-
-    @property
     def total_macs(self) -> int | None:
         """Official multiply-accumulates over the four groups of utterances; None if they were not counted."""
         return None if self.macs is None else sum(self.macs)

@@ -52,6 +52,7 @@ class DistillationObjective:
     frames: Tensor  # of the whole batch, without padding
     summands: Tensor  # frames, or utterances
     distillation: Tensor
+    encoded: Encoded | None  # of the step's only part, where choosing pairs has encoded it already; `loss` takes it
 
     def __init__(self, teacher: Encoder, student: Encoder, options: Optimisation, processes: Processes) -> None:
         self.teacher = teacher.requires_grad_(False).eval()
@@ -86,10 +87,12 @@ class DistillationObjective:
         self.frames, utterances = self.processes.sum_(torch.stack([*map(self.processes.scalar, counts)])).unbind()
         self.summands = utterances if self.by_utterance else self.frames
         self.distillation = self.processes.scalar(0.0)
+        self.encoded = None
 
     def loss(self, part: Batch) -> Tensor:
         """The part's share of the step's distance: a scalar."""
-        loss = self.distance(self._encode(part)) / self.summands
+        encoded, self.encoded = self.encoded, None  # it holds the activations of the whole part
+        loss = self.distance(self._encode(part) if encoded is None else encoded) / self.summands
         self.distillation += loss.detach()
         return loss
 
@@ -152,7 +155,6 @@ class PairedDistillation(DistillationObjective):
     """
 
     pairs: list[int]  # the student layer of each teacher layer
-    _kept: Encoded | None  # of a step's only part, which need not be encoded again
 
     def __init__(
         self,
@@ -181,16 +183,15 @@ class PairedDistillation(DistillationObjective):
         """Choose the step's pairs over the whole batch."""
         super().begin_step(step, parts)
         filled = [part for part in parts if part.wavs]
-        self._kept = None
         table = self.pairing.empty_table()
         if len(filled) == 1:
-            self._kept = super()._encode(filled[0])
+            self.encoded = self._encode(filled[0])
             if self.pairing.needs_table:
-                table += self.pairing.table(*self._kept)
+                table += self.pairing.table(*self.encoded)
         elif self.pairing.needs_table:
             with torch.no_grad():
                 for part in filled:
-                    table += self.pairing.table(*super()._encode(part))
+                    table += self.pairing.table(*self._encode(part))
         self.pairs = self.pairing.choose(self.processes.sum_(table), self._alive())
 
     def distance(self, encoded: Encoded) -> Tensor:
@@ -202,11 +203,6 @@ class PairedDistillation(DistillationObjective):
         pairs = zip(self.pairing.teacher_layers, self.pairs, strict=True)
         chosen = {f"pair/{k}": self.processes.scalar(j) for k, j in pairs}
         return super().metrics() | {"distillation": self.distillation.clone()} | chosen
-
-    def _encode(self, part: Batch) -> Encoded:
-        encoded = super()._encode(part) if self._kept is None else self._kept
-        self._kept = None
-        return encoded
 
     def _alive(self) -> Tensor:
         """(L,) bool: layers that do anything."""

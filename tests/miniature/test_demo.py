@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import probes
 import pytest
 import torch
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.miniature import demo, probes
+from pruned_upstream.miniature import demo
 from pruned_upstream.miniature.building import build
 from pruned_upstream.model.checkpoint import load, read_header
 from pruned_upstream.model.encoder import Encoder

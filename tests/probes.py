@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from ..model.encoder import Encoder
+from pruned_upstream.model.encoder import Encoder
 
 Representation = Callable[[Tensor], Tensor]  # waveform (S,) at 16 kHz -> frames (T, d)
 
