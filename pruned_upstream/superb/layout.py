@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
+from ..parsing import shown
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from . import official
 from .official import FOLDS
@@ -48,7 +49,8 @@ OFFICIAL_SPLIT_LISTS = ("veri_test_class.txt", "iden_split.txt")  # the second i
 OFFICIAL_TRIAL_LIST = "voxceleb1_test_v2.txt"
 SHOWN = 3
 """Reasons of a kind that a note gives in full; ER alone has ten lists."""
-KALDI_FILES = ("segments", "utt2spk", "spk2utt", "reco2dur", "rttm")
+KALDI_FILES = {"segments": 4, "utt2spk": 2, "spk2utt": 2, "reco2dur": 2, "rttm": 8}
+"""File of a kaldi folder -> fields that its lines have, at least."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,9 @@ def take_inventory(task: str, data: Data) -> Inventory:
         return inventory
     try:
         _INVENTORIES[task](data, inventory)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, DataError) as error:
+    except UnicodeDecodeError as error:
+        inventory.problems.append(f"a list of {task} is not UTF-8: {error}")
+    except (OSError, ValueError, KeyError, DataError) as error:
         inventory.problems.append(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
     return inventory
 
@@ -252,9 +256,9 @@ def _qbe(data: Data, found: Inventory) -> None:
     for part, key in {"recordings": "utterances", "dev queries": "dev", "eval queries": "eval"}.items():
         listing = root / "scoring" / f"language_key_{key}.lst"
         if found.exists(listing, "which recordings are English"):
-            lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = _rows(listing, 2, "a path and a language")
             # a listed path starts with the name that the archive once had
-            english = [root / path.partition("/")[2] for path, language in lines if language == "nnenglish"]
+            english = [root / path.partition("/")[2] for path, language, *_ in lines if language == "nnenglish"]
             found.counts[part] = found.audio(english, listing.name)
     for split in ("dev", "eval"):
         folder = root / f"scoring/groundtruth_quesst14_{split}"
@@ -270,10 +274,12 @@ def _sid(data: Data, found: Inventory) -> None:
         found.problems.append(f"{root} holds no veri_test_class.txt: copy it from a clone of s3prl, or name the clone")
         return
     found.record(listing)
-    entries = [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    entries = _rows(listing, 2, "1, 2 or 3 and a path")
     halves = {speaker: half for half in ("dev", "test") for speaker in _names(root / half / "wav")}
     for number, part in {"1": "train", "2": "dev", "3": "test"}.items():
-        files = [name for which, name in entries if which == number]
+        files = [name for which, name, *_ in entries if which == number]
+        if not files:
+            found.problems.append(f"{listing} lists no recording for {part} (lines that begin with {number})")
         found.counts[part] = found.audio(
             [root / halves.get(name.partition("/")[0], "dev") / "wav" / name for name in files],
             f"{listing.name}, {part}",
@@ -294,7 +300,9 @@ def _sv(data: Data, found: Inventory) -> None:
     found.record(listing)
     if listing.name != OFFICIAL_TRIAL_LIST:
         found.substitutes.append(f"trial list {listing.name} instead of {OFFICIAL_TRIAL_LIST}")
-    trials = [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    trials = _rows(listing, 3, "1 or 0 and two paths")
+    if not {label for label, *_ in trials} <= {"0", "1"}:
+        found.problems.append(f"{listing} is no list of trials: it has lines that begin with neither 1 nor 0")
     found.counts["trials"] = len(trials)
     found.audio(sorted({root / "test/wav" / name for _, *pair in trials for name in pair}), listing.name)
 
@@ -312,14 +320,16 @@ def _sd(data: Data, found: Inventory) -> None:
         return
     for split in libri2mix.TURN_FILES:
         if found.all_exist([root / split / name for name in KALDI_FILES], "part of a kaldi folder"):
+            for name, fields in KALDI_FILES.items():
+                _rows(root / split / name, fields, "those of kaldi")
             found.counts[split] = found.audio(kaldi_recordings(root / split).values(), f"diarization/{split}")
 
 
 def kaldi_recordings(folder: Path) -> dict[str, Path]:
-    """Recording -> audio file of a kaldi folder; without a wav.scp, the files of its folder `wav`, as s3prl does."""
+    """Recording -> audio file of a kaldi folder; without a wav.scp, from its folder `wav`, as s3prl has it."""
     scp = folder / "wav.scp"
     if not scp.exists():
-        return {path.stem: path for path in sorted((folder / "wav").iterdir())}
+        return {path.stem: path for path in sorted((folder / "wav").glob("*.wav"))}
     lines = (line.split(None, 1) for line in scp.read_text(encoding="utf-8").splitlines() if line.strip())
     return {recording: Path(path) for recording, path in lines if not path.endswith("|")}  # "|" ends a shell command
 
@@ -336,6 +346,9 @@ def _ic(data: Data, found: Inventory) -> None:
         if not rows or (absent := {"path", "action", "object", "location"} - rows[0].keys()):
             found.problems.append(f"{table} lacks rows or the columns {', '.join(sorted(absent)) if rows else ''}")
             continue
+        if any(not row[key] or "\0" in row[key] for row in rows for key in ("path", "action", "object", "location")):
+            found.problems.append(f"{table} has lines without a path, an action, an object or a location")
+            continue
         found.counts[part] = found.audio([root / row["path"] for row in rows], table.name)
         for slot in ("action", "object", "location"):
             values = {row[slot] for row in rows}
@@ -345,8 +358,10 @@ def _ic(data: Data, found: Inventory) -> None:
 
 def _sf(data: Data, found: Inventory) -> None:
     root = data.corpus("SNIPS")
-    found.exists(root / "all.iob.snips.txt", "sentences and slots")
-    found.exists(root / "slots.txt", "the names of the slots")
+    if found.exists(root / "all.iob.snips.txt", "sentences and slots"):
+        _rows(root / "all.iob.snips.txt", 2, "a recording and its sentence")
+    if found.exists(root / "slots.txt", "the names of the slots"):
+        _rows(root / "slots.txt", 1, "a slot")
     for part in ("train", "valid", "test"):
         if found.exists(root / part, "recordings"):
             found.counts[part] = found.audio(sorted((root / part).rglob("*.wav")), f"SNIPS/{part}")
@@ -368,6 +383,8 @@ def _er(data: Data, found: Inventory) -> None:
             listing = folds / session / f"{part}_meta_data.json"
             if found.exists(listing, "a fold"):
                 recordings = iemocap.read_fold(listing).recordings
+                if not recordings:
+                    found.problems.append(f"{listing} lists no recording")
                 found.record(listing, f"{session}/{listing.name}")
                 name = session if part == "test" else f"{session}, {part}"
                 found.counts[name] = found.audio([root / path for path in recordings], name)
@@ -376,6 +393,24 @@ def _er(data: Data, found: Inventory) -> None:
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {
     "pr": _pr, "asr": _asr, "ks": _ks, "qbe": _qbe, "sid": _sid, "sv": _sv, "sd": _sd, "ic": _ic, "sf": _sf, "er": _er,
 }  # fmt: skip
+
+
+def _rows(path: Path, fields: int, what: str) -> list[list[str]]:
+    """The lines of a list, split at blanks, each with so many fields or more.
+
+    Raises:
+        DataError: a line is damaged, or there is none.
+    """
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8") from error
+    if not rows:
+        raise DataError(f"{path} is empty")
+    for row in rows:
+        if len(row) < fields or "\0" in "".join(row):
+            raise DataError(f"{path}: the line {shown(' '.join(row))} is damaged; its fields are {what}")
+    return rows
 
 
 def _first(entries: Sequence[str], separator: str) -> str:

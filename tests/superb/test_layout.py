@@ -63,7 +63,7 @@ def write_voxceleb(root: Path) -> None:
     corpus = root / "VoxCeleb1"
     write_audio(corpus / "dev/wav/id10001/v/00001.wav")
     write_audio(corpus / "test/wav/id10270/v/00001.wav")
-    write_text(corpus / "veri_test_class.txt", "1 id10001/v/00001.wav\n3 id10270/v/00001.wav\n")
+    write_text(corpus / "veri_test_class.txt", "1 id10001/v/00001.wav\n2 id10001/v/00001.wav\n3 id10270/v/00001.wav\n")
     write_text(corpus / "voxceleb1_test_v2.txt", "1 id10270/v/00001.wav id10270/v/00001.wav\n")
 
 
@@ -71,8 +71,8 @@ def write_diarization(root: Path) -> None:
     for split in ("train", "dev", "test"):
         folder = root / "diarization" / split
         write_audio(folder / "wav/rec.wav")
-        for name in layout.KALDI_FILES:
-            write_text(folder / name, "rec 1\n")
+        for name, fields in layout.KALDI_FILES.items():
+            write_text(folder / name, " ".join(["rec", *["1"] * (fields - 1)]) + "\n")
 
 
 def write_commands(root: Path) -> None:
@@ -158,6 +158,50 @@ def test_metadata_that_are_no_mapping_are_named(corpora, fold):
     (corpora / "IEMOCAP/meta_data/Session2/test_meta_data.json").write_bytes(fold.encode("utf-8", "surrogatepass"))
     problems = take_inventory("er", Data(corpora)).problems
     assert len(problems) == 1 and "Session2/test_meta_data.json" in problems[0]
+
+
+COMMANDS = "fluent_speech_commands_dataset/data/train_data.csv"
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "content", "words"),
+    [
+        ("sv", "VoxCeleb1/voxceleb1_test_v2.txt", b"", "voxceleb1_test_v2.txt is empty"),
+        ("sv", "VoxCeleb1/voxceleb1_test_v2.txt", b"1\n", "the line '1' is damaged"),
+        ("sv", "VoxCeleb1/voxceleb1_test_v2.txt", b"\0\0\0\n", "is damaged"),
+        ("sv", "VoxCeleb1/voxceleb1_test_v2.txt", b"1 caf\xe9.wav b.wav\n", "voxceleb1_test_v2.txt is not UTF-8"),
+        ("sv", "VoxCeleb1/voxceleb1_test_v2.txt", b"7 a.wav b.wav\n", "is no list of trials"),
+        ("sid", "VoxCeleb1/veri_test_class.txt", b"id1/a.wav\n", "the line 'id1/a.wav' is damaged"),
+        ("sid", "VoxCeleb1/veri_test_class.txt", b"9 id1/v/a.wav\n", "lists no recording for train"),
+        ("asr", "LibriSpeech/dev-clean/84/121/84-121.trans.txt", b"", "dev-clean name no recording"),
+        ("pr", "LibriSpeech/dev-clean/84/121/84-121.trans.txt", b"a-b caf\xe9\n", "84-121.trans.txt is not UTF-8"),
+        ("sd", "diarization/train/segments", b"", "segments is empty"),
+        ("sd", "diarization/dev/rttm", b"\xff\xfe\0\n", "rttm is not UTF-8"),
+        ("sd", "diarization/dev/utt2spk", b"one\n", "the line 'one' is damaged"),
+        ("ic", COMMANDS, b"path,action,object,location\nx\n", "without a path"),
+        ("ic", COMMANDS, b"path,action,object,location\n\0,a,b,c\n", "without a path"),
+        ("sf", "SNIPS/all.iob.snips.txt", b"\xff\xfe", "all.iob.snips.txt is not UTF-8"),
+        ("sf", "SNIPS/slots.txt", b"", "slots.txt is empty"),
+        (
+            "er",
+            "IEMOCAP/meta_data/Session1/train_meta_data.json",
+            b'{"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": []}',
+            "train_meta_data.json lists no recording",
+        ),
+    ],
+)
+def test_a_damaged_list_is_named(corpora, task, path, content, words):
+    assert (corpora / path).exists()
+    (corpora / path).write_bytes(content)
+    problems = take_inventory(task, Data(corpora)).problems
+    assert any(words in problem for problem in problems), problems
+
+
+def test_what_else_lies_beside_recordings_of_diarization_is_none(corpora):
+    before = take_inventory("sd", Data(corpora)).counts
+    (corpora / "diarization/train/wav/NOTES.txt").write_text("mine")
+    found = take_inventory("sd", Data(corpora))
+    assert (found.problems, found.counts) == ([], before)
 
 
 @pytest.mark.parametrize(("task", "path", "words"), DAMAGES, ids=lambda value: str(value)[-30:])

@@ -37,13 +37,22 @@ def find_utterances(root: Path, splits: Sequence[str]) -> list[Utterance]:
         if not transcripts:
             raise DataError(f"{root / split} holds no SPEAKER/CHAPTER/*.trans.txt: not LibriSpeech's layout")
         for file in transcripts:
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in _text(file).splitlines():
                 name, blank, transcript = line.strip().partition(" ")
                 if name and not blank:
                     raise DataError(f"{file}: the line {line!r} has no transcript")
                 if name:
                     utterances.append(Utterance(name, file.parent / f"{name}.flac", transcript))
+        if not any(utterance.path.is_relative_to(root / split) for utterance in utterances[-1:]):
+            raise DataError(f"the transcripts in {root / split} name no recording")
     return sorted(utterances, key=lambda utterance: utterance.name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8") from error
 
 
 def write_transcripts_csv(path: Path, utterances: Iterable[Utterance]) -> Path:
