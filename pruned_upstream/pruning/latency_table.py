@@ -188,10 +188,10 @@ def measure(
 ) -> LatencyTable:
     """Measure the table of an encoder's dense shape; weights are random, time does not depend on them.
 
-    All entries are timed in turn, round after round, the dense encoder among them, and each is the median of its
-    shares of a round: what else the machine does meanwhile hits all alike, and no part finds its weights still in the
-    cache. No entry is above one of more heads, rows or channels, which would be chance. On a CPU with one thread it is
-    the time of the processor, not of the clock on the wall.
+    All entries are timed in turn, round after round, the dense encoder among them, so that a busy minute hits all
+    alike and no part finds its weights still in the cache. Each is the shortest of its runs, for what else a machine
+    does can only add to it; and none is above one of more heads, rows or channels, which would be a sign of the same.
+    On a CPU with one thread it is the time of the processor, not of the clock on the wall.
     """
     dense = config.densified()
     samples = round(seconds * SAMPLE_RATE)
@@ -204,7 +204,7 @@ def measure(
         (n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]
     }
     shapes |= {(n, "whole"): _heads(n, dense.head_dim, ragged=False) for n in heads[1:]}
-    taken = _in_turn(
+    rounds = _in_turn(
         {
             "dense": probe.whole(dense),
             "bare": probe.bare(),
@@ -216,6 +216,7 @@ def measure(
         device,
         repeats,
     )
+    taken = {name: min(seconds) for name, seconds in rounds.items()}
     (projections,) = _rising([[0.0, *(taken["projections", n] for n in rows[1:])]])
 
     def core(*key: Any) -> float:
@@ -253,7 +254,7 @@ def predicted_and_measured(
 ) -> list[tuple[float, float]]:
     """Seconds of one utterance, as the table predicts them and as they are, of each encoder.
 
-    They are timed in turn with the dense encoder, and a measured time is the median share of the dense encoder's in the
+    They are timed in turn with the dense encoder, and a measured time is the median ratio to the dense encoder's in the
     same round, times what that takes in the table: a machine that is slower than when the table was made is slower for
     both.
     """
@@ -265,28 +266,27 @@ def predicted_and_measured(
     whole, *measured = _in_turn(runs, table.device, repeats).values()
     seconds = Latency(table).counted(dense)
     return [
-        (Latency(table).counted(encoder.config), seconds * own / whole)
+        (
+            Latency(table).counted(encoder.config),
+            seconds * statistics.median(ours / theirs for ours, theirs in zip(own, whole, strict=True)),
+        )
         for encoder, own in zip(encoders, measured, strict=True)
     ]
 
 
-def _in_turn(runs: Mapping[Any, Callable[[], object]], device: str, repeats: int) -> dict[Any, float]:
-    """Seconds of each function: all run in rounds; the median of each one's shares of a round, times a usual round."""
+def _in_turn(runs: Mapping[Any, Callable[[], object]], device: str, repeats: int) -> dict[Any, list[float]]:
+    """Seconds of each function in each of the rounds in which all run, one after another."""
     now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    rounds = []
-    for _ in range(repeats + 1):  # the first derives weights and warms up
-        taken = []
-        for run in runs.values():
+    taken: dict[Any, list[float]] = {name: [] for name in runs}
+    for number in range(repeats + 1):
+        for name, run in runs.items():
             start = now()
             run()
             if device.startswith("cuda"):
                 torch.cuda.synchronize(device)
-            taken.append(now() - start)
-        rounds.append(taken)
-    totals = [sum(taken) for taken in rounds[1:]]
-    usual = statistics.median(totals)
-    shares = [[own / total for own in taken] for taken, total in zip(rounds[1:], totals, strict=True)]
-    return {name: usual * statistics.median(own) for name, own in zip(runs, zip(*shares, strict=True), strict=True)}
+            if number:  # the first round derives weights and warms up
+                taken[name].append(now() - start)
+    return taken
 
 
 class _Probe:
