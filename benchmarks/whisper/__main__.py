@@ -16,7 +16,7 @@ from pruned_upstream.model.convert.whisper import at_own_length
 from pruned_upstream.model.size import count_parameters, prunable_parameters
 
 from . import page, weights
-from .asking import Interview, Student
+from .asking import TRANSCRIBED, Interview, Student
 from .speech import Speech
 from .students import MAIN, METHODS, SPARSITIES, TUNED, made, plain
 
@@ -100,6 +100,7 @@ class Benchmark:
                 "variant": variant,
                 "parameters": count_parameters(read_out(encoder.config)),
                 "gone": 1 - prunable_parameters(encoder.config) / prunable_parameters(dense),
+                "transcribed": TRANSCRIBED if self.split == "test" else 0,
                 "core": self.interview.core(student, is_teacher=is_teacher, decodes=self.split == "test"),
             }
         if heads:
