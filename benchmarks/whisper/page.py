@@ -56,8 +56,8 @@ def write(root: Path) -> None:
 CORE_TEXT = (
     f"Word errors in per cent of Whisper's own decoder on the student's output against its transcript from the dense "
     f"encoder, up to {TRANSCRIBED} recordings of as many unheard speakers; above 100 where it repeats itself. "
-    f"Layer residual and last layer in per cent, on {ASKED} recordings of unheard speakers (maps are fitted on {TAUGHT} of "
-    "others). Milliseconds of processor time, one thread, 10 s at its own length."
+    f"Layer residual and last layer in per cent, on {ASKED} recordings of unheard speakers (maps are "
+    f"fitted on {TAUGHT} of others). Milliseconds of processor time, one thread, 10 s at its own length."
 )
 DEV_TEXT = "Asked on the dev speakers, layers alone; rates of 2e-4 had made students worse before."
 HEADS_TEXT = {
