@@ -30,8 +30,10 @@ Column = tuple[str, Callable[[Answer], float | None]]
 
 def write(root: Path) -> None:
     """Write the page of what has been answered under `root`, or of what results/whisper.json holds."""
-    answers = _read(root / "test") or json.loads((RESULTS / "whisper.json").read_text())["answers"]
-    tuning = _read(root / "dev")
+    answers, tuning, earlier = (_read(root / part) for part in ("test", "dev", "earlier"))
+    if not answers:
+        known = json.loads((RESULTS / "whisper.json").read_text())
+        answers, tuning, earlier = known["answers"], known["tuning"], known["earlier"]
     here = machine(dtype="float32", steps=STEPS)
     lines = ["# Students of Whisper base's encoder, on real weights and real speech", "", *_shown(answers), ""]
     lines += [BUDGET, "", "![quality against time](whisper.png)", ""]
@@ -43,12 +45,16 @@ def write(root: Path) -> None:
             lines += _section(f"Accuracy of heads, {kind}", _table(headed, columns), text)
     if tuning:
         lines += _section("What settings were chosen from", _table(tuning, CORE), DEV_TEXT)
+    if earlier:
+        lines += _section("Other sizes, asked earlier", _table(earlier, CORE), EARLIER_TEXT)
     lines += ["## Who is who", "", "| name | what it is |", "|---|---|"]
     lines += [f"| {name} | {method.text} |" for name, method in METHODS.items()]
     lines += ["", f"Of all that learn: {STEPS} steps, {', '.join(CROPS)}, learning rate {LEARNING_RATE:g}.", ""]
     lines += ["Measured on: " + "; ".join(f"{key} {value}" for key, value in here.items()) + "."]
     (RESULTS / "whisper.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "whisper.json").write_text(json.dumps({"machine": here, "answers": answers, "tuning": tuning}, indent=1))
+    (RESULTS / "whisper.json").write_text(
+        json.dumps({"machine": here, "answers": answers, "tuning": tuning, "earlier": earlier}, indent=1)
+    )
     _draw(answers)
     print("\n".join(lines))
 
@@ -60,6 +66,10 @@ CORE_TEXT = (
     f"fitted on {TAUGHT} of others). Milliseconds of processor time, one thread, 10 s at its own length."
 )
 DEV_TEXT = "Asked on the dev speakers, layers alone; rates of 2e-4 had made students worse before."
+EARLIER_TEXT = (
+    "Before the budget above, the same questions of half as many recordings, so not to be compared with the first "
+    "table. They say which sizes can tell methods apart."
+)
 HEADS_TEXT = {
     "reused": "Linear heads that were trained on the teacher's last layer, put on the student unchanged, in per cent.",
     "new": "Linear heads trained anew on the student's last layer, in per cent.",
