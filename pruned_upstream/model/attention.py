@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig, RelativePosition, TransformerLayer
-from .derived import captured, is_plain
+from .derived import captured, eager_on_cpu, is_plain
 from .gating import LayerGates, gated_outputs
 from .streaming import Memory
 
@@ -48,21 +48,25 @@ class PositionBias(NamedTuple):
     """What is added to the scores for the distance from query to key, by dense head.
 
     Its rows for the queries, from the LAST frame to the first, are windows on 2T - 1 values, each one further on than
-    the row before. So they need not be laid out: what multiplies them reads a few kilobytes instead of T * T numbers.
+    the row before. So on a CPU they are not laid out: what multiplies them reads a few kilobytes instead of T * T
+    numbers. A GPU would rather not turn queries round in every layer, and graphs would be tied to one length: there
+    rows are laid out once, in the order of time.
     Where the queries are the last Q of T frames, there are as many rows, on Q + T - 1 values.
 
     values: (dense heads, Q + T - 1), from the key that is furthest to the left to that furthest to the right.
-    rows: (dense heads, Q, T), query from last to first, key.
+    rows: (dense heads, Q, T), query, key.
+    backwards: queries run from the last to the first.
     """
 
     values: Tensor
     rows: Tensor
+    backwards: bool
 
     def of(self, heads: Tensor) -> Tensor:
         """Rows (h, T, T) of these dense heads."""
-        if captured():
-            return self.rows.index_select(0, heads)
-        return self.values.index_select(0, heads).unfold(1, self.rows.size(2), 1)
+        if self.backwards:
+            return self.values.index_select(0, heads).unfold(1, self.rows.size(2), 1)
+        return self.rows.index_select(0, heads)
 
 
 def relative_position_bias(
@@ -79,8 +83,16 @@ def relative_position_bias(
     values = table(position_buckets(distances, relative)).t()  # (heads, Q + T - 1)
     if captured():  # windows would tie a graph to one length
         frame = torch.arange(frames, device=values.device)
-        return PositionBias(values, values[:, frame + frame[:queries].unsqueeze(1)])
-    return PositionBias(values, values.unfold(1, frames, 1))
+        return PositionBias(values, values[:, frame + (queries - 1 - frame[:queries]).unsqueeze(1)], backwards=False)
+    windows = values.unfold(1, frames, 1)
+    if windows_pay(values):
+        return PositionBias(values, windows, backwards=True)
+    return PositionBias(values, windows.flip(1), backwards=False)
+
+
+def windows_pay(tensor: Tensor) -> bool:
+    """Whether position biases are windows, and queries with them turned round."""
+    return eager_on_cpu(tensor)
 
 
 class SelfAttention(nn.Module):
@@ -89,6 +101,7 @@ class SelfAttention(nn.Module):
     head_ids: Tensor  # (h,)
     padded_rows: Tensor  # (3hw,)
     living_columns: Tensor  # (vo,)
+    zero: Tensor  # (1, 1, 1)
 
     def __init__(self, config: EncoderConfig, layer: TransformerLayer, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -116,7 +129,7 @@ class SelfAttention(nn.Module):
         self.width = qk[0] if self.uniform else -(-max(qk + vo) // ALIGNMENT) * ALIGNMENT
         ids = [head.id for head in self.heads]
         self.all_heads = ids == list(range(self.num_heads))
-        # all three follow from the config: they move with the module but are never saved, so that no file brings
+        # all of these follow from the config: they move with the module but are never saved, so that no file brings
         # their values to a module built on the meta device
         self.register_buffer("head_ids", torch.tensor(ids, device="cpu"), persistent=False)
         zero = 2 * sum(qk) + sum(vo)  # the place after the last, where a zero is put
@@ -128,6 +141,7 @@ class SelfAttention(nn.Module):
         self.register_buffer("padded_rows", torch.tensor(places, device="cpu"), persistent=False)
         columns = [head * self.width + i for head, own in enumerate(vo) for i in range(own)]
         self.register_buffer("living_columns", torch.tensor(columns, device="cpu"), persistent=False)
+        self.register_buffer("zero", torch.zeros(1, 1, 1, device="cpu"), persistent=False)
 
     def forward(
         self,
@@ -157,12 +171,13 @@ class SelfAttention(nn.Module):
             gated_outputs(self.v_proj, x, None if gates is None else gates.vo),
         )  # (B, T, sum of the heads' own widths) each
         if not self.uniform:
-            joined = torch.cat([*qkv, qkv[0].new_zeros(batch, frames, 1)], -1)
+            joined = torch.cat([*qkv, self.zero.to(qkv[0].dtype).expand(batch, frames, 1)], -1)
             qkv = joined.index_select(-1, self.padded_rows).chunk(3, -1)  # (B, T, hw) each
         query, key, value = (t.unflatten(-1, (-1, self.width)).transpose(1, 2) for t in qkv)  # (B, h, T, w) each
         if memory is not None:
             key, value = memory.extend(key, value)  # (1, h, frames of the past + T, w)
-        if position_bias is not None:
+        backwards = position_bias is not None and position_bias.backwards
+        if backwards:
             query = query.flip(2)  # last frame first, as the bias has them
         out = F.scaled_dot_product_attention(
             query,
@@ -172,7 +187,7 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
         )
-        if position_bias is not None:
+        if backwards:
             out = out.flip(2)
         out = out.transpose(1, 2).reshape(batch, frames, -1)  # (B, T, hw)
         if not self.uniform:
@@ -184,13 +199,14 @@ class SelfAttention(nn.Module):
     ) -> Tensor | None:
         """What is added to the scores before the softmax: gate * position bias, and the padding.
 
-        Where there is a position bias, queries run from last to first.
+        Queries run as the position bias has them.
         """
         if position_bias is None:
             return None if key_bias is None else key_bias.to(dtype)
         bias = position_bias.rows if self.all_heads else position_bias.of(self.head_ids)  # (h, T, T)
         if self.gated_position:
-            gate = self._position_gate(x).flip(2)  # (B, h, T, 1)
+            gate = self._position_gate(x)  # (B, h, T, 1)
+            gate = gate.flip(2) if position_bias.backwards else gate
             return (gate * bias if key_bias is None else torch.addcmul(key_bias, gate, bias)).to(dtype)  # (B, h, T, T)
         return (bias.unsqueeze(0) if key_bias is None else bias + key_bias).to(dtype)
 
@@ -204,15 +220,16 @@ class SelfAttention(nn.Module):
         slices = x.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, d / H)
         if not self.all_heads:
             slices = slices[:, :, self.head_ids]
-        if is_plain(self.grep_linear, nn.Linear):
-            # the four outputs of each gate are summed before the sigmoid, so their weights can be
+        if is_plain(self.grep_linear, nn.Linear) and eager_on_cpu(x):
+            # the four outputs of each gate are summed before the sigmoid, so their weights can be; a GPU is asked for
+            # one thing less without
             weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
             bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)
             sums = F.linear(slices, weight, bias)  # (B, T, h, 2)
         else:
             sums = self.grep_linear(slices).unflatten(-1, (2, -1)).sum(-1)
         update, reset = torch.sigmoid(sums).permute(3, 0, 2, 1).unsqueeze(-1)  # (B, h, T, 1)
-        return update * (reset * self.grep_a - 1.0) + 2.0
+        return torch.addcmul(2.0 - update, update * reset, self.grep_a)  # update * (reset * a - 1) + 2
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

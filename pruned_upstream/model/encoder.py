@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import streaming
-from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias
+from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias, windows_pay
 from .config import EncoderConfig, TransformerLayer
 from .derived import captured
 from .extraction import Extracts
@@ -171,7 +171,7 @@ class TransformerEncoder(nn.Module):
             reached = streaming.mask(x.size(1), self.config.streaming, padding_mask, x.device)  # (B, T, T)
             key_bias = torch.zeros(reached.shape, dtype=x.dtype, device=x.device)
             key_bias = key_bias.masked_fill(~reached, -torch.inf).unsqueeze(1)  # (B, 1, T, T)
-            if self.config.relative_position is not None:
+            if self.config.relative_position is not None and windows_pay(x):
                 key_bias = key_bias.flip(2)  # queries from last to first, as the position bias has them
         x = x + self._positions(x, carried)
         if not self.config.layer_norm_first:

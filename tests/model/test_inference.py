@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 from torch import nn
 
+from pruned_upstream.model import attention
+from pruned_upstream.model import encoder as encoder_module
 from pruned_upstream.model.attention import SelfAttention, position_buckets, relative_position_bias
-from pruned_upstream.model.config import CONV_FEATURE_LAYERS, ConvLayer, Head, TransformerLayer, light_front_end
+from pruned_upstream.model.config import (
+    CONV_FEATURE_LAYERS,
+    ConvLayer,
+    Head,
+    Streaming,
+    TransformerLayer,
+    light_front_end,
+)
 from pruned_upstream.model.encoder import Dropout
 from pruned_upstream.model.frontend import ChannelNorm, WeightNormConv, normalised_convolution, time_major_convolution
 
@@ -59,7 +68,8 @@ head_widths = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(head_widths, min_size=4, max_size=4).filter(lambda widths: any(vo for _, vo in widths)))
-def test_padded_heads_equal_a_loop_over_heads(widths):
+@pytest.mark.parametrize("windows", [True, False], ids=["as on a CPU", "as on a GPU"])
+def test_padded_heads_equal_a_loop_over_heads(windows, widths):
     heads = tuple(Head(i, qk, vo) for i, (qk, vo) in enumerate(widths) if vo)
     layer = TransformerLayer(True, heads, True, 7)
     encoder = random_encoder(dataclasses.replace(tiny_config(), layers=(layer,)))
@@ -70,13 +80,33 @@ def test_padded_heads_equal_a_loop_over_heads(widths):
     table = torch.randn(relative.buckets, 4, generator=generator)
     distances = torch.arange(9) - torch.arange(9).unsqueeze(1)  # key minus query
     laid_out = table[position_buckets(distances, relative)].permute(2, 0, 1)  # (4, 9, 9)
-    position_bias = relative_position_bias(nn.Embedding.from_pretrained(table), 9, relative)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "windows_pay", lambda tensor: windows)
+        position_bias = relative_position_bias(nn.Embedding.from_pretrained(table), 9, relative)
+    assert position_bias.backwards == windows
     key_bias = torch.zeros(2, 1, 1, 9)
     key_bias[1, ..., 6:] = -torch.inf
     expected = looped_attention(module, x, laid_out, key_bias)
     torch.testing.assert_close(module(x, position_bias, key_bias), expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(module(x, position_bias, key_bias), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [None, 0.02], ids=["whole", "in chunks"])
+@pytest.mark.parametrize("layers", [None, RAGGED], ids=["dense", "ragged"])
+def test_position_biases_laid_out_as_on_a_gpu_change_nothing(layers, chunks, monkeypatch):
+    config = tiny_config() if layers is None else dataclasses.replace(tiny_config(), layers=layers)
+    if chunks is not None:
+        config = dataclasses.replace(config, streaming=Streaming(chunk=3, history=4))
+    encoder = random_encoder(config)
+    waveforms, lengths = encoder.prepare(unequal_waveforms())
+    with torch.inference_mode():
+        windows = encoder(waveforms, lengths).hidden_states
+        for module in (attention, encoder_module):
+            monkeypatch.setattr(module, "windows_pay", lambda tensor: False)
+        monkeypatch.setattr(attention, "eager_on_cpu", lambda tensor: False)
+        laid_out = encoder(waveforms, lengths).hidden_states
+    torch.testing.assert_close(laid_out, windows, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
