@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import PrunedUpstreamError
 from .building import build
@@ -165,7 +165,7 @@ def _task_figure(results: Sequence[RunResults]) -> Figure:
     from ..description.figures import look
     from ..superb.metrics import METRICS
 
-    lines = {"fbank": (":", "#666666"), "teacher": ("--", "#000000")}
+    lines: dict[str, tuple[Literal[":", "--"], str]] = {"fbank": (":", "#666666"), "teacher": ("--", "#000000")}
     shown = [key for key in METRICS if any(key in result.metrics for result in results)]
     figure = Figure(figsize=(7.5, 1.6 + 0.42 * len(shown)), layout="constrained")
     axes = figure.add_subplot()

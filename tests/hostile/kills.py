@@ -165,7 +165,7 @@ def contents(folder: Path) -> dict[str, str]:
         name = str(path.relative_to(folder))
         if not path.is_file() or path.name.endswith(".lock") or "tfevents" in name or "jobs/" in name:
             continue
-        if path.suffix in (".onnx", ".png", ".pdf", ".svg"):  # hold names, times and durations of the moment
+        if path.suffix in (".onnx", ".html", ".png", ".pdf", ".svg"):  # hold names, times and durations of the moment
             found[name] = "there"
         elif path.name in UNEQUAL:
             found[name] = _readable(path)
