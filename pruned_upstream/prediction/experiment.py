@@ -20,7 +20,7 @@ import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..model.checkpoint import is_onnx
-from ..model.convert.pickles import allowed_by_torch
+from ..model.safe_loading import allowed_by_torch
 from ..parsing import read_mapping
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints

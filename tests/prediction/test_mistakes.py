@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
-from pruned_upstream.model.convert.pickles import allowed_by_torch
+from pruned_upstream.model.safe_loading import allowed_by_torch
 from pruned_upstream.prediction import load_task
 from pruned_upstream.prediction.experiment import read_checkpoint
 from pruned_upstream.prediction.text import slots_in

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny import random_encoder, tiny_config
 
-from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.resources import downstream_config_path
 from pruned_upstream.superb.layout import Data
@@ -127,3 +128,23 @@ def test_a_block_gives_the_figure_of_superb(place, task):
             figure *= 100
         print(f"{task} {metric}: by hand {figure:.6f}, superb {result.metrics[metric]:.6f}")
         assert figure == pytest.approx(result.metrics[metric], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_a_model_that_was_finetuned_comes_back(place):
+    """`-f` in the page's call for keyword spotting: `convert` gives the encoder that the checkpoint holds."""
+    call = "run_downstream.py -m train $UP -f -d speech_commands -c ks -p runs/ks --device cpu"
+    steps = "-o config.runner.total_steps=2,,config.runner.save_step=2,,config.runner.eval_step=2"
+    fewer = ",,config.downstream_expert.datarc.num_workers=0"
+    convert = f"{sys.executable} -m pruned_upstream.cli convert runs/ks/states-2.ckpt finetuned.safetensors"
+    script = "\n".join(["set -e", blocks()["setup"], f"{call} {steps}{fewer}", convert])
+    environment = os.environ | {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(place)}
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    saved = torch.load(place / "runs" / "ks" / "states-2.ckpt", weights_only=False)["Upstream"]
+    back, before = (load(place / f"{name}.safetensors").state_dict() for name in ("finetuned", "compact"))
+    assert {f"model.{name}" for name in back} == saved.keys()
+    assert all(torch.equal(saved[f"model.{name}"], tensor) for name, tensor in back.items())
+    assert any(not torch.equal(before[name], tensor) for name, tensor in back.items())

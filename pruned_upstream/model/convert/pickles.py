@@ -17,7 +17,6 @@ import zipfile
 import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which torch still writes
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +25,7 @@ import torch
 from ...errors import CheckpointError, ConfigError
 from ...parsing import MALFORMED, MAX_DEPTH, printable
 from ..checkpoint import check_readable
+from ..safe_loading import allowed_by_torch
 
 # packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`, and
 # omegaconf notes the type of each value
@@ -57,15 +57,6 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
-
-
-def allowed_by_torch(*classes: type) -> AbstractContextManager:
-    """torch's safe loader reads these classes too, for a while.
-
-    At its end torch's own context forgets all that it was given, also what was allowed before: so it is given the rest.
-    """
-    known = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([cls for cls in classes if cls not in known])
 
 
 def read_pickle(path: Path) -> Any:
