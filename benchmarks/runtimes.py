@@ -1,4 +1,4 @@
-"""CPU runtimes on compact models, one thread: torch, onnxruntime and OpenVINO, in single precision, bfloat16 and 8 bits.
+"""Compact models on one thread of a CPU: torch, onnxruntime and OpenVINO, in single precision, bfloat16 and 8 bits.
 
     python -m benchmarks.runtimes        results/runtimes.*; OpenVINO where its package is installed
 
