@@ -220,9 +220,8 @@ class SelfAttention(nn.Module):
         slices = x.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, d / H)
         if not self.all_heads:
             slices = slices[:, :, self.head_ids]
-        if is_plain(self.grep_linear, nn.Linear) and eager_on_cpu(x):
-            # the four outputs of each gate are summed before the sigmoid, so their weights can be; a GPU is asked for
-            # one thing less without
+        if is_plain(self.grep_linear, nn.Linear):
+            # the four outputs of each gate are summed before the sigmoid, so their weights can be
             weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
             bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)
             sums = F.linear(slices, weight, bias)  # (B, T, h, 2)

@@ -23,6 +23,8 @@ from .streaming import GroupNormOfTheHeard, Heard
 if TYPE_CHECKING:
     from .typed import ModuleListOf
 
+TIME_MAJOR_SAMPLES = 8_000  # fewer in a batch: laying out the filters costs more than their layout saves
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over `channels` living ones of `dense_channels`; those that are gone count as zeros.
@@ -215,7 +217,9 @@ class ConvFeatureExtractor(nn.Module):
         return x if self.scale is None else x * self.scale
 
     def _pays_time_major(self, waveforms: Tensor) -> bool:
-        """On a CPU; but in single precision the backward pass of that layout takes up to twice as long."""
+        """On a CPU, unless there is little to do; in single precision its backward pass takes up to twice as long."""
+        if waveforms.numel() < TIME_MAJOR_SAMPLES:
+            return False
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         return eager_on_cpu(waveforms) and (not learns or in_bf16(waveforms))
 

@@ -86,6 +86,7 @@ def profiled() -> Iterator[dict[str, int]]:
 def seen_on(device: str, config: EncoderConfig, samples: int) -> dict[str, int]:
     with torch.device(device):
         encoder, waveforms = Encoder(config).eval().requires_grad_(False), torch.zeros(1, samples)
+    encoder.to(device)  # what follows from the config is made on the CPU
     for module in encoder.modules():  # the profiler hangs its counters there
         module.register_forward_pre_hook(lambda module, inputs: None)
         module.register_forward_hook(lambda module, inputs, output: None)

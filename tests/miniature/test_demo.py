@@ -40,7 +40,7 @@ def test_a_missing_teacher_is_named(tmp_path, monkeypatch):
         demo._prune(demo.DemoSettings(tmp_path), tmp_path)
 
 
-def test_bars_are_gains_and_missing_metrics_are_left_out():
+def test_marks_are_gains_and_missing_metrics_are_left_out():
     def result(model, **metrics):
         tasks = {
             name: TaskResult({metric: value}, official=False, notes=["short"], steps=1, seconds=1.0)
@@ -50,11 +50,11 @@ def test_bars_are_gains_and_missing_metrics_are_left_out():
 
     results = [result("a", ks=("acc", 60.0), pr=("per", 30.0)), result("b", ks=("acc", 8.0))]
     (axes,) = demo._task_figure(results).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["100 -\nPR.PER", "KS\nACC"]
-    heights = [bar.get_height() for bars in axes.containers for bar in bars if hasattr(bar, "get_height")]
-    assert heights == [70.0, 60.0, 8.0], "no bar for what was not measured"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["100 - PR PER", "KS ACC"]
+    marks = [(row, gain) for line in axes.lines for gain, row in zip(*line.get_data(), strict=True)]
+    assert marks == [(0, 70.0), (1, 60.0), (1, 8.0)], "no mark for what was not measured"
     (axes,) = demo._task_figure([result("a", pr=("per", 130.0))]).axes
-    assert [bar.get_height() for bars in axes.containers for bar in bars] == [-30.0] and axes.get_ylim()[0] < -30
+    assert axes.lines[0].get_xdata() == [-30.0] and axes.get_xlim()[0] < -30
 
 
 @pytest.mark.slow

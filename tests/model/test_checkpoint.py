@@ -170,7 +170,7 @@ def test_impossible_descriptions(tiny, change, message):
     ],
 )
 def test_impossible_layers(tiny, layer):
-    with pytest.raises(ConfigError, match="layer 0"):
+    with pytest.raises(ConfigError, match="layer 1"):
         dataclasses.replace(tiny.config, layers=(layer,) * 3)
 
 

@@ -80,7 +80,7 @@ def test_what_a_dead_run_left_half_written_goes(recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.getpid", lambda: 2**22 + 1)  # no process has this number
-        patch.setattr("pruned_upstream.files._discard", lambda _: None)
+        patch.setattr("pruned_upstream.files.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt), atomic_write(run / "state.pt") as temporary:
             temporary.write_bytes(b"half")
             raise KeyboardInterrupt

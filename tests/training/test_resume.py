@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pruned_upstream.errors import CheckpointError, ConfigError, DataError, Prun
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.training import loop, state
+from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.processes import Processes
 from pruned_upstream.training.prune import PruneRecipe, run_prune
 from pruned_upstream.training.recipe import default_keys, flat_keys, key_kinds
@@ -198,7 +200,14 @@ def test_a_full_disk_keeps_the_last_state(recipe, tmp_path: Path, monkeypatch: p
 def test_processes_that_see_another_state_are_told(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a node whose run.folder is a disk of its own: it finds no finished step where the others find six."""
     run_prune(recipe())
-    monkeypatch.setattr(Processes, "sum_", lambda self, tensor: tensor + torch.tensor([6.0, 0.0]).double())
+    check = Trainer._check_agreement
+
+    def of_two(trainer: Trainer) -> None:
+        trainer.processes = dataclasses.replace(trainer.processes, world=2)
+        check(trainer)
+
+    monkeypatch.setattr(Trainer, "_check_agreement", of_two)
+    monkeypatch.setattr(Processes, "sum_", lambda self, tensor: 2 * tensor + torch.tensor([6.0, 0.0]).double())
     with pytest.raises(ConfigError, match="a file system that all of them share"):
         run_prune(recipe())
 
