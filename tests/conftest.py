@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,10 @@ from pruned_upstream.model.encoder import Encoder
 # the same examples every time, however slow the machine: a failure is a failure of the code
 settings.register_profile("exact", deadline=None, derandomize=True)
 settings.load_profile("exact")
+
+# `nohup` and a shell's background jobs have some ignored, and a process that is started inherits that
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=sorted(SHAPES))
