@@ -7,30 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from arpa import ARPA
 
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.parp.alphabet import Alphabet
 from pruned_upstream.parp.decoding import DecodingSettings, GreedyDecoder, error_rates, make_decoder
 
 ALPHABET = Alphabet.of("letters", [])
-
-# a model (KenLM reads none below bigrams) in which CAT is likely and CAR is not
-ARPA = r"""\data\
-ngram 1=5
-ngram 2=1
-
-\1-grams:
--1.0	<unk>
-0.0	<s>	0.0
--0.5	</s>
--0.2	CAT	0.0
--3.0	CAR	0.0
-
-\2-grams:
--0.2	<s> CAT
-
-\end\
-"""
 
 
 def scores(path: str, *, sure: float = 0.9) -> torch.Tensor:

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from arpa import ARPA
 
 from pruned_upstream import after_import
 from pruned_upstream.errors import PrunedUpstreamError
@@ -50,25 +51,6 @@ def test_what_s3prl_names_is_there(layer):
     assert all(callable(function) for function in (torchaudio.info, torchaudio.load, torchaudio.save))
     assert callable(apply_effects_file) and callable(apply_effects_tensor)
     assert huggingface_hub.HfFolder and huggingface_hub.Repository
-
-
-# the bigram after the start makes CAT likely and CAR not
-ARPA = r"""\data\
-ngram 1=5
-ngram 2=1
-
-\1-grams:
--1.0	<unk>
-0.0	<s>	0.0
--0.5	</s>
--0.2	CAT	0.0
--3.0	CAR	0.0
-
-\2-grams:
--0.2	<s> CAT
-
-\end\
-"""
 
 
 @pytest.mark.parametrize(("weight", "words"), [(0.0, ["CAR"]), (2.0, ["CAT"])])
