@@ -1,55 +1,44 @@
-"""README's commands: each is run here, or listed with the reason why not and at least parsed; its form is held."""
+"""README's commands, as far as a second is enough: the command line takes each, the examples run on a tiny model.
+
+`fresh_clone.py` runs them in a fresh clone, in their order and as they are.
+"""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
+from fresh_clone import CLIP, PROGRAM, blocks, commands, differences, readme, why_not, words
 from tiny import random_encoder, tiny_config
 
 from pruned_upstream.cli import build_app
 from pruned_upstream.model.checkpoint import save
 
-REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PROGRAM = "pruned-upstream"
-
-# what is not run here; .ci/run runs the first two in a fresh clone
-NOT_RUN = {
-    "make setup": "makes the environment that these tests run in",
-    "demo --short": "a minute or two: the last step of .ci/run",
-    "demo": "a quarter of an hour",
-    "prune": "needs WavLM Base and LibriSpeech; tests/training prunes",
-    "superb": "needs the corpora; tests/superb runs the tasks",
-    "predict": "needs a run of the demo; tests/prediction asks such runs",
-}
-
-
-def commands() -> list[list[str]]:
-    """The words of each line of the shell blocks, comments left out."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
-
-
-CALLS = [words[1:] for words in commands() if words[0].endswith(PROGRAM)]
+CALLS = [words(command) for command in commands() if PROGRAM in command.split()[0]]
 
 
 def test_readme_is_a_page():
-    lines = README.splitlines()
+    lines = readme().splitlines()
     # a picture's or a table's line cannot be wrapped
     assert len(lines) <= 120 and max(map(len, lines)) <= 120
-    assert not re.search(r"^(<{7}|={7}|>{7})", README, flags=re.M)
+    assert not re.search(r"^(<{7}|={7}|>{7})", readme(), flags=re.M)
 
 
-def test_every_command_is_run_or_has_a_reason():
-    said = {" ".join(words) for words in commands() if not words[0].endswith(PROGRAM)}
-    said |= {" ".join(call) if call[0] == "demo" else call[0] for call in CALLS}
-    assert said - {"info"} == set(NOT_RUN)
+def test_what_a_newcomer_can_run_is_run_in_a_fresh_clone():
+    run = [words(command)[0] for command in commands() if why_not(command, long=False) is None]
+    assert run == ["make", "demo", "info", "predict"]
+    assert CLIP in next(command for command in commands() if "predict" in command)
+
+
+def test_what_readme_shows_is_compared_with_what_is_printed():
+    shown = "".join(blocks("text"))
+    assert differences(shown) == []
+    (row,) = differences(shown.replace("67.00%", "66.00%"))
+    assert "sparsity" in row and "66.00%" in row
+    assert len(differences("")) == sum(line[:1] in "│" for line in shown.splitlines() if line) - 1  # the heading's
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
@@ -60,8 +49,7 @@ def test_the_command_line_takes_it(call):
 
 @pytest.fixture
 def model(tmp_path):
-    for place in ("runs/demo/prune", "runs/wavlm80"):
-        save(tmp_path / place / "compact.safetensors", random_encoder(tiny_config()), provenance={})
+    save(tmp_path / "runs/demo/prune-short/compact.safetensors", random_encoder(tiny_config()), provenance={})
     return tmp_path
 
 
@@ -78,7 +66,7 @@ def test_python_runs(model):
     import torch
 
     soundfile.write(model / "speech.wav", torch.randn(16000).numpy() * 0.1, 16000)
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (block,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", block + "\nprint(len(hidden_states))"], cwd=model, capture_output=True, text=True
     )

@@ -33,7 +33,7 @@ class DemoSettings:
     """What the demo does.
 
     Attributes:
-        folder: everything is written there, and found again there.
+        folder: everything is written there, and found again there. Both forms may share it.
         short: tiny corpora, a handful of steps and three tasks: the path alone, for CI.
         teacher: measure the teacher on the tasks too.
         recipe: of the pruning.
@@ -46,6 +46,11 @@ class DemoSettings:
     recipe: str = "demo"
     tasks: tuple[str, ...] | None = None
     jobs: int = 1
+
+    def place(self, name: str) -> Path:
+        """A file or folder of the demo; the short form's have names of their own."""
+        path = self.folder / name
+        return path.with_stem(f"{path.stem}-short") if self.short else path
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,10 @@ def run_demo(
     from ..superb.worker import Workers
 
     tasks = settings.tasks or (SHORT_TASKS if settings.short else tuple(task.name for task in select(None)))
-    corpora = settings.folder / ("corpora-tiny" if settings.short else "corpora")
+    corpora = settings.place("corpora")
     say(f"speech: self-made corpora for {', '.join(tasks)} and for the teacher, in {corpora}")
     build(corpora, ["pretrain", *tasks], scale="tiny" if settings.short else "demo")
-    say(f"pruning: recipe {settings.recipe}, the demo's teacher, in {settings.folder / 'prune'}")
+    say(f"pruning: recipe {settings.recipe}, the demo's teacher, in {settings.place('prune')}")
     model = _prune(settings, corpora)
     results, failures = {}, {}
     models = {"fbank": None, "compact": model} | ({"teacher": TEACHER} if settings.teacher else {})
@@ -88,7 +93,7 @@ def run_demo(
             measured = _measure(settings, name, checkpoint, tasks, corpora)
             report = run(measured, observer() if observer else None, workers)
             results[name], failures[name] = report.results, dict(report.failures)
-    return DemoResult(model, results, failures, _draw(settings.folder, model, results))
+    return DemoResult(model, results, failures, _draw(settings, model, results))
 
 
 def _measure(
@@ -98,7 +103,7 @@ def _measure(
     from ..superb.running import Settings
 
     return Settings(
-        folder=settings.folder / "superb" / name,
+        folder=settings.place("superb") / name,
         # plain "fbank" has mean zero over every utterance: nothing for the heads that pool by the mean
         upstream="fbank_no_cmvn" if checkpoint is None else "pruned_upstream",
         checkpoint=checkpoint,
@@ -122,7 +127,7 @@ def _prune(settings: DemoSettings, corpora: Path) -> Path:
             f"the demo's teacher {TEACHER.name} is not where it belongs; reinstall the package, "
             "or make it anew with `pruned-upstream pretrain demo_teacher`"
         )
-    folder = settings.folder / ("prune-short" if settings.short else "prune")
+    folder = settings.place("prune")
     if (folder / MODEL_FILE).is_file():
         return folder / MODEL_FILE
     overrides = [
@@ -147,12 +152,12 @@ def table(results: dict[str, RunResults]) -> Table:
     return overview([Entry.measured(result) for result in results.values()])
 
 
-def _draw(folder: Path, model: Path, results: dict[str, RunResults]) -> list[Path]:
+def _draw(settings: DemoSettings, model: Path, results: dict[str, RunResults]) -> list[Path]:
     from ..description import anatomy
     from ..description.figures import save_figure
     from ..model.checkpoint import read_header
 
-    pictures = [folder / "layers.png", folder / "tasks.png"]
+    pictures = [settings.place("layers.png"), settings.place("tasks.png")]
     save_figure(anatomy.figure(read_header(model).config), pictures[0])
     save_figure(_task_figure(list(results.values())), pictures[1])
     return pictures

@@ -12,6 +12,7 @@ from pruned_upstream.miniature.building import build
 from pruned_upstream.model.checkpoint import load, read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.superb.results import RunResults, TaskResult
+from pruned_upstream.superb.running import claim
 from pruned_upstream.training.pretrain import PretrainRecipe, run_pretrain
 from pruned_upstream.training.recipe import load_recipe
 from pruned_upstream.training.units import log_mel
@@ -38,6 +39,16 @@ def test_a_missing_teacher_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TEACHER", tmp_path / "absent.safetensors")
     with pytest.raises(PrunedUpstreamError, match=r"absent\.safetensors is not where it belongs"):
         demo._prune(demo.DemoSettings(tmp_path), tmp_path)
+
+
+def test_both_forms_may_share_a_folder(tmp_path):
+    """Tasks begun on the short form's corpora could not go on with the others: the demo would end in an error."""
+    short, long = (demo.DemoSettings(tmp_path, short=short) for short in (True, False))
+    for name in ("corpora", "prune", "superb", "layers.png"):
+        assert short.place(name) != long.place(name) and short.place(name).suffix == long.place(name).suffix
+    measured = [demo._measure(each, "compact", demo.TEACHER, ("ks",), each.place("corpora")) for each in (short, long)]
+    for settings in measured:
+        claim(settings)
 
 
 def test_marks_are_gains_and_missing_metrics_are_left_out():
