@@ -21,6 +21,7 @@ from .model.checkpoint import is_onnx
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
 from .model.onnx_file import OnnxEncoder, require
+from .model.streaming import samples_of_chunk
 from .pruning.compaction import compact
 
 TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
@@ -145,11 +146,13 @@ def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[st
 
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
     states = [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
-    shortest = 10 * encoder.config.receptive_field  # of the example, which the graph does not depend on
+    example = 10 * encoder.config.receptive_field  # samples; more than one chunk, for of one torch makes a constant
+    if encoder.config.streaming is not None:
+        example += 3 * samples_of_chunk(encoder.config, encoder.config.streaming)[0]
     try:
         program: Any = torch.onnx.export(
             RawWaveforms(encoder).eval(),
-            (torch.zeros(2, shortest), torch.tensor([shortest, shortest // 2])),
+            (torch.zeros(2, example), torch.tensor([example, example // 2])),
             input_names=["waveforms", "lengths"],
             output_names=[*states, "padding_mask"],
             dynamic_shapes={"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}},

@@ -17,7 +17,7 @@ from pruned_upstream import export
 from pruned_upstream.errors import PrunedUpstreamError
 from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
 from pruned_upstream.model.checkpoint import read_header
-from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer, dense_config
+from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, Streaming, TransformerLayer, dense_config
 from pruned_upstream.model.onnx_file import OnnxEncoder
 from pruned_upstream.model.size import count_parameters
 
@@ -60,6 +60,26 @@ def test_windows_of_any_number(onnx_packages, tmp_path, shape):
         states, mask = deployed.extract(wavs)
         assert torch.equal(mask, expected.padding_mask)
         assert largest_difference(states, expected.hidden_states, mask) < 1e-5
+
+
+@pytest.mark.parametrize("shape", ["wavlm", "data2vec"])
+@torch.no_grad()
+def test_chunks_of_any_number(onnx_packages, tmp_path, shape):
+    """A streaming model's whole: one frame, one chunk of 120 samples to a sample's breadth, many; and as streamed."""
+    encoder = ragged(dataclasses.replace(SHAPES[shape], streaming=Streaming(6, 11), padding="exact"))
+    assert export_onnx(encoder, tmp_path / "model.onnx").largest < 1e-5
+    deployed = OnnxEncoder(tmp_path / "model.onnx")
+    receptive = encoder.config.receptive_field
+    for lengths in ((receptive,), (receptive + 100,), (receptive + 99,), (receptive + 120, 300), (5000, 300, 1999)):
+        wavs = [wav + 0.3 for wav in unequal_waveforms(lengths)]
+        expected = encoder(*encoder.prepare(wavs))
+        states, mask = deployed.extract(wavs)
+        assert torch.equal(mask, expected.padding_mask)
+        assert largest_difference(states, expected.hidden_states, mask) < 1e-5
+    (wav,) = unequal_waveforms((1234,))
+    streamed = zip(*(output.hidden_states for output in encoder.stream(wav.split(77))), strict=True)
+    states, _ = deployed.extract(wav)
+    assert largest_difference(states, [torch.cat(state, 1) for state in streamed]) < 1e-5
 
 
 @torch.no_grad()

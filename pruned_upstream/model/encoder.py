@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import streaming
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias, windows_pay
-from .config import EncoderConfig, TransformerLayer
+from .config import EncoderConfig, TransformerLayer, pieces
 from .derived import captured
 from .extraction import Extracts
 from .frontend import ChannelNorm, ConvFeatureExtractor, PositionBlock, WeightNormConv, position_convolution
@@ -213,11 +213,12 @@ class TransformerEncoder(nn.Module):
         batch, frames, dim = x.shape
         before = sum(block.reach for block in self.pos_conv)
         past = x.new_zeros(batch, before, dim) if carried is None or carried.projected is None else carried.projected
-        chunks = -(-frames // chunk)
+        chunks = pieces(frames, chunk)
         x = F.pad(torch.cat([past, x], 1), (0, 0, 0, chunks * chunk - frames))  # (B, before + K c, d)
         if carried is not None:
             carried.projected = x[:, frames : frames + before]
-        windows = x.unfold(1, before + chunk, chunk).flatten(0, 1)  # (B K, d, before + c)
+        places = streaming.windows(chunks, before + chunk, chunk, x.device)
+        windows = x[:, places].flatten(0, 1).transpose(1, 2)  # (B K, d, before + c)
         out = self._convolved(windows)[..., before:].transpose(1, 2)  # (B K, c, d)
         return out.reshape(batch, -1, dim)[:, :frames]
 
@@ -338,7 +339,7 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         conv_gates = None if gates is None else gates.conv
         if self.config.streaming is not None:
             chunks = streaming.cut(waveforms, self.config, self.config.streaming)  # (B, K, P)
-            waveform, first_block = streaming.Heard(len(waveforms)), streaming.Heard(len(waveforms))
+            waveform, first_block = streaming.Heard(waveforms.size(0)), streaming.Heard(waveforms.size(0))
             features = self.features_of_chunks(chunks, waveform, first_block, conv_gates)
             return features[:, : self.config.frames(waveforms.size(1))]
         if self.config.log_mel is None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .config import EncoderConfig, Streaming
+from .config import EncoderConfig, Streaming, pieces
 from .waveforms import SAMPLE_RATE, as_waveforms
 
 if TYPE_CHECKING:
@@ -99,9 +99,13 @@ def samples_of_chunk(config: EncoderConfig, streaming: Streaming) -> tuple[int, 
 def cut(waveforms: Tensor, config: EncoderConfig, streaming: Streaming) -> Tensor:
     """The samples under each chunk, silence behind the last: (B, S) -> (B, K, P)."""
     hop, width = samples_of_chunk(config, streaming)
-    chunks = -(-config.frames(waveforms.size(1)) // streaming.chunk)
-    needed = (chunks - 1) * hop + width
-    return F.pad(waveforms, (0, max(0, needed - waveforms.size(1))))[:, :needed].unfold(1, width, hop)
+    chunks = pieces(config.frames(waveforms.size(1)), streaming.chunk)
+    return F.pad(waveforms, (0, width))[:, windows(chunks, width, hop, waveforms.device)]
+
+
+def windows(number: int, width: int, hop: int, device: torch.device) -> Tensor:
+    """The places under each of `number` windows, (number, width); `unfold` would tie a graph to one length."""
+    return hop * torch.arange(number, device=device).unsqueeze(1) + torch.arange(width, device=device)
 
 
 def mask(frames: int, streaming: Streaming, padding_mask: Tensor | None, device: torch.device) -> Tensor:
