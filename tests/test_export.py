@@ -17,7 +17,14 @@ from pruned_upstream import export
 from pruned_upstream.errors import PrunedUpstreamError
 from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
 from pruned_upstream.model.checkpoint import read_header
-from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, Streaming, TransformerLayer, dense_config
+from pruned_upstream.model.config import (
+    CONV_FEATURE_LAYERS,
+    EncoderConfig,
+    Head,
+    Streaming,
+    TransformerLayer,
+    dense_config,
+)
 from pruned_upstream.model.onnx_file import OnnxEncoder
 from pruned_upstream.model.size import count_parameters
 
