@@ -12,7 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
-from pruned_upstream.training.corpus import SAMPLE_RATE, find_corpus
+from pruned_upstream.model.config import SAMPLE_RATE
+from pruned_upstream.training.corpus import find_corpus
 from pruned_upstream.training.data import Batches
 from pruned_upstream.training.recipe import Data
 

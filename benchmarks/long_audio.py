@@ -28,9 +28,9 @@ import torch
 from pruned_upstream.errors import DataError
 from pruned_upstream.export import export_onnx
 from pruned_upstream.model.checkpoint import is_onnx, load
+from pruned_upstream.model.config import SAMPLE_RATE
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.onnx_file import OnnxEncoder
-from pruned_upstream.model.waveforms import SAMPLE_RATE
 
 from .measure import machine, write
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from pruned_upstream.model.checkpoint import load
+from pruned_upstream.model.config import SAMPLE_RATE
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.model.waveforms import SAMPLE_RATE
 
 from .long_audio import MODEL
 from .measure import machine, race, write

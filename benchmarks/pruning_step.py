@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from pruned_upstream.model.checkpoint import save
-from pruned_upstream.model.config import wavlm_base_config
+from pruned_upstream.model.config import SAMPLE_RATE, wavlm_base_config
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.training.corpus import SAMPLE_RATE, Corpus
+from pruned_upstream.training.corpus import Corpus
 from pruned_upstream.training.data import Batch, Batches
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.processes import Processes

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .errors import PrunedUpstreamError
 from .files import atomic_write
 from .model.checkpoint import is_onnx
+from .model.config import SAMPLE_RATE
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
 from .model.onnx_file import OnnxEncoder, require
@@ -26,7 +27,6 @@ from .pruning.compaction import compact
 
 TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
 EVERYTHING = 1 << 40  # elements: fold constants of any size
-SAMPLE_RATE = 16000
 
 
 @dataclass(frozen=True)

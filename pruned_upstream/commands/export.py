@@ -95,7 +95,7 @@ def _read(path: Path):
     import torch
 
     from ..errors import DataError
-    from ..export import SAMPLE_RATE
+    from ..model.config import SAMPLE_RATE
 
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)

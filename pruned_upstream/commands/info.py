@@ -31,6 +31,11 @@ NO_CREDIT = (
     "count them in full"
 )
 
+STREAMED_REMARK = (
+    "a model that hears chunks masks most pairs of frames when it is given the whole, and computes them; streamed it "
+    "computes what it attends to alone"
+)
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `info` to the command line."""
@@ -82,6 +87,7 @@ def info(
         console.print(_sparsity(file, read_masks(file)))
     console.print(_macs(header.config, macs, dense_macs))
     remarks = [COUNT_REMARK, *([NO_CREDIT] if header.sparse else []), PROFILER_REMARK]
+    remarks += [STREAMED_REMARK] if header.config.streaming is not None else []
     for remark in (*remarks, "not counted:"):
         console.print(f"- {remark}", style="dim")
     for part in NOT_COUNTED:
@@ -95,16 +101,22 @@ def info(
 def _provenance(file: Path, header: Header) -> Table:
     from rich.table import Table
 
+    from ..model.config import SAMPLE_RATE
+
     table = Table(title=str(file), title_justify="left", show_header=False)
     shape = "dense" if header.config.is_dense else "compact"
     table.add_row("model", f"{header.config.family}, {shape}, {header.config.num_layers} layers")
     if header.config.log_mel is not None:
         rate, positions = header.config.downsample_rate, header.config.positions
-        seconds = rate * positions / 16000
+        seconds = rate * positions / SAMPLE_RATE
         filled = (
             f"windows filled up to {seconds:g} s" if header.config.whole_windows else "recordings at their own length"
         )
         table.add_row("hears", filled)
+    if header.config.streaming is not None:
+        frame = header.config.downsample_rate / SAMPLE_RATE
+        chunk, history = (frame * n for n in (header.config.streaming.chunk, header.config.streaming.history))
+        table.add_row("hears", f"chunks of {chunk:g} s, and attends to {history:g} s before each")
     table.add_row("file layout", header.version)
     for key, value in header.provenance.items():
         lines = value.count("\n")  # of a recipe, which would push everything else off the screen
@@ -138,6 +150,7 @@ def _in_short(header: Header, macs: Sequence[Macs], dense: Sequence[Macs], times
     """What most readers came for, where the cursor is."""
     from rich.table import Table
 
+    from ..description.macs import official_macs
     from ..model.size import count_parameters
 
     table = Table(title="In short", title_justify="left", show_header=False)
@@ -145,6 +158,9 @@ def _in_short(header: Header, macs: Sequence[Macs], dense: Sequence[Macs], times
     table.add_row("parameters", f"{here / 1e6:.2f}M of {before / 1e6:.2f}M, {here / before:.1%} left")
     here, before = (sum(bucket.total for bucket in buckets) for buckets in (macs, dense))
     table.add_row("MACs", f"{here / 1e9:.1f} G of {before / 1e9:.1f} G, {here / before:.1%} left")
+    if header.config.streaming is not None:
+        streamed = sum(bucket.total for bucket in official_macs(header.config, streamed=True))
+        table.add_row("MACs, streamed", f"{streamed / 1e9:.1f} G")
     for time in times:
         table.add_row(f"{time.utterance_seconds:g} s of speech", f"{time.speedup:.2f} times as fast as dense")
     if "missed" in header.provenance:
@@ -224,10 +240,13 @@ def _times(times: Sequence[Latency], device: str) -> Table:
 
 def _as_json(header: Header, nonzero: int | None, macs: Sequence[Macs], times: Sequence[Latency]) -> dict[str, Any]:
     from ..description.anatomy import layer_anatomy
-    from ..description.macs import BUCKETS, seen_by_profiler
+    from ..description.macs import BUCKETS, official_macs, seen_by_profiler
     from ..model.size import count_parameters, parameters_by_part
 
     config = header.config
+    streamed = None
+    if config.streaming is not None:
+        streamed = sum(bucket.total for bucket in official_macs(config, streamed=True))
     return {
         "version": header.version,
         "provenance": dict(header.provenance),
@@ -237,6 +256,7 @@ def _as_json(header: Header, nonzero: int | None, macs: Sequence[Macs], times: S
         "parameters_by_part": parameters_by_part(config),
         "nonzero_parameters": nonzero,
         "macs": sum(bucket.total for bucket in macs),
+        "macs_streamed": streamed,
         "macs_by_official_profiler": {
             "gpu": sum(seen_by_profiler(config, bucket) for bucket in macs),
             "cpu": sum(seen_by_profiler(config, bucket, on_cpu=True) for bucket in macs),

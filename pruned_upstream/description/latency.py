@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigError
+from ..model.config import SAMPLE_RATE
 from ..model.encoder import Encoder
-
-SAMPLE_RATE = 16000
 
 
 @dataclass(frozen=True)

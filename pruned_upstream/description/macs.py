@@ -16,13 +16,15 @@ that convolution, too. `seen_by_profiler` says what it would count.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import DataError
 from ..model.attention import GATE_WIDTH
-from ..model.config import EncoderConfig, TransformerLayer
+from ..model.config import EncoderConfig, Streaming, TransformerLayer, pieces
 from ..model.log_mel import window_layout
+from ..model.streaming import samples_of_chunk
 
 # Samples of the (82 i + 1)-th shortest of LibriSpeech test-clean's 2620 utterances, i = 0 .. 31: from
 # 672-122797-0033 to 3729-6852-0045 (B06901052/DeepSpeed, testing/s3prl_profiling_test.py).
@@ -78,11 +80,15 @@ class Macs:
         return Macs(**{part: count + getattr(other, part) for part, count in vars(self).items()})
 
 
-def count_macs(config: EncoderConfig, samples: int) -> Macs:
+def count_macs(config: EncoderConfig, samples: int, *, streamed: bool = False) -> Macs:
     """MACs of one utterance.
+
+    A streaming model computes the samples and frames around the edges of its chunks twice, and that is counted. Given
+    the whole it attends to all pairs of frames and masks most of them; streamed, to what it remembers alone.
 
     Args:
         samples: length at 16 kHz.
+        streamed: as `Encoder.stream` computes it, by a streaming model.
 
     Raises:
         DataError: the utterance is shorter than the front end's receptive field.
@@ -95,9 +101,11 @@ def count_macs(config: EncoderConfig, samples: int) -> Macs:
     layers = config.layers
     frames, products = own_frames, own_frames * own_frames  # computed frames, and pairs of frames that attend
     if config.positions:  # whole windows, or one that is shorter
-        windows = -(-own_frames // config.positions)
+        windows = pieces(own_frames, config.positions)
         width = min(own_frames, config.positions) if not config.whole_windows else config.positions
         frames, products = windows * width, windows * width * width
+    elif config.streaming is not None and streamed:
+        products = sum(queries * keys for queries, keys in chunks(frames, config.streaming))
     return Macs(
         front_end=_front_end(config, samples),
         projection=frames * config.feature_dim * config.embed_dim if config.has_projection else 0,
@@ -109,11 +117,12 @@ def count_macs(config: EncoderConfig, samples: int) -> Macs:
     )
 
 
-def official_macs(config: EncoderConfig) -> tuple[Macs, ...]:
+def official_macs(config: EncoderConfig, *, streamed: bool = False) -> tuple[Macs, ...]:
     """MACs summed over each of the four official buckets: eight utterances each, the shortest first."""
     buckets = []
     for start in range(0, len(OFFICIAL_LENGTHS), BUCKET_SIZE):
-        counts = [count_macs(config, samples) for samples in OFFICIAL_LENGTHS[start : start + BUCKET_SIZE]]
+        lengths = OFFICIAL_LENGTHS[start : start + BUCKET_SIZE]
+        counts = [count_macs(config, samples, streamed=streamed) for samples in lengths]
         buckets.append(sum(counts[1:], start=counts[0]))
     return tuple(buckets)
 
@@ -144,23 +153,30 @@ def channel_pairs(config: EncoderConfig, samples: int) -> list[int]:
     """MACs of one utterance for each pair of an input and an output channel, of each convolution."""
     windows = 1
     if config.log_mel is not None:
-        windows, width = window_layout(samples, config)
-        samples = width // config.log_mel.hop
-    rates = []
-    for layer in config.conv:
-        added = layer.kernel // 2 * 2 if config.conv_padding else 0
-        samples = (samples + added - layer.kernel) // layer.stride + 1
-        rates.append(windows * samples * layer.kernel)
-    return rates
+        windows, samples = window_layout(samples, config)
+    elif config.streaming is not None:
+        windows = pieces(config.frames(samples), config.streaming.chunk)
+        samples = samples_of_chunk(config, config.streaming)[1]
+    outputs = config.outputs_of_convolutions(samples)
+    return [windows * places * layer.kernel for places, layer in zip(outputs, config.conv, strict=True)]
+
+
+def chunks(frames: int, streaming: Streaming) -> Iterator[tuple[int, int]]:
+    """Of each chunk of a stream of `frames` frames, how many frames attend, and to how many."""
+    for start in range(0, frames, streaming.chunk):
+        queries = min(streaming.chunk, frames - start)
+        yield queries, min(start, streaming.history) + queries
 
 
 def _position_convolution(config: EncoderConfig, frames: int) -> int:
     if config.conv_pos_depth == 0:
         return 0
-    d = config.embed_dim
-    kernel = config.conv_pos if config.conv_pos_depth == 1 else max(3, config.conv_pos // config.conv_pos_depth)
+    d, kernel, windows = config.embed_dim, config.position_kernel, 1
+    if config.streaming is not None:  # each chunk behind the frames that its first one sees
+        windows = pieces(frames, config.streaming.chunk)
+        frames = config.conv_pos_depth * (kernel // 2) + config.streaming.chunk
     computed = frames + 2 * (kernel // 2) - kernel + 1  # an even kernel computes one frame too many
-    return config.conv_pos_depth * computed * d * (d // config.conv_pos_groups) * kernel
+    return config.conv_pos_depth * windows * computed * d * (d // config.conv_pos_groups) * kernel
 
 
 def _position_gate(config: EncoderConfig, layer: TransformerLayer, frames: int) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..model.config import SAMPLE_RATE
 from .phones import align, is_pause
 from .voice import Espeak, Line, Segment
 
-SAMPLE_RATE = 16_000
 _SPEECH_RMS = 0.06  # every line is brought to this level, then to its cue's gain
 _PEAK = 0.98
 

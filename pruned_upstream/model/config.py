@@ -13,12 +13,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..parsing import parse_json, shown
 
+SAMPLE_RATE = 16_000  # samples per second of every waveform
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec", "whisper")
 EXTRACTOR_MODES = ("default", "layer_norm", "none")
 PADDINGS = ("shares", "exact")
@@ -32,7 +34,7 @@ MAX_BANDS = 1024
 MAX_FFT = 1 << 14
 MAX_DISTANCE = 1 << 24  # frames
 MAX_STREAMING = 1_000_000  # frames
-MAX_RECEPTIVE_FIELD = 60 * 16_000  # samples
+MAX_RECEPTIVE_FIELD = 60 * SAMPLE_RATE  # samples
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,12 @@ class EncoderConfig(_Typed):
         return samples if self.log_mel is None else (samples - 1) * self.log_mel.hop + self.log_mel.n_fft
 
     @property
+    def position_kernel(self) -> int:
+        """Frames under each position convolution; data2vec spreads `conv_pos` over its depth
+        (fairseq, wav2vec2.py `make_conv_block`)."""
+        return self.conv_pos if self.conv_pos_depth == 1 else max(3, self.conv_pos // max(1, self.conv_pos_depth))
+
+    @property
     def whole_windows(self) -> bool:
         """Whether recordings are filled up to whole windows of the table of positions, as Whisper's are."""
         return self.log_mel is not None and self.log_mel.whole_windows
@@ -249,11 +257,16 @@ class EncoderConfig(_Typed):
 
     def frames_below(self, samples: Any) -> Any:
         """`frames` of a number or of a tensor of them, 0 or negative where a waveform is too short."""
-        frames = samples if self.log_mel is None else pieces(samples, self.log_mel.hop)
+        *_, frames = self.outputs_of_convolutions(samples)
+        return frames
+
+    def outputs_of_convolutions(self, samples: Any) -> Iterator[Any]:
+        """How many places each convolution has, of a waveform of `samples` samples: a number, or a tensor of them."""
+        places = samples if self.log_mel is None else pieces(samples, self.log_mel.hop)
         for layer in self.conv:
             added = layer.kernel // 2 * 2 if self.conv_padding else 0
-            frames = (frames + added - layer.kernel) // layer.stride + 1
-        return frames
+            places = (places + added - layer.kernel) // layer.stride + 1
+            yield places
 
     def require_frames(self, samples: int) -> None:
         """Raises DataError where a waveform of `samples` samples is too short to make a frame."""

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from .config import EncoderConfig
-from .waveforms import SAMPLE_RATE, as_waveforms
+from .config import SAMPLE_RATE, EncoderConfig
+from .waveforms import as_waveforms
 
 DEFAULT_CONTEXT = 4.0  # seconds on each side of a chunk
 

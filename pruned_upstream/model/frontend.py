@@ -329,13 +329,11 @@ PositionBlock: TypeAlias = WeightNormConv | StackedPositionBlock
 def position_convolution(config: EncoderConfig) -> ModuleListOf[PositionBlock]:
     """The position embedding's blocks, applied one after another on (B, d, T).
 
-    data2vec spreads the kernel over its depth: each block's is max(3, conv_pos // depth) taps wide
-    (fairseq, examples/data2vec/models and wav2vec2.py `make_conv_block`).
+    data2vec has several (fairseq, examples/data2vec/models and wav2vec2.py `make_conv_block`), Whisper none.
     """
-    dim, depth, groups = config.embed_dim, config.conv_pos_depth, config.conv_pos_groups
+    dim, depth, groups, kernel = config.embed_dim, config.conv_pos_depth, config.conv_pos_groups, config.position_kernel
     if depth == 1:
-        blocks = nn.ModuleList([WeightNormConv(dim, config.conv_pos, groups)])
+        blocks = nn.ModuleList([WeightNormConv(dim, kernel, groups)])
     else:
-        kernel = max(3, config.conv_pos // max(depth, 1))
         blocks = nn.ModuleList(StackedPositionBlock(dim, kernel, groups) for _ in range(depth))
     return cast("ModuleListOf[PositionBlock]", blocks)

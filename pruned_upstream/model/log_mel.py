@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import EncoderConfig, LogMel, pieces
+from .config import SAMPLE_RATE, EncoderConfig, LogMel, pieces
 from .derived import captured
 
-SAMPLE_RATE = 16000
 FLOOR = 1e-10  # of a band's energy
 RANGE = 8.0  # decades below the loudest band of a window at which everything quieter is cut
 LINEAR_UP_TO, MELS_AT = 1000.0, 15.0  # Slaney's scale: hertz, and mels at that frequency

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 
 from ..errors import DataError
-from .config import EncoderConfig
+from .config import SAMPLE_RATE, EncoderConfig
 
 ALWAYS_FINE = 1 << 30  # bytes below which nobody is asked what is free
 BYTES = 4  # of a number
 CONV_COPIES = 2  # a convolution's output, and what its norm or activation makes of it
 PAIR_COPIES = 2  # the bias of each pair of frames, and the gate's product with it
-SAMPLE_RATE = 16_000
 
 
 def require_memory(config: EncoderConfig, batch: int, samples: int, device: torch.device) -> None:

@@ -85,10 +85,6 @@ def feed_forward_parameters(config: EncoderConfig, layer: TransformerLayer) -> i
 
 
 def _position_parameters(config: EncoderConfig) -> int:
-    d, groups, depth = config.embed_dim, config.conv_pos_groups, config.conv_pos_depth
-    if depth == 0:
-        return 0
-    if depth == 1:
-        return d * (d // groups) * config.conv_pos + config.conv_pos + d
-    kernel = max(3, config.conv_pos // depth)
-    return depth * (d * (d // groups) * kernel + d)
+    d, depth, kernel = config.embed_dim, config.conv_pos_depth, config.position_kernel
+    scales = kernel if depth == 1 else 0  # of the weight norm
+    return depth * (d * (d // config.conv_pos_groups) * kernel + d) + scales

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .config import EncoderConfig, Streaming, pieces
-from .waveforms import SAMPLE_RATE, as_waveforms
+from .config import SAMPLE_RATE, EncoderConfig, Streaming, pieces
+from .waveforms import as_waveforms
 
 if TYPE_CHECKING:
     from .encoder import Encoder, EncoderOutput
@@ -151,17 +151,18 @@ def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
         (samples,) = as_waveforms(piece)
         waiting = torch.cat([waiting, samples.to(waiting)])
         while len(waiting) >= width:
-            yield _step(encoder, waiting[:width].to(like.dtype), streaming.chunk, carried)
+            yield step(encoder, waiting[:width].to(like.dtype), streaming.chunk, carried)
             waiting = waiting[hop:]
     if not carried.frames:
         config.require_frames(len(waiting))
     if config.frames(len(waiting)):
         frames = config.frames(len(waiting))
-        yield _step(encoder, F.pad(waiting, (0, width - len(waiting))).to(like.dtype), frames, carried)
+        yield step(encoder, F.pad(waiting, (0, width - len(waiting))).to(like.dtype), frames, carried)
 
 
 @torch.no_grad()
-def _step(encoder: Encoder, samples: Tensor, frames: int, carried: Carried) -> EncoderOutput:
+def step(encoder: Encoder, samples: Tensor, frames: int, carried: Carried) -> EncoderOutput:
+    """Hidden states of one chunk, (1, frames, d), of the samples (P,) under it; `carried` takes note of it."""
     from .encoder import EncoderOutput
 
     features = encoder.features_of_chunks(samples.view(1, 1, -1), carried.waveform, carried.first_block)[:, :frames]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import DataError, PrunedUpstreamError
 from ..extras import remedy
+from .config import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 MOST_CHANNELS = 8  # a matrix with no more columns than this, and fewer than rows, has its channels last
 # integers as WAV files have them: what full scale is, and where zero lies
 SCALES = {torch.int16: (1 << 15, 0), torch.int32: (1 << 31, 0), torch.uint8: (1 << 7, 1 << 7)}

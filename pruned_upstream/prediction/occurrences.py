@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError, DataError
+from ..model.config import SAMPLE_RATE
 from . import recordings
 from .experiment import Experiment
-from .recordings import SAMPLE_RATE
 from .trained import Features, expert_module
 
 FEWEST_FRAMES = 5  # of a query: s3prl gives shorter ones no score (downstream/quesst14_dtw/expert.py)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-
-SAMPLE_RATE = 16000
+from ..model.config import SAMPLE_RATE
 
 Reader: TypeAlias = Callable[[Path], Tensor]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError
-from ..superb.diarization import SAMPLE_RATE, Turn, turns_of
+from ..model.config import SAMPLE_RATE
+from ..superb.diarization import Turn, turns_of
 from . import recordings
 from .experiment import Experiment
 from .trained import Features, expert_module, load_weights, quiet_root_logger

@@ -32,12 +32,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..files import write_text
 from ..model.attention import ALIGNMENT, SelfAttention, relative_position_bias
-from ..model.config import EncoderConfig, Head, TransformerLayer
+from ..model.config import SAMPLE_RATE, EncoderConfig, Head, TransformerLayer
 from ..model.encoder import Encoder
 from ..parsing import read_json
 from .cost import ExpectedWidths
 
-SAMPLE_RATE = 16_000
 REPEATS = 15
 POINTS = 6  # of each axis
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..model.config import SAMPLE_RATE
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEDIANS = (1, 11)
-SAMPLE_RATE = 16000
 SCORER = "pyannote.metrics, by the conventions of dscore (no collar, overlapped speech scored)"
 
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files import write_text
+from ..model.config import SAMPLE_RATE
 from ..parsing import read_json
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16_000
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph"}
 HEADERS_FILE = "headers.json"  # of a run, what `find_corpus` keeps there
 SHOWN = 5  # files named in a message before "and so many more"

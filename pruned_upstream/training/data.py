@@ -19,7 +19,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .corpus import SAMPLE_RATE, BadRecording, Corpus, find_corpus
+from ..model.config import SAMPLE_RATE
+from .corpus import BadRecording, Corpus, find_corpus
 from .growing import GrowingCorpus
 from .mixing import draw, mixed
 from .processes import Processes

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ..model.checkpoint import load, read_header, save
+from ..model.config import SAMPLE_RATE
 from ..model.convert import load_teacher
 from ..model.encoder import Encoder
 from ..pruning.repair import DAMPING, Repaired, repair
-from .corpus import SAMPLE_RATE, find_corpus
+from .corpus import find_corpus
 from .data import Batches, noise_seed
 from .processes import start_processes
 from .provenance import provenance

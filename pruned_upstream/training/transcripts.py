@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
-from ..model.config import EncoderConfig
+from ..model.config import SAMPLE_RATE, EncoderConfig
 from ..parp.alphabet import BOUNDARY, Alphabet, frames_needed
-from .corpus import SAMPLE_RATE, Corpus, Utterance, files_below, find_corpus, lines_beside, read_lines
+from .corpus import Corpus, Utterance, files_below, find_corpus, lines_beside, read_lines
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, DataError
 from ..files import atomic_write
-from ..model.config import EncoderConfig
-from .corpus import SAMPLE_RATE, Corpus, lines_beside
+from ..model.config import SAMPLE_RATE, EncoderConfig
+from .corpus import Corpus, lines_beside
 from .data import Batch
 from .fingerprints import tensors_fingerprint
 

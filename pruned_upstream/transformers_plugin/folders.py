@@ -16,7 +16,7 @@ from typing import Any
 
 from ..files import write_text
 from ..model.checkpoint import save
-from ..model.config import EncoderConfig
+from ..model.config import SAMPLE_RATE, EncoderConfig
 from ..model.convert import native
 from ..model.encoder import Encoder
 from ..model.hub import MODEL_TYPE, RELEASED
@@ -71,7 +71,7 @@ def write_preprocessor(folder: Path, config: EncoderConfig) -> Path:
     tree = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": 16000,
+        "sampling_rate": SAMPLE_RATE,
         "padding_side": "right",
         "padding_value": 0.0,
         "do_normalize": config.normalizes_whole,

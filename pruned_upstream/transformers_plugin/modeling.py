@@ -91,9 +91,7 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames that the front end makes of so many samples."""
-        for layer in self.config.encoder_config.conv:
-            samples = torch.div(samples - layer.kernel, layer.stride, rounding_mode="floor") + 1
-        return samples
+        return self.config.encoder_config.frames_below(samples)
 
     def _answer(
         self,

@@ -12,6 +12,7 @@ from pruned_upstream.description.macs import official_macs
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
+from pruned_upstream.model.streaming import as_streaming
 from pruned_upstream.transformers_plugin.folders import write_folder
 
 
@@ -56,6 +57,17 @@ def test_the_terminal_names_source_size_cost_and_layers(invoke, model):
     ):
         assert word in output
     assert "Latency" not in output
+
+
+def test_a_streaming_model_says_what_it_costs_streamed(invoke, tmp_path):
+    official_strides = tuple((16, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    path = tmp_path / "model.safetensors"
+    encoder = as_streaming(random_encoder(tiny_config(conv_layers=official_strides)), 0.64, 1.28)
+    save(path, encoder, provenance={})
+    tree, output = json.loads(invoke("info", path, "--json")), invoke("info", path)
+    streamed = sum(bucket.total for bucket in official_macs(encoder.config, streamed=True))
+    assert tree["macs_streamed"] == streamed < tree["macs"]
+    assert f"{streamed / 1e9:.1f} G" in output and "chunks of 0.64 s, and attends to 1.28 s before each" in output
 
 
 def test_a_recipe_is_kept_for_json(invoke, tmp_path):

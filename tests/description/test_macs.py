@@ -22,6 +22,7 @@ from pruned_upstream.errors import DataError
 from pruned_upstream.model.config import (
     EncoderConfig,
     Head,
+    Streaming,
     TransformerLayer,
     dense_config,
     hubert_base_config,
@@ -30,6 +31,7 @@ from pruned_upstream.model.config import (
 )
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.size import count_parameters
+from pruned_upstream.model.streaming import Carried, Memory, cut, mask, step
 
 
 def test_the_official_utterances():
@@ -64,7 +66,7 @@ class Untracked(AbstractContextManager):
         pass
 
 
-def counted_by_torch(config: EncoderConfig, samples: int) -> int:
+def counted_by_torch(config: EncoderConfig, samples: int, compute=Encoder.forward) -> int:
     """On the meta device, where nothing is computed and no form that pays on a CPU alone is taken.
 
     torch's counter would hang hooks on modules, and with those the position gate computes the four summands of each
@@ -75,7 +77,7 @@ def counted_by_torch(config: EncoderConfig, samples: int) -> int:
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = Untracked()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        encoder(waveforms)
+        compute(encoder, waveforms)
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2
 
@@ -99,6 +101,28 @@ def test_equals_torchs_counter_when_whole_heads_dimensions_and_sublayers_are_gon
     layers = ((one_head, empty, gone) * config.num_layers)[: config.num_layers]
     pruned = dataclasses.replace(config, layers=layers)
     assert count_macs(pruned, 1777).total == counted_by_torch(pruned, 1777)
+
+
+STREAMING = [name for name, config in SHAPES.items() if config.log_mel is None]
+
+
+def chunk_by_chunk(encoder: Encoder, waveforms: torch.Tensor) -> None:
+    streaming = encoder.config.streaming
+    carried = Carried(streaming.history, [Memory(streaming.history) for _ in encoder.config.layers])
+    frames = encoder.config.frames(waveforms.size(1))
+    for number, chunk in enumerate(cut(waveforms, encoder.config, streaming)[0]):
+        step(encoder, chunk, min(streaming.chunk, frames - number * streaming.chunk), carried)
+
+
+@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize(("samples", "history"), [(500, 3), (1777, 11), (1777, 0), (1777, 500)])
+def test_a_streaming_model_counts_whole_and_streamed(name, samples, history):
+    config = dataclasses.replace(SHAPES[name], streaming=Streaming(6, history))
+    whole, streamed = count_macs(config, samples), count_macs(config, samples, streamed=True)
+    assert whole.total == counted_by_torch(config, samples)
+    assert streamed.total == counted_by_torch(config, samples, chunk_by_chunk)
+    reached = mask(config.frames(samples), config.streaming, None, torch.device("cpu")).sum().item()
+    assert streamed.attention_products == reached * sum(layer.qk + layer.vo for layer in config.layers)
 
 
 def test_ragged_heads_count_their_own_widths():

@@ -85,7 +85,7 @@ def description(config: EncoderConfig) -> dict[str, Any]:
     }
     if config.family == "data2vec":
         tree["num_conv_pos_embeddings"] = config.conv_pos_depth
-        tree["conv_pos_kernel_size"] = max(3, config.conv_pos // config.conv_pos_depth)
+        tree["conv_pos_kernel_size"] = config.position_kernel
     else:
         tree["num_conv_pos_embeddings"] = config.conv_pos
     if config.relative_position is not None:

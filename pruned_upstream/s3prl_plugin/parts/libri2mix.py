@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...files import write_text
+from ...model.config import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 TURN_FILES = {"train": "train_clean_100.rttm", "dev": "dev_clean.rttm", "test": "test_clean.rttm"}
 # LibriMix's names of the LibriSpeech parts that are mixed; older versions called the lists by the split alone
 PARTS = {"train": "train-100", "dev": "dev", "test": "test"}
