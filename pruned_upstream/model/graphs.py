@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -51,6 +52,11 @@ class CudaRecording:
     def replay(self) -> None:
         """Launch the graph; its outputs are overwritten."""
         self.graph.replay()
+
+
+def _autocast_without_cache(device: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Autocast keeps the casts of weights until it ends; a graph that read them would replay on freed memory."""
+    return nullcontext() if dtype is None else torch.autocast(device, dtype, cache_enabled=False)
 
 
 class FrameGraphs:
@@ -114,7 +120,8 @@ class FrameGraphs:
         if key not in self._kept:
             if len(self._kept) >= self.most:
                 self._kept.popitem(last=False)
-            with torch.inference_mode(False), torch.no_grad():  # buffers that any later call may write
+            # buffers that any later call may write, and no cast of a weight that ends with the caller's autocast
+            with torch.inference_mode(False), torch.no_grad(), _autocast_without_cache(device, autocast):
                 buffers = x.new_zeros(batch, width, dim), torch.ones(batch, width, dtype=torch.bool, device=x.device)
                 buffers[1][:, :frames] = False
                 self._kept[key] = (self.record or CudaRecording)(forward, *buffers)

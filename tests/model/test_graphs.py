@@ -121,3 +121,27 @@ def test_copies_and_files_begin_anew(tmp_path):
     with torch.no_grad():
         on_cpu.extract(unequal_waveforms((500,)))  # which has no graphs to record
     assert not on_cpu.graphs._kept
+
+
+@torch.no_grad()
+def test_a_recording_holds_no_cast_that_ends_with_autocast():
+    """A graph reads memory where it lay: casts of weights that autocast keeps are freed when it ends."""
+    asked = []
+
+    class Asked(PlainRecording):
+        def __init__(self, forward, x, mask):
+            asked.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+            super().__init__(forward, x, mask)
+
+    encoder = random_encoder(tiny_config())
+    encoder.graphs = FrameGraphs(record=Asked, bucket=16)
+    plain = random_encoder(tiny_config())
+    wavs = unequal_waveforms((500,))
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = encoder.extract(wavs).hidden_states
+            assert torch.is_autocast_cache_enabled()
+            expected = plain.extract(wavs).hidden_states
+        assert largest_difference(found, expected) < 0.05
+    encoder.extract(wavs)
+    assert asked == [(True, False), (False, True)]
