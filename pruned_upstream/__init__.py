@@ -9,9 +9,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from .transformers_plugin import registry
+
+TYPE_CHECKING = False  # typing's own would import typing, which is half of what `import pruned_upstream` costs
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "load_task", "register"]

@@ -339,14 +339,15 @@ def _is_device(entry: os.DirEntry[str]) -> bool:
 
 def _without_repetitions(listings: Iterable[_Listing]) -> tuple[list[tuple[Path, str, Path]], list[str]]:
     """(source, name, path) of each recording once, and the names of those that were named before."""
-    folders: dict[Path, str] = {}
+    folders: dict[str, str] = {}
     seen: set[str] = set()
     kept, repeated = [], []
     for listing in listings:
         for name, path in listing.recordings:
-            if path.parent not in folders:
-                folders[path.parent] = os.path.realpath(path.parent)
-            real = os.path.realpath(path) if path.is_symlink() else os.path.join(folders[path.parent], path.name)
+            folder, own_name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], own_name)
             if real in seen:
                 repeated.append(name)
             else:

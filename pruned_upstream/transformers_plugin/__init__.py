@@ -13,7 +13,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False  # as in the package's __init__
+if TYPE_CHECKING:
+    from typing import Any
 
 _HOMES = {
     "PrunedUpstreamConfig": ".configuration",

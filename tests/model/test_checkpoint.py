@@ -14,6 +14,7 @@ import pruned_upstream.files as files
 from pruned_upstream.errors import CheckpointError, ConfigError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load, read_header, read_masks, save
 from pruned_upstream.model.config import EncoderConfig, Head, TransformerLayer
+from pruned_upstream.model.encoder import Encoder
 
 
 @pytest.fixture
@@ -295,6 +296,8 @@ def test_a_description_of_more_weights_than_there_are(saved):
     [
         (lambda weight: weight.fill_(float("nan")), r"holds NaN or infinity \(\d+ of"),
         (lambda weight: weight.double() + 1e300, "holds NaN or infinity"),  # beyond single precision
+        (lambda weight: weight.index_fill_(0, torch.tensor(1), -torch.inf), r"holds NaN or infinity \(1 of"),
+        (lambda weight: weight.mul_(torch.inf), "holds NaN or infinity"),  # inf - inf
         (lambda weight: weight.long(), "of whole or complex numbers"),
         (lambda weight: weight.to(torch.complex64), "of whole or complex numbers"),
     ],
@@ -305,6 +308,18 @@ def test_weights_are_finite_numbers(saved, change, reason):
     rewrite(saved, tensors=tensors)
     with pytest.raises(CheckpointError, match=rf"layer_norm\.weight.* {reason}|layer_norm\.weight {reason}"):
         load(saved)
+
+
+def test_finite_weights_whose_sum_is_not(saved):
+    tensors = load_file(saved)
+    tensors["layer_norm.weight"].fill_(3e38)
+    rewrite(saved, tensors=tensors)
+    assert (load(saved).layer_norm.weight == 3e38).all()
+
+
+def test_nothing_is_drawn_to_be_thrown_away(saved, monkeypatch):
+    monkeypatch.setattr(Encoder, "reset_parameters", lambda encoder: pytest.fail("drew weights"))
+    load(saved)
 
 
 @pytest.mark.parametrize("shape", ["[1e400]", "[-3]", "3", "[true]", "null", '["a"]'])
