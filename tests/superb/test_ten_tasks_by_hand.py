@@ -61,6 +61,21 @@ def place(tmp_path, tiny_root, monkeypatch) -> Path:
     return tmp_path
 
 
+def bash(place: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The page's set-up and what follows it, typed in the folder `place`."""
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(place / "bin"), os.environ["PATH"]]),
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(place),
+        **environment,
+    }
+    script = "\n".join(["set -e", blocks()["setup"], script])
+    return subprocess.run(
+        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         yield from flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
@@ -106,19 +121,8 @@ def test_a_block_gives_the_figure_of_superb(place, task):
     result = report.results.tasks[task]
 
     more = other_settings(place / "run", task) if TASKS[task].steps else ""
-    script = "\n".join(["set -e", blocks()["setup"], f'MORE="{more}"', blocks()[task]])
     steps = sorted(int(path.stem.partition("-")[2]) for path in (place / "run" / task).glob("train/states-*.ckpt"))
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(place / "bin"), os.environ["PATH"]]),
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "LAYERS": "3",
-        "STEPS": " ".join(map(str, steps)),
-        "TMPDIR": str(place),
-    }
-    ended = subprocess.run(
-        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
+    ended = bash(place, f'MORE="{more}"\n{blocks()[task]}', LAYERS="3", STEPS=" ".join(map(str, steps)))
     assert ended.returncode == 0, ended.stderr[-3000:]
     for metric, label in FIGURES.get(task, {"acc": "test acc: "}).items():
         printed = [float(line.removeprefix(label)) for line in ended.stdout.splitlines() if line.startswith(label)]
@@ -137,14 +141,29 @@ def test_a_model_that_was_finetuned_comes_back(place):
     steps = "-o config.runner.total_steps=2,,config.runner.save_step=2,,config.runner.eval_step=2"
     fewer = ",,config.downstream_expert.datarc.num_workers=0"
     convert = f"{sys.executable} -m pruned_upstream.cli convert runs/ks/states-2.ckpt finetuned.safetensors"
-    script = "\n".join(["set -e", blocks()["setup"], f"{call} {steps}{fewer}", convert])
-    environment = os.environ | {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(place)}
-    ended = subprocess.run(
-        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
+    ended = bash(place, f"{call} {steps}{fewer}\n{convert}")
     assert ended.returncode == 0, ended.stderr[-3000:]
     saved = torch.load(place / "runs" / "ks" / "states-2.ckpt", weights_only=False)["Upstream"]
     back, before = (load(place / f"{name}.safetensors").state_dict() for name in ("finetuned", "compact"))
     assert {f"model.{name}" for name in back} == saved.keys()
     assert all(torch.equal(saved[f"model.{name}"], tensor) for name, tensor in back.items())
     assert any(not torch.equal(before[name], tensor) for name, tensor in back.items())
+
+
+@pytest.mark.slow
+def test_an_evaluation_follows_a_model_that_has_moved(place):
+    steps = "-o config.runner.total_steps=2,,config.runner.save_step=2,,config.runner.eval_step=2"
+    more = f"--device cpu {steps},,config.downstream_expert.datarc.num_workers=0"
+    before = bash(place, f'MORE="{more}"\n{blocks()["ks"]}')
+    assert before.returncode == 0, before.stderr[-3000:]
+
+    (place / "elsewhere").mkdir()
+    (place / "compact.safetensors").rename(place / "elsewhere" / "moved.safetensors")
+    evaluate = "run_downstream.py -m evaluate -e $(best runs/ks) --device cpu"
+    lost = bash(place, evaluate)
+    assert lost.returncode == 2 and "compact.safetensors" in lost.stderr and "Traceback" not in lost.stderr
+
+    found = bash(place, f"{evaluate} -k elsewhere/moved.safetensors")
+    assert found.returncode == 0, found.stderr[-3000:]
+    (figure,) = set(re.findall("^test acc: .*$", before.stdout, re.MULTILINE))
+    assert figure in found.stdout.splitlines()
