@@ -20,6 +20,7 @@ MAX_DEPTH = 32  # of lists and mappings within each other
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # once aliases are followed: ten short lines can stand for a billion values
 MAX_INTEGER = 1 << 63
+MERGE_TAG = "tag:yaml.org,2002:merge"
 MAX_DIGITS = 40  # of an integer in YAML, in any of its notations
 
 
@@ -181,6 +182,18 @@ def _composed(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
+def _no_key_twice(node: yaml.Node) -> None:
+    """YAML forbids it; PyYAML takes the last one, and what stood before is silently lost."""
+    if node.id != "mapping":
+        return
+    keys = set()
+    for key, _ in node.value:
+        if isinstance(key.value, str) and key.tag != MERGE_TAG:
+            if (key.tag, key.value) in keys:
+                raise ValueError(f"line {key.start_mark.line + 1} gives a key a second time")
+            keys.add((key.tag, key.value))
+
+
 def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
     """Nodes below and with `node`, each counted as often as aliases name it."""
     if depth > MAX_DEPTH:
@@ -191,6 +204,7 @@ def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = None
+        _no_key_twice(node)
         children = (child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,)))
         known[id(node)] = 1 + sum(_expanded(child, known, depth + 1) for child in children)
     count = known[id(node)]

@@ -47,6 +47,8 @@ BOMB = ["a: &a [x,x,x,x,x,x,x,x,x]"] + [
         (f"a:\n- -0x{'f' * 5000}", "line 2 holds an integer of 5003 digits"),
         (f"{'1' * 50}: a", "line 1 holds an integer"),
         (f"a: 1{':59' * 3000}", "line 1 holds an integer"),
+        ("a: 1\nb: {c: 2}\na: 3", "line 3 gives a key a second time"),
+        ("a: 1\nb: {c: 2, c: 2}", "line 2 gives a key a second time"),
     ],
 )
 def test_yaml_that_is_refused(text, reason, tmp_path):

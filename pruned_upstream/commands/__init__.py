@@ -73,6 +73,13 @@ def add(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
     app.command(cls=_WithoutBool, epilog=f"Examples:\n\n{calls}")(command)
 
 
+def terminal(*, stderr: bool = False) -> Console:
+    """Where commands print. Text is shown as it is: `[v2]` in the name of a file is no markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False)
+
+
 def log_to_terminal(console: Console | None = None) -> None:
     """Show what the rooms log, beside progress bars of the same console; of several processes only the first tells
     how things go, all of them warn."""
@@ -102,14 +109,12 @@ def train(
     Raises:
         typer.Exit: with code 3 where the model misses its target by more than is tolerated.
     """
-    from rich.console import Console
-
     from ..training.methods import method_named
     from ..training.provenance import read_report
     from ..training.recipe import load_recipe
 
     way = method_named(method)
-    console = Console()
+    console = terminal()
     log_to_terminal()
     asked = load_recipe(recipe, way.recipe_class, overrides or [])
     model = way.run_recipe(asked, amend=amend)
@@ -129,7 +134,7 @@ def train(
         size = f"{state / 1e9:.1f} GB"
         console.print(f"state.pt, {size}, is for extending the run; delete it if you will not", soft_wrap=True)
     if report.get("missed"):
-        console.print(f"[bold red]{report['missed']}[/]", soft_wrap=True)
+        console.print(report["missed"], style="bold red", soft_wrap=True)
         if not asked.sparsity.may_miss:
             raise typer.Exit(MISSED)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import add
+from . import add, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,8 +47,6 @@ def convert(
     What a file is, is seen from what it holds. Into a folder, the model is written for transformers: an unpruned one as
     transformers' own class, a compact one as ours, which AutoModel knows once pruned_upstream is imported.
     """
-    from rich.console import Console
-
     from ..model.checkpoint import save
     from ..model.convert import load_teacher
     from ..model.convert.whisper import at_own_length
@@ -63,7 +61,7 @@ def convert(
         save(out, encoder, provenance=provenance)
     else:
         write_folder(out, encoder, provenance)
-    Console().print(
+    terminal().print(
         f"wrote {out}: {encoder.config.family}, {count_parameters(encoder.config) / 1e6:.2f}M parameters",
         soft_wrap=True,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import add, log_to_terminal
+from . import add, log_to_terminal, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,8 +29,6 @@ def decode(
 
     Without changes and name, the results are those of the run itself: they go into its report.
     """
-    from rich.console import Console
-
     from ..errors import ConfigError
     from ..files import locked
     from ..training.parp import ParpRecipe
@@ -57,7 +55,7 @@ def decode(
         raise ConfigError(f"--name is '{name}'; it must be the name of a folder, without a path")
     with locked(run):
         tests = decode_run(run, recipe, device_named(recipe.run.device), name=name)
-    console = Console()
+    console = terminal()
     console.print(tests_table(tests))
     where = run / HYPOTHESES_FOLDER if name is None else run / EVALUATIONS_FOLDER / name
-    console.print(f"wrote {where}", soft_wrap=True, highlight=False)
+    console.print(f"wrote {where}", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from . import add
+from . import add, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,8 +36,6 @@ def demo(
     jobs: Annotated[int, typer.Option(help="Runs of s3prl side by side.")] = 2,
 ) -> None:
     """Teacher, pruning, compact upstream, s3prl's tasks, table and pictures: on two cores in minutes."""
-    from rich.console import Console
-
     require_miniature()
     from ..miniature.demo import DemoSettings, run_demo, table
     from ..training.provenance import read_report
@@ -45,12 +43,12 @@ def demo(
     from .prune import report_table
     from .superb import Progress
 
-    console = Console()
+    console = terminal()
     log_to_terminal(console)
     started = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(f"[{time.monotonic() - started:5.0f} s] {line}", style="bold", markup=False, soft_wrap=True)
+        console.print(f"[{time.monotonic() - started:5.0f} s] {line}", style="bold", soft_wrap=True)
 
     settings = DemoSettings(
         out, short=short, teacher=full, recipe=recipe, tasks=tuple(tasks.split(",")) if tasks else None, jobs=jobs
@@ -65,9 +63,9 @@ def demo(
     console.print(f"upstream: run_downstream.py -u pruned_wavlm -k {result.model}", soft_wrap=True)
     for model, failures in result.failures.items():
         for task, failure in failures.items():
-            console.print(f"failed: {model} on {task}: {failure.reason}", style="red", markup=False, soft_wrap=True)
+            console.print(f"failed: {model} on {task}: {failure.reason}", style="red", soft_wrap=True)
             for line in failure.log_tail:
-                console.print(f"  {line}", markup=False, soft_wrap=True)
+                console.print(f"  {line}", soft_wrap=True)
     if any(result.failures.values()):
         raise typer.Exit(1)
 
@@ -78,11 +76,9 @@ def corpora(
     tiny: Annotated[bool, typer.Option("--tiny", help="A few clips of everything.")] = False,
 ) -> None:
     """Make the self-made miniature corpora, in the layouts of the official ones."""
-    from rich.console import Console
-
     require_miniature()
     from ..miniature.building import build
 
     folders = build(root, tasks.split(",") if tasks else None, scale="tiny" if tiny else "demo")
     for name, folder in folders.items():
-        Console().print(f"{name}: {folder}", soft_wrap=True)
+        terminal().print(f"{name}: {folder}", soft_wrap=True)

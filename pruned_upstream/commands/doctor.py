@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from .. import doctor as rooms
-from . import add
+from . import add, terminal
 
 STYLES = {rooms.GOOD: "green", rooms.ABSENT: "dim", rooms.WARNING: "yellow", rooms.BROKEN: "bold red"}
 
@@ -21,10 +21,9 @@ def doctor() -> None:
     Says how to mend each; ends with 1 if something is broken. An extra that is not installed is no fault.
     Where even this command does not start: python -m pruned_upstream.doctor
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = terminal()
     with console.status("looking"):
         findings = rooms.examine()
     for finding in findings:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import add
+from . import add, terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,9 +78,7 @@ def info(
             json.dumps(_as_json(header, nonzero, macs, times) | _sparsity_as_json(file, read_masks(file)), indent=2)
         )
         return
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     console.print(_provenance(file, header))
     console.print(_parameters(header.config, nonzero))
     if header.sparse:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from . import Amend, RecipeName, add, add_remarks, recordings_row, train
+from . import Amend, RecipeName, add, add_remarks, recordings_row, terminal, train
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def masks(
     if as_json:
         typer.echo(json.dumps([{"a": a, "b": b, **vars(found)} for (a, b), found in overlaps.items()], indent=1))
         return
-    console = Console()
+    console = terminal()
     console.print(_pairs(overlaps))
     for (a, b), found in overlaps.items():
         console.print(_layers(f"{a} and {b}", found))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import add
+from . import add, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,14 +46,12 @@ def predict(
     Keyword, speaker, intent or emotion with probabilities; text; slots; speaker turns; how alike two voices are; or
     where a query is said.
     """
-    from rich.console import Console
-
     from ..prediction import load_task
 
     trained = load_task(task, model_file=model_file, data=data, layer=layer, device=device)
     answers = trained.predict(clips)
     for remark in trained.remarks:
-        Console(stderr=True).print(remark, style="dim", markup=False, highlight=False, soft_wrap=True)
+        terminal(stderr=True).print(remark, style="dim", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([answer.tree(top) for answer in answers], indent=2, ensure_ascii=False))
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import add
+from . import add, terminal
 
 if TYPE_CHECKING:
     from ..training.recipe_keys import RecipeSection
@@ -40,16 +40,15 @@ def recipes(
 
     pruned-upstream recipes --keys prune
     """
-    from rich.console import Console
     from rich.table import Table
 
     from ..resources import RECIPES, names, recipe_path
     from ..training.methods import METHODS, method_named
     from ..training.recipe_keys import sections
 
-    console = Console()
+    console = terminal()
     if name is not None:
-        console.print(recipe_path(name).read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        console.print(recipe_path(name).read_text(encoding="utf-8"), soft_wrap=True)
     elif markdown:
         chosen = [method_named(keys)] if keys else METHODS.values()
         for method in chosen:

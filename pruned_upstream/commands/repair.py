@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import add, is_first_process, log_to_terminal
+from . import add, is_first_process, log_to_terminal, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,8 +29,6 @@ def repair(
 
     For example: pruned-upstream repair compact.safetensors teacher=WavLM-Base.pt data.train=LibriSpeech
     """
-    from rich.console import Console
-
     from ..model.hub import local_file
     from ..training.recipe import recipe_from
     from ..training.repairing import RepairRecipe, run_repair
@@ -40,7 +38,7 @@ def repair(
     target = out or file.with_name(f"{file.stem}_repaired{file.suffix}")
     facts = run_repair(file, recipe_from(overrides, RepairRecipe), target)
     if is_first_process():
-        console = Console()
+        console = terminal()
         console.print(
             f"distance from the teacher's layers, share of their variance: {facts['before']:.4f} before, "
             f"{facts['after']:.4f} after, on {facts['frames']:,} frames"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import add
+from . import add, terminal
 
 if TYPE_CHECKING:
     from ..superb.report import Entry, Table
@@ -94,8 +94,6 @@ def submission(
     url: Annotated[str, typer.Option(help="Where paper or model can be found.")] = "",
 ) -> None:
     """predict.zip for the SUPERB leaderboard, checked, with a sheet for its form."""
-    from rich.console import Console
-
     from ..superb.layout import Data
     from ..superb.results import read_results
     from ..superb.submission import gather_predictions, write_submission
@@ -111,14 +109,14 @@ def submission(
         description=description,
         url=url,
     )
-    console = Console()
+    console = terminal()
     folders = sorted({target.partition("/")[0] for target in collected.files})
     console.print(f"{paths[0]}: {', '.join(folders)}", soft_wrap=True)
     console.print(f"{paths[1]}: what the leaderboard's form asks for", soft_wrap=True)
     for target, why in collected.missing.items():
-        console.print(f"missing: {target}: {why}", style="yellow", soft_wrap=True, markup=False)
+        console.print(f"missing: {target}: {why}", style="yellow", soft_wrap=True)
     for remark in collected.remarks:
-        console.print(remark, style="yellow", soft_wrap=True, markup=False)
+        console.print(remark, style="yellow", soft_wrap=True)
 
 
 def _told_apart(entries: Sequence[Entry], runs: Sequence[Path]) -> list[Entry]:
@@ -131,15 +129,13 @@ def _told_apart(entries: Sequence[Entry], runs: Sequence[Path]) -> list[Entry]:
 
 
 def _print(tables: Sequence[Table], estimates: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     for table in tables:
         console.print(table.terminal())
         for note in table.notes:
-            console.print(note, style="dim", markup=False)
+            console.print(note, style="dim")
     for said in estimates:
-        console.print(said, markup=False, highlight=False)
+        console.print(said)
 
 
 def _markdown(tables: Sequence[Table], estimates: Sequence[str]) -> str:

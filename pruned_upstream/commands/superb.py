@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, PrunedUpstreamError
-from . import add, number_or_text, pairs
+from . import add, number_or_text, pairs, terminal
 
 if TYPE_CHECKING:
     from ..jobs import Failure
@@ -85,7 +85,7 @@ def superb(
     from ..superb.running import Settings, run
     from ..superb.tasks import select
 
-    console = Console()
+    console = terminal()
     corpora = Data(data, _paths(corpus, "--corpus"), s3prl_clone)
     if quick and tasks:
         raise ConfigError(f"--quick runs {', '.join(QUICK_TASKS)}; leave it out, or --tasks")
@@ -197,7 +197,7 @@ def _show_inventories(console: Console, data: Data, tasks: Sequence[Task]) -> in
             said = Text.assemble((f"{task.name:4}", "bold"), (" ready", "green"), state)
             console.print(said, soft_wrap=True)
         for problem in inventory.problems:
-            console.print(f"     {problem}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"     {problem}", soft_wrap=True)
     return lacking
 
 
@@ -221,12 +221,12 @@ def _show_report(console: Console, report: Report, folder: Path) -> None:
 
     console.print(_table(report.results))
     for said in early_estimates([Entry.measured(report.results)]):
-        console.print(said, markup=False, highlight=False)
+        console.print(said)
     for task, failure in report.failures.items():
         console.print(Text.assemble((f"{task} failed: ", "bold red"), failure.reason), soft_wrap=True)
         for line in failure.log_tail:
-            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{folder}/results.yaml holds the results", highlight=False)
+            console.print(f"    {line}", soft_wrap=True)
+    console.print(f"{folder}/results.yaml holds the results")
 
 
 def _table(results: RunResults) -> Table:

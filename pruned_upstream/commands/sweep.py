@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError
 from . import MISSED as MISSED_TARGET
-from . import Amend, RecipeName, add, number_or_text, pairs
+from . import Amend, RecipeName, add, number_or_text, pairs, terminal
 
 if TYPE_CHECKING:
     from ..sweep import Axis, Outcome, Scoring, Sweep
@@ -59,7 +58,7 @@ def sweep(
     from ..jobs import Failure
     from ..sweep import CSV_FILE, MISSED, plan, run_sweep
 
-    console = Console()
+    console = terminal()
     axes = _axes(method, sparsity, seeds, vary)
     planned = plan(recipe, overrides or [], axes, method=method, scoring=_scoring(superb, data, short), amend=amend)
 
@@ -67,19 +66,20 @@ def sweep(
         said = " finished" if failure is None else f" failed: {failure.reason}"
         console.print(Text.assemble((name, "bold"), said), soft_wrap=True)
         for line in failure.log_tail if failure else ():
-            console.print(f"    {line}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"    {line}", soft_wrap=True)
 
-    console.print(f"{len(planned.points)} points in {planned.folder}", highlight=False, soft_wrap=True)
+    console.print(f"{len(planned.points)} points in {planned.folder}", soft_wrap=True)
     parameters = {key: number_or_text(value) for key, value in pairs(slurm, "--slurm").items()}
     at_once = jobs or (None if launcher == "slurm" else 1)
     outcome = run_sweep(planned, launcher, parameters, at_once=at_once, ended=say)
     if outcome.means:
         console.print(_table(planned, outcome))
     for path in (planned.folder / CSV_FILE, *outcome.pictures):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
     missed = [str(row["point"]) for row in outcome.rows if row.get(MISSED)]
     if missed:
-        console.print(f"[bold red]missed their target[/] (crosses in the plots): {', '.join(missed)}", soft_wrap=True)
+        said = ("missed their target", "bold red"), f" (crosses in the plots): {', '.join(missed)}"
+        console.print(Text.assemble(*said), soft_wrap=True)
     may_miss = all(getattr(getattr(p.recipe, "sparsity", None), "may_miss", True) for p in planned.points)
     raise typer.Exit(FAILED if outcome.failures else MISSED_TARGET if missed and not may_miss else 0)
 

@@ -23,6 +23,8 @@ from .metrics import METRICS, TASK_METRICS
 FILE_NAME = "results.yaml"
 VERSION = 1
 MAC_BUCKETS = 4
+LONGEST_NAME = 200
+NAMES = f"a model's name is one line of at most {LONGEST_NAME} printable characters"
 MOST = 1e18  # of parameters, multiply-accumulates, steps, seconds: no measurement gives more
 
 
@@ -87,6 +89,11 @@ class RunResults:
         }
 
 
+def is_name(text: str) -> bool:
+    """Whether tables can show it as the name of a model."""
+    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
+
+
 def looks_like_fractions(results: RunResults) -> list[str]:
     """Values in percent that are more likely fractions: an error rate, or an accuracy, of less than one percent.
 
@@ -144,9 +151,12 @@ def _plain(value: Any) -> Any:
 def _parse(tree: Any, path: Path) -> RunResults:
     at = _Place(path)
     tree = at.fields(tree, RunResults, extra=("version",), later=("nonzero_parameters", "profiler_macs"))
-    if tree.pop("version") != VERSION:
+    version = tree.pop("version")
+    if version != VERSION or isinstance(version, bool):
         raise at.error("version", f"is not {VERSION}; the file was written by another version of this package")
     at.check(tree, "model", str)
+    if not is_name(tree["model"]):
+        raise at.error("model", f"is {shown(tree['model'])}; {NAMES}")
     at.check(tree, "upstream", str)
     at.check(tree, "checkpoint", str, optional=True)
     at.check(tree, "parameters", int, optional=True, low=0)

@@ -52,7 +52,7 @@ from . import configuration
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
-from .results import FILE_NAME, RunResults, read_results, write_results
+from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, write_results
 from .tasks import Task, select
 from .worker import STDERR, Worker, Workers
 
@@ -120,6 +120,8 @@ class Settings:
         for path in (self.checkpoint, self.model_config, *(self.language_model or ())):
             if path is not None and not path.exists():
                 raise DataError(f"{path} does not exist")
+        if not is_name(self.model_name):
+            raise ConfigError(f"the model is called {shown(self.model_name)}; {NAMES}, say one with --name")
 
     @property
     def model_name(self) -> str:

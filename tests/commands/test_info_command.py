@@ -70,6 +70,13 @@ def test_a_streaming_model_says_what_it_costs_streamed(invoke, tmp_path):
     assert f"{streamed / 1e9:.1f} G" in output and "chunks of 0.64 s, and attends to 1.28 s before each" in output
 
 
+def test_brackets_in_a_file_name_are_no_markup(invoke, model, monkeypatch):
+    path, _ = model
+    renamed = path.rename(path.with_name("wavlm[v2].safetensors"))
+    monkeypatch.chdir(path.parent)
+    assert renamed.name in invoke("info", renamed.name)
+
+
 def test_a_recipe_is_kept_for_json(invoke, tmp_path):
     path = tmp_path / "model.safetensors"
     save(path, random_encoder(tiny_config()), provenance={"recipe": "steps: 12345\nseed: 0\n"})

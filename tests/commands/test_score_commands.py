@@ -31,6 +31,10 @@ def test_one_run_alone(invoke, tmp_path):
     assert "769.62" in output and "DistilHuBERT" not in output
 
 
+def test_brackets_in_a_name_are_no_markup(invoke, tmp_path):
+    assert "wavlm[v2]" in invoke("score", run_folder(tmp_path / "run", "wavlm[v2]"))
+
+
 def test_compared_and_written(invoke, tmp_path):
     out = tmp_path / "report"
     output = invoke("score", run_folder(tmp_path / "run", "ours"), "--compare", "--out", out, "--format", "markdown")

@@ -122,6 +122,7 @@ def test_any_upstream_takes_its_checkpoint_behind_k(started, tmp_path):
         (["-u", "fbank", "--lr", "ks=fast"], "not a learning rate"),
         (["-u", "fbank", "--corpus", "Libri=x"], "unknown corpus"),
         (["-u", "fbank", "--language-model", "x"], "go together"),
+        (["-u", "fbank", "--name", "a\x1b[31m"], "say one with --name"),
     ],
 )
 def test_mistakes_are_sentences(started, arguments, words):

@@ -85,6 +85,11 @@ def test_there_are_ten_tasks_and_eleven_metrics():
         (("macs",), [1, 2, 3], "must be 4 counts"),
         (("parameters",), 26.57, "parameters is 26.57"),
         (("version",), 2, "another version"),
+        (("version",), True, "another version"),
+        (("model",), "", "model is ''"),
+        (("model",), "a\nb", "printable"),
+        (("model",), "a\x1b[31m", "printable"),
+        (("model",), "a" * 2000, "one line of at most 200"),
     ],
 )
 def test_a_broken_edit_is_refused_with_its_place(tmp_path, place, value, words):

@@ -256,7 +256,7 @@ def test_overrides_of_any_shape_are_answered(override, reason):
         ("base: demo\n3: x\n", "is no word"),
         ("a: &a [*a]\n", "contains itself"),
         ('teacher: "\\ud800"\n', "line 1"),
-        ("base: demo\nrun: {}\nrun: {}\n", "duplicate key"),
+        ("base: demo\nrun: {}\nrun: {}\n", "line 3 gives a key a second time"),
         ("base: demo\ndata:\n  train: a\noptimisation:\n  betas: [{a: 1}, 0.9]\n", "betas|kind"),
     ],
 )
