@@ -184,7 +184,9 @@ def _composed(text: str) -> yaml.Node | None:
 
 def _no_key_twice(node: yaml.Node) -> None:
     """YAML forbids it; PyYAML takes the last one, and what stood before is silently lost."""
-    if node.id != "mapping":
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
         return
     keys = set()
     for key, _ in node.value:
