@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, DataError, PrunedUpstreamError
+from ..errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from ..files import make_folder, remove_unfinished
+from ..parsing import MALFORMED, shown
 from .data import Batch, Batches
 from .fingerprints import lines_fingerprint
 from .metrics_log import MetricsLog
@@ -163,7 +164,8 @@ class Trainer:
         self._recorded = False  # this launch, in the run's folder
         self._inputs_recorded = False
         self._metrics_bytes = 0
-        self._gathered: list[dict[str, Tensor]] = []
+        self._gathered: list[dict[str, Tensor]] = []  # metrics of the steps since the last report
+        self._gathering_seconds = 0.0  # that those of earlier launches took
         self._clock = time.monotonic()
         self._resume(amend)
         self._check_agreement()
@@ -199,14 +201,14 @@ class Trainer:
         stopped = False
         steps = self.batches.loader(self.processes, self.done, end)
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):
-            self._clock = time.monotonic()
+            self._clock = time.monotonic() - self._gathering_seconds
             for parts in steps:
                 self.step(self.done, parts)
                 self.done += 1
                 due = self.done % self.recipe.run.log_every == 0 or self.done == end
                 saves = self.done % self.recipe.run.checkpoint_every == 0 or self.done == end
                 stopped = self.processes.any(stop.asked)  # a signal reaches processes at different steps
-                if due or saves or stopped:
+                if due:
                     self._report(writer)
                 if saves or stopped:
                     self._save(writer.bytes_written if writer is not None else 0)
@@ -248,8 +250,7 @@ class Trainer:
         """Means since the last report. The host waits here for the device, and in steps where an objective says so."""
         if not self._gathered:
             return
-        names = sorted(self._gathered[0], key=_cause)
-        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in self._gathered]).cpu()
+        names, table = self._checked_metrics()
         means = dict(zip(names, table.mean(0).tolist(), strict=True))
         self._gathered.clear()
         if not means["frames"]:
@@ -257,17 +258,27 @@ class Trainer:
                 f"no recording of the last {len(table)} batches could be used; the last one says: "
                 + next((f"{name}: {reason}" for name, reason in reversed(self.dropped.items())), "nothing")
             )
-        if not table.isfinite().all():
-            self._explain_divergence(table, names)
         if writer is not None:
             now = time.monotonic()
             means["seconds_per_step"] = (now - self._clock) / len(table)
-            self._clock = now
+            self._clock, self._gathering_seconds = now, 0.0
             rates = {
                 f"learning_rate/{group.name}": options["lr"]
                 for group, options in zip(self.groups, self.optimiser.param_groups, strict=True)
             }
             writer.write(self.done, means | rates, shown={name: means[name] for name in self.objective.shown()})
+
+    def _checked_metrics(self) -> tuple[list[str], Tensor]:
+        """Names, and what was gathered under them: (steps since the last report, names), on the CPU.
+
+        Raises:
+            PrunedUpstreamError: a value is not finite.
+        """
+        names = sorted(self._gathered[0], key=_cause)
+        table = torch.stack([torch.stack([row[name].float() for name in names]) for row in self._gathered]).cpu()
+        if not table.isfinite().all():
+            self._explain_divergence(table, names)
+        return names, table
 
     def _explain_divergence(self, table: Tensor, names: Sequence[str]) -> None:
         """Of metrics (steps since the last report, names), by the first that is not finite at the first such step."""
@@ -283,6 +294,7 @@ class Trainer:
     def _save(self, metrics_bytes: int) -> None:
         for found in self.processes.gather(self.dropped):
             self.dropped |= found
+        names, table = self._checked_metrics() if self._gathered else ([], torch.zeros(0, 0))
         if self.processes.is_main:
             self._check_finite()
             if self._recorded and not self._inputs_recorded:
@@ -293,6 +305,7 @@ class Trainer:
                 "recipe": flat_keys(self.recipe),
                 "inputs": self.inputs,
                 "metrics_bytes": metrics_bytes,
+                "unreported": {"names": names, "table": table, "seconds": time.monotonic() - self._clock},
                 "dropped": self.dropped,
                 "amendments": self.amendments,
                 "objective": self.objective.state_dict(),
@@ -326,6 +339,19 @@ class Trainer:
                 f"optimisation.steps is {self.steps}, and the run in {self.folder} has done {state['step']} already; "
                 "name at least as many"
             )
+        try:
+            self._take_up(state)
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"the training state {path} is damaged: {type(error).__name__}: {shown(str(error))}; name another "
+                f"run.folder, or remove {path} to start over"
+            ) from error
+        log.info("going on after step %d of %d in %s", self.done, self.steps, self.folder)
+        for key, (before, after) in self._amended.items():
+            self.amendments.append({"from_step": self.done, "key": key, "before": before, "after": after})
+            log.warning("amended: %s is %s from step %d on, and was %s", key, after, self.done + 1, before)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         self.objective.load_state_dict(state["objective"])
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
@@ -334,10 +360,11 @@ class Trainer:
         self.done = self._saved = state["step"]
         self.dropped, self.amendments = state["dropped"], state["amendments"]
         self._metrics_bytes = state["metrics_bytes"]
-        log.info("going on after step %d of %d in %s", self.done, self.steps, self.folder)
-        for key, (before, after) in self._amended.items():
-            self.amendments.append({"from_step": self.done, "key": key, "before": before, "after": after})
-            log.warning("amended: %s is %s from step %d on, and was %s", key, after, self.done + 1, before)
+        gathered = state["unreported"]
+        if gathered and gathered["names"] and not self._amended:  # the mean of a line is of one recipe
+            table = gathered["table"].to(self.processes.device)
+            self._gathered = [dict(zip(gathered["names"], row, strict=True)) for row in table]
+            self._gathering_seconds = gathered["seconds"]
 
     def _check_agreement(self) -> None:
         """Processes on other machines may see other files."""

@@ -27,6 +27,7 @@ KINDS = {  # of what a state holds, beside the values of its objective
     "recipe": dict,
     "inputs": dict,
     "metrics_bytes": int,
+    "unreported": dict,
     "dropped": dict,
     "amendments": list,
     "objective": dict,
@@ -66,8 +67,11 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path} has version {shown(state.get('version'))}, this program reads {VERSION}; {advice}"
         )
+    state.setdefault("unreported", {})  # which older runs do not have
     for name, kind in KINDS.items():
-        if name in state and not (isinstance(state[name], kind) and (kind is not int or state[name] >= 0)):
+        if name not in state:
+            raise CheckpointError(f"{path} is damaged: it has no {name}; {advice}")
+        if not (isinstance(state[name], kind) and (kind is not int or state[name] >= 0)):
             raise CheckpointError(f"{path} is damaged: its {name} is {shown(state[name])}; {advice}")
     return state
 

@@ -273,7 +273,7 @@ def _override(tree: dict[str, Any], rng: random.Random) -> str:
 def _runs(sources: Path) -> Iterator[Format]:
     from pruned_upstream.report.runs import read_run
     from pruned_upstream.superb.results import RunResults, TaskResult, read_results, write_results
-    from pruned_upstream.training.state import load_state, save_state
+    from pruned_upstream.training.state import KINDS, load_state, save_state
 
     run = sources / "run"
     run.mkdir(exist_ok=True)
@@ -319,7 +319,8 @@ def _runs(sources: Path) -> Iterator[Format]:
 
     yield Format("results.yaml", attack_results)
 
-    save_state(sources / "state.pt", {"step": 3, "recipe": {"a.b": 1}, "weights": {"w": torch.ones(30)}})
+    whole = {name: 3 if kind is int else kind() for name, kind in KINDS.items()}
+    save_state(sources / "state.pt", whole | {"recipe": {"a.b": 1}, "objective": {"w": torch.ones(30)}})
     state = torch.load(sources / "state.pt", weights_only=True)
 
     def attack_state(rng: random.Random, folder: Path) -> Callable[[], object]:

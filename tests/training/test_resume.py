@@ -88,6 +88,40 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path) -> No
     assert_bitwise_equal(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("stopped_after", [1, 4, 5])
+def test_the_curves_do_not_show_where_a_run_was_stopped(recipe, tmp_path: Path, stopped_after: int) -> None:
+    """Between two lines of metrics.jsonl, each the mean of three steps."""
+    options = {"optimisation.steps": 8, "run.checkpoint_every": 100, "run.log_every": 3}
+    run_prune(recipe(**options | {"run.folder": str(tmp_path / "whole")}))
+    stopped = recipe(**options | {"run.folder": str(tmp_path / "stopped")})
+    with ctrl_c_after(stopped_after):
+        run_prune(stopped)
+    run_prune(stopped)
+    assert [row["step"] for row in read_metrics(tmp_path / "stopped")] == [3, 6, 8]
+    assert_bitwise_equal(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_states_between_two_lines_of_the_curves_keep_what_was_not_told_yet(recipe, tmp_path: Path) -> None:
+    """A kill leaves the last state, and no line of its own."""
+    options = {"optimisation.steps": 9, "run.checkpoint_every": 2, "run.log_every": 5}
+    run_prune(recipe(**options | {"run.folder": str(tmp_path / "whole")}))
+    killed = recipe(**options | {"run.folder": str(tmp_path / "killed")})
+    step = Trainer.step
+
+    def dies(trainer: Trainer, number: int, parts) -> None:
+        if number == 7:
+            raise MemoryError
+        step(trainer, number, parts)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Trainer, "step", dies)
+        run_prune(killed)
+    assert read_state(tmp_path / "killed")["step"] == 6
+    run_prune(killed)
+    assert [row["step"] for row in read_metrics(tmp_path / "killed")] == [5, 9]
+    assert_bitwise_equal(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_a_finished_run_exports_again_without_training(recipe, tmp_path: Path) -> None:
     path = run_prune(recipe())
     before, metrics = load(path), read_metrics(path.parent)
@@ -218,6 +252,25 @@ def test_processes_that_see_another_state_are_told(recipe, monkeypatch: pytest.M
 )
 def test_a_state_whose_parts_are_of_another_kind(tmp_path: Path, name: str, value: object) -> None:
     path = tmp_path / "state.pt"
-    state.save_state(path, {"step": 3, "metrics_bytes": 0, name: value})
+    whole = {name: 3 if kind is int else kind() for name, kind in state.KINDS.items()}
+    state.save_state(path, whole)
+    assert state.load_state(path, device=torch.device("cpu"))["step"] == 3
+    state.save_state(path, whole | {name: value})
     with pytest.raises(CheckpointError, match=f"damaged: its {name} is"):
         state.load_state(path, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["recipe", "inputs", "objective", "optimiser", "unreported"])
+def test_a_state_that_lacks_what_is_in_its_parts(recipe, tmp_path: Path, name: str) -> None:
+    options = {"optimisation.steps": 3, "run.log_every": 2, "run.checkpoint_every": 100}
+    with ctrl_c_after(1):
+        run_prune(recipe(**options))
+    path = tmp_path / "run" / "state.pt"
+    saved = read_state(tmp_path / "run")
+    if name in ("recipe", "inputs"):
+        del saved[name]
+    else:
+        saved[name] = {"names": ["loss"]}
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged"):
+        run_prune(recipe(**options))
