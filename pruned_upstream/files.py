@@ -22,12 +22,14 @@ log = logging.getLogger(__name__)
 
 LOCK_PATIENCE_SECONDS = 10.0  # data loading processes of a killed run notice its end after some seconds
 LOCK_POLL_SECONDS = 0.2
+FILLED = {errno.ENOTEMPTY, errno.EEXIST}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system without them
 # the name of what is not complete yet says who writes it, so that what a killed process left can be told and removed
 UNFINISHED = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[^.]+\.unfinished")
 NAME_SHOWN = 40  # characters of the final name within that of the unfinished; a name has at most 255 bytes
 PROBE_BYTES = 1 << 16
 FOREIGN_PATIENCE_SECONDS = 24 * 3600.0  # of another machine one cannot see whether a process lives
+TOGETHER = "together"  # in the name of what holds files that belong together until all are whole
 
 
 @contextlib.contextmanager
@@ -42,8 +44,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         PrunedUpstreamError: the folder cannot be written or the disk is full; `path` keeps what it held.
     """
     path = Path(path)
-    if path.is_dir():
-        raise PrunedUpstreamError(f"{path} is a folder where a file is to be written; name another place")
+    _refuse_folder(path)
     with _beside(path) as folder:
         temporary = folder / path.name
         temporary.touch()
@@ -62,9 +63,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, last: str) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; on success its files appear in `path`, on failure it vanishes.
+    """Yield an empty folder beside `path`; on success it takes that name, on failure it vanishes.
 
-    Where `path` holds hidden files already (a clone's .git), the new ones move in beside them.
+    Where `path` holds hidden files already (a clone's .git), its files move in beside them one by one.
 
     Args:
         last: the file without which the folder does not count as complete; it moves last.
@@ -73,16 +74,75 @@ def atomic_folder(path: str | Path, last: str) -> Iterator[Path]:
         PrunedUpstreamError: it cannot be written, or the disk is full; or `path` holds other files.
     """
     path = Path(path)
-    with _beside(path) as temporary:
-        there = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
-        if there or path.is_file():
-            held = f"holds {there[0].name} already" if there else "is a file"
-            raise PrunedUpstreamError(f"{path} {held}; name another folder, or remove what is there")
+    with _beside(path) as folder:
+        _refuse_filled(path)
+        temporary = folder / path.name
+        temporary.mkdir()
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        path.mkdir(exist_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
-            os.replace(file, path / file.name)
+        if path.exists() or not _renamed(temporary, path):
+            with _held(path):
+                _refuse_filled(path)
+                for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+                    os.replace(file, path / file.name)
+
+
+def _renamed(folder: Path, path: Path) -> bool:
+    """Whether it could take this name; it cannot where another process has filled a folder of the name meanwhile."""
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno not in FILLED:
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder without leaving a file in it; where its file system has no locks, nothing is held."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder for files that belong together; on success they take the places of those in `folder` that
+    have their names, on failure they vanish, and every earlier one stays.
+
+    All are whole and on the disk before the first takes its place. Write them with what is in this module; folders in
+    it are those of `folder`.
+
+    Raises:
+        PrunedUpstreamError: the folder cannot be written or the disk is full; `folder` keeps what it held.
+    """
+    folder = make_folder(folder)
+    with _beside(folder / TOGETHER) as temporary:
+        yield temporary
+        places = {file: folder / file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file()}
+        for place in places.values():
+            make_folder(place.parent)
+            _refuse_folder(place)
+        with _held(folder):  # of two groups at once, all files are the later one's
+            for file, place in places.items():
+                os.replace(file, place)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise PrunedUpstreamError(f"{_place(path)} is a folder where a file is to be written; name another place")
+
+
+def _refuse_filled(path: Path) -> None:
+    """Raise PrunedUpstreamError if the folder holds anything but hidden files, or is a file."""
+    there = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
+    if there or path.is_file():
+        held = f"holds {there[0].name} already" if there else "is a file"
+        raise PrunedUpstreamError(f"{path} {held}; name another folder, or remove what is there")
 
 
 @contextlib.contextmanager
@@ -100,10 +160,15 @@ def _beside(path: Path) -> Iterator[Path]:
         fault = error if isinstance(error, OSError) else _disk_fault(temporary)
         if fault is None:
             raise
-        raise PrunedUpstreamError(f"could not write {path}: {fault.strerror or fault}; nothing was changed") from error
+        raise PrunedUpstreamError(f"could not write {_place(path)}: {fault.strerror or fault}; nothing was changed") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _place(path: Path) -> Path:
+    """Where a file will be: paths within folders of unfinished ones are nobody's business."""
+    return Path(*(part for part in path.parts if not UNFINISHED.fullmatch(part)))
 
 
 def _disk_fault(folder: Path | None) -> OSError | None:

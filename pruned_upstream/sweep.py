@@ -26,7 +26,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .errors import ConfigError
-from .files import atomic_write, locked, write_text
+from .files import atomic_files, atomic_write, locked, write_text
 from .jobs import Failure, run_jobs
 from .report.runs import read_run
 from .superb.layout import Data
@@ -230,7 +230,7 @@ def run_sweep(
 
     Raises:
         ConfigError: a point's folder holds a run of another recipe, or the launcher is not to be had.
-        DataError: the corpora of `scoring` are incomplete.
+        DataError: the corpora of `scoring` are incomplete, or a point's files are damaged.
     """
     with locked(sweep.folder, SWEEP_LOCK):
         return _run_locked(sweep, launcher, parameters or {}, at_once, ended)
@@ -259,28 +259,25 @@ def _run_locked(
         run_jobs(
             work, jobs, launcher, parameters, name="sweep", at_once=at_once, grace_seconds=SAVING_SECONDS, ended=note
         )
-    rows, means = collect_points(sweep)
-    return Outcome(rows, means, failures, _draw(sweep, means))
+    rows = [_row(sweep, point) for point in sweep.points if sweep.is_trained(point)]
+    means = over_seeds(rows, [axis.key for axis in sweep.axes])
+    with atomic_files(sweep.folder) as unfinished:
+        _write_tables(unfinished, rows, means)
+        pictures = _draw(unfinished, sweep, means)
+    return Outcome(rows, means, failures, [sweep.folder / path.name for path in pictures])
 
 
-def collect_points(sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write results.csv and results.yaml about the finished points, and return the table and its means over seeds.
-
-    Raises:
-        DataError, CheckpointError: a point's files are damaged.
-    """
+def _write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], means: Sequence[Mapping[str, Any]]) -> None:
+    """results.csv and results.yaml about the finished points."""
     import yaml
 
-    rows = [_row(sweep, point) for point in sweep.points if sweep.is_trained(point)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with atomic_write(sweep.folder / CSV_FILE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(folder / CSV_FILE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    means = over_seeds(rows, [axis.key for axis in sweep.axes])
-    tree = {"points": rows, "over_seeds": means}
-    write_text(sweep.folder / YAML_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-    return rows, means
+    tree = {"points": list(rows), "over_seeds": list(means)}
+    write_text(folder / YAML_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -371,7 +368,7 @@ def _scores_of(point: Point) -> RunResults:
     return RunResults(point.name, "")
 
 
-def _draw(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
+def _draw(folder: Path, sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Each quality against the size, a curve for each combination of the keys beside seed and sparsity."""
     from .description.figures import save_figure
     from .report.figures import trade_off
@@ -389,7 +386,7 @@ def _draw(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Path]:
                 if row.get(MISSED):
                     missed.add((size.of(row)[0], quality.of(row)[0]))
         suffix = "" if quality.name == LOSS else "_" + _plain(quality.name).replace(".", "_")
-        path = sweep.folder / f"trade_off{suffix}.png"
+        path = folder / f"trade_off{suffix}.png"
         save_figure(trade_off(curves, size=size.label, quality=quality.label, missed=missed), path)
         pictures.append(path)
     return pictures

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pruned_upstream.errors import PrunedUpstreamError
-from pruned_upstream.files import atomic_folder, atomic_write, locked, make_folder
+from pruned_upstream.files import atomic_files, atomic_folder, atomic_write, locked, make_folder, write_text
 
 
 def test_a_file_has_the_permissions_that_the_umask_gives(tmp_path):
@@ -85,6 +85,51 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         pass
 
 
+def test_of_two_processes_that_fill_one_folder_one_is_told(tmp_path):
+    """Both found it free."""
+    out, held = tmp_path / "out", pytest.raises(PrunedUpstreamError, match="out holds a already")
+    with held, atomic_folder(out, last="a") as late:
+        (late / "a").write_text("late")
+        with atomic_folder(out, last="a") as early:
+            (early / "a").write_text("early")
+    assert (out / "a").read_text() == "early"
+    (out / "a").unlink()
+    with held, atomic_folder(out, last="a") as late:  # the folder is there, and empty
+        (late / "a").write_text("late")
+        with atomic_folder(out, last="a") as early:
+            (early / "a").write_text("early")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_that_belong_together_come_together_or_not_at_all(tmp_path):
+    (tmp_path / "b").write_text("earlier")
+    (tmp_path / "c").write_text("not theirs")
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path) as unfinished:
+        write_text(unfinished / "b", "later")
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+    assert (tmp_path / "b").read_text() == "earlier"
+    with atomic_files(tmp_path) as unfinished:
+        write_text(unfinished / "b", "later")
+        write_text(unfinished / "deeper" / "a", "later")
+        assert (tmp_path / "b").read_text() == "earlier"
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"b": "later", "c": "not theirs", "deeper/a": "later"}
+
+
+def test_a_fault_names_the_place_and_not_the_folder_of_what_is_unfinished(tmp_path):
+    (tmp_path / "out" / "file").mkdir(parents=True)
+    with pytest.raises(PrunedUpstreamError) as caught, atomic_files(tmp_path / "out") as unfinished:
+        (unfinished / "file").mkdir()
+        write_text(unfinished / "file", "x")
+    assert str(caught.value).startswith(f"{tmp_path}/out/file is a folder where a file is to be written")
+    (tmp_path / "out" / "other").mkdir()
+    with pytest.raises(PrunedUpstreamError, match="out/other is a folder"), atomic_files(tmp_path / "out") as unfinished:
+        write_text(unfinished / "first", "x")
+        write_text(unfinished / "other", "x")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "other"]
+
+
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     for use in (make_folder, lambda path: locked(path).__enter__()):
@@ -121,3 +166,13 @@ def test_a_full_disk_is_a_sentence_whatever_the_library_calls_it(library, small_
         else:
             save_file(tensors, temporary)
     assert [path.read_text() for path in small_disk.iterdir()] == ["old"]
+
+
+def test_a_group_for_whose_second_file_there_is_no_room_harms_none(small_disk):
+    for name in ("a", "b"):
+        write_text(small_disk / name, "earlier")
+    sentence = pytest.raises(PrunedUpstreamError, match=r"could not write .*disk/b: No space left on device; nothing")
+    with sentence, atomic_files(small_disk) as unfinished:
+        write_text(unfinished / "a", "later" * 1000)
+        write_text(unfinished / "b", "later" * 10_000)
+    assert {path.name: path.read_text() for path in small_disk.iterdir()} == {"a": "earlier", "b": "earlier"}

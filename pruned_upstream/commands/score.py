@@ -147,7 +147,7 @@ def _write(
     folder: Path, tables: Sequence[Table], estimates: Sequence[str], shown: Sequence[Entry], drawn: Sequence[Entry]
 ) -> None:
     from ..description.figures import save_figure
-    from ..files import write_text
+    from ..files import atomic_files, write_text
     from ..superb.plots import score_against_size, task_profile
     from ..superb.report import to_csv
 
@@ -156,13 +156,14 @@ def _write(
         "scores.tex": "\n".join(table.latex() for table in tables),
         "scores.csv": to_csv(shown),
     }
-    for name, text in texts.items():
-        write_text(folder / name, text)
     figures = {
         "superb_s_parameters": score_against_size(drawn),
         "superb_s_macs": score_against_size(drawn, macs=True),
         "tasks": task_profile(shown),
     }
-    for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            save_figure(figure, folder / f"{name}.{suffix}")
+    with atomic_files(folder) as unfinished:
+        for name, text in texts.items():
+            write_text(unfinished / name, text)
+        for name, figure in figures.items():
+            for suffix in ("png", "pdf"):
+                save_figure(figure, unfinished / f"{name}.{suffix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import write_text
+from ..files import atomic_files, write_text
 from ..training.loop import STATE_FILE
 from .page import status, write_page
 from .runs import read_run
@@ -49,13 +49,13 @@ def explain(folder: Path) -> int:
         PrunedUpstreamError: a file is damaged or cannot be written.
     """
     run = read_run(folder)
-    write_page(folder / PAGE, [run])
     states = sorted(folder.rglob(STATE_FILE))
     size = sum(path.stat().st_size for path in states)
     lines = [f"# {run.name}", "", f"A run of `pruned-upstream {run.method_name}`: {status(run)}.", ""]
     lines += ["| here | what it is |", "|---|---|"]
     for pattern, meaning in CONTENTS.items():
-        lines += [f"| `{path.name}` | {meaning} |" for path in sorted(folder.glob(pattern))]
+        there = {PAGE} if pattern == PAGE else {path.name for path in folder.glob(pattern)}
+        lines += [f"| `{name}` | {meaning} |" for name in sorted(there)]
     if states:
         names = ", ".join(f"`{path.relative_to(folder)}`" for path in states)
         lines += [f"| {names} | the training's state, {size / 1e6:.0f} MB: see below |"]
@@ -64,5 +64,7 @@ def explain(folder: Path) -> int:
             "The same command with a larger `optimisation.steps` and `--amend` extends the run from its state. If it "
             "is not to be extended, the state may be deleted; the same command would then begin anew.",
         ]
-    write_text(folder / README, "\n".join([*lines, ""]))
+    with atomic_files(folder) as unfinished:
+        write_page(unfinished / PAGE, [run])
+        write_text(unfinished / README, "\n".join([*lines, ""]))
     return size

@@ -21,7 +21,7 @@ import yaml
 
 from ..description.macs import BUCKETS
 from ..errors import DataError
-from ..files import atomic_write, write_text
+from ..files import atomic_files, atomic_write, write_text
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from . import official
 from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data, kaldi_recordings
@@ -146,14 +146,6 @@ def write_submission(
     if not submission.files:
         reasons = "; ".join(f"{target}: {why}" for target, why in submission.missing.items())
         raise DataError(f"nothing can be submitted: {reasons}")
-    zip_path, sheet_path = Path(folder) / ZIP_NAME, Path(folder) / SHEET_NAME
-    with atomic_write(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for target in sorted(submission.files):
-            entry = zipfile.ZipInfo(f"predict/{target}", date_time=EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            entry.create_system = 3  # Unix, on whatever system this runs
-            archive.writestr(entry, submission.files[target])
     sheet = {
         "name": name,
         "method": method,
@@ -167,8 +159,21 @@ def write_submission(
         "missing": submission.missing,
         "remarks": submission.remarks,
     }
-    write_text(sheet_path, yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True, width=120))
-    return zip_path, sheet_path
+    with atomic_files(folder) as unfinished:
+        _write_zip(unfinished / ZIP_NAME, submission)
+        text = yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True, width=120)
+        write_text(unfinished / SHEET_NAME, text)
+    return Path(folder) / ZIP_NAME, Path(folder) / SHEET_NAME
+
+
+def _write_zip(path: Path, submission: Submission) -> None:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for target in sorted(submission.files):
+            entry = zipfile.ZipInfo(f"predict/{target}", date_time=EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3  # Unix, on whatever system this runs
+            archive.writestr(entry, submission.files[target])
 
 
 def _by_bucket(macs: tuple[int, ...] | None) -> dict[str, int] | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import write_text
+from ..files import atomic_files, write_text
 from ..model.checkpoint import load
 from ..model.config import EncoderConfig
 from ..model.encoder import Encoder
@@ -101,9 +101,6 @@ def decode_run(
         CheckpointError: the folder holds no trained model or head, or damaged ones.
         DataError, ConfigError: as `check_recognition`.
     """
-    own, results = folder, folder / HYPOTHESES_FOLDER
-    if name is not None:
-        own = results = folder / EVALUATIONS_FOLDER / name
     encoder, (head, alphabet) = load(folder / MODEL_FILE), read_head(folder / HEAD_FILE)
     if recipe.data.test:
         check_recognition(recipe, alphabet, encoder.config)
@@ -112,15 +109,18 @@ def decode_run(
     recogniser.to(device).eval()
     decoder = make_decoder(alphabet, recipe.decoding)
     tests, skipped = {}, {}
-    for source in recipe.data.test:
-        tests[source], skipped[source] = _test(source, recogniser, alphabet, decoder, recipe, results)
-    if name is None:
-        report = read_report(folder)
-        report |= {"tests": tests, "tests_skipped": skipped}
-        write_text(folder / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False))
-    else:
-        found = {"decoding": asdict(recipe.decoding), "tests": tests, "tests_skipped": skipped}
-        write_text(own / EVALUATION_FILE, json.dumps(found, indent=1, ensure_ascii=False))
+    with atomic_files(folder) as unfinished:
+        own = unfinished if name is None else unfinished / EVALUATIONS_FOLDER / name
+        results = unfinished / HYPOTHESES_FOLDER if name is None else own
+        for source in recipe.data.test:
+            tests[source], skipped[source] = _test(source, recogniser, alphabet, decoder, recipe, results)
+        if name is None:
+            report = read_report(folder)
+            report |= {"tests": tests, "tests_skipped": skipped}
+            write_text(own / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False))
+        else:
+            found = {"decoding": asdict(recipe.decoding), "tests": tests, "tests_skipped": skipped}
+            write_text(own / EVALUATION_FILE, json.dumps(found, indent=1, ensure_ascii=False))
     return tests
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from ..files import atomic_files, write_text
 from ..model.checkpoint import save
 from ..model.config import SAMPLE_RATE, EncoderConfig
 from ..model.convert import native
@@ -42,12 +42,14 @@ def write_folder(folder: Path, encoder: Encoder, provenance: Mapping[str, str]) 
     Raises:
         PrunedUpstreamError: the folder cannot be written.
     """
-    if native.exists_for(encoder.config):
-        written = native.write(folder, encoder)
-    else:
-        save(folder / RELEASED, encoder, provenance=provenance)
-        written = [folder / RELEASED, *describe(folder, encoder.config, provenance)]
-    return [*written, write_preprocessor(folder, encoder.config)]
+    with atomic_files(folder) as unfinished:
+        if native.exists_for(encoder.config):
+            written = native.write(unfinished, encoder)
+        else:
+            save(unfinished / RELEASED, encoder, provenance=provenance)
+            written = [unfinished / RELEASED, *describe(unfinished, encoder.config, provenance)]
+        written.append(write_preprocessor(unfinished, encoder.config))
+    return [folder / path.name for path in written]
 
 
 def describe(folder: Path, config: EncoderConfig, provenance: Mapping[str, str]) -> list[Path]:
