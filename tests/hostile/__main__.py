@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000, help="spoiled files, all formats together")
     parser.add_argument("--kills", type=int, default=100, help="kills at random moments, all commands together")
     parser.add_argument("--disks", type=int, default=60, help="runs of commands into a full disk")
+    parser.add_argument("--commands", help="of which kills and full disks are to be: prune,distill,...; all of them")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     say = functools.partial(print, flush=True)
@@ -32,6 +33,8 @@ def main() -> None:
             from . import disks, kills
 
             commands = kills.prepare(place / "sources")
+            if arguments.commands:
+                commands = [command for command in commands if command.name in arguments.commands.split(",")]
             if arguments.kills:
                 outcome = kills.kill_and_compare(
                     commands, arguments.kills, place / "killed", seed=arguments.seed, say=say

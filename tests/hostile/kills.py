@@ -4,10 +4,13 @@ run leaves, bit for bit (one thread; files that hold times, commands or duration
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -28,17 +31,26 @@ LENGTHS = (2400, 1711, 900, 2000, 1333, 3100, 640)
 TRIES = 60  # launches of one run
 PATIENCE_SECONDS = 300
 # times, durations and command lines
-UNEQUAL = ("launches.json", "metrics.jsonl", "headers.json", "recipe.yaml", "report.json", ".lock")
+UNEQUAL = ("launches.json", "metrics.jsonl", "headers.json", "recipe.yaml", "report.json", "finished.yaml", ".lock")
+# logs, and what s3prl names after the moment
+LEFT_OUT = re.compile(
+    r".*\.lock|jobs/.*|.*tfevents.*|.*(stdout\.txt|stderr\.txt|log\.log)|.*(args|config)_[\d-]+\.yaml"
+)
+INTERRUPTED = 130
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes into a folder, which begins as `source`. `arguments(folder)` follow `pruned-upstream`."""
+    """A command that writes into a folder, which begins as `source`. `arguments(folder)` follow `pruned-upstream`.
+
+    weight: kills in relation to those of other commands.
+    """
 
     name: str
     arguments: Callable[[Path], list[str]]
     source: Path | None = None
+    weight: int = 1
 
 
 @dataclass
@@ -82,7 +94,7 @@ def prepare(place: Path) -> list[Command]:
     def training(method: str, recipe: str, *options: str, without: str = "", **changes: object) -> Command:
         keys = shared | {k.replace("__", "."): v for k, v in changes.items()}
         settings = [f"{key}={value}" for key, value in keys.items() if key != without]
-        return Command(method, lambda folder: [method, recipe, *settings, f"run.folder={folder}", *options])
+        return Command(method, lambda folder: [method, recipe, *settings, f"run.folder={folder}", *options], weight=4)
 
     parp = training("parp", "parp_demo", data__labels="letters", data__test=speech, decoding__beam=3)
     trained, results = place / "trained", place / "results"
@@ -92,6 +104,7 @@ def prepare(place: Path) -> list[Command]:
     shape = {"channels": 16, "layers": 2, "dim": 24, "heads": 4, "ffn": 40, "conv_pos": 8, "conv_pos_groups": 4}
 
     return [
+        *_superb(place, model),
         training("prune", "demo", second_stage__steps=4),
         training("distill", "demo_distil"),
         parp,
@@ -123,10 +136,22 @@ def prepare(place: Path) -> list[Command]:
     ]
 
 
+def _superb(place: Path, model: Path) -> list[Command]:
+    """One task on self-made data, where s3prl is. Its training is one step: s3prl's own trainings go on from a
+    checkpoint with other batches, so that longer ones may end elsewhere."""
+    if any(importlib.util.find_spec(module) is None for module in ("s3prl", "espeakng_loader", "soxr")):
+        return []
+    from pruned_upstream.miniature import build
+
+    build(place / "corpora", scale="tiny", workers=1)
+    fixed = ["superb", str(model), "--data", str(place / "corpora"), "--tasks", "ks", "--steps", "1", "--device", "cpu"]
+    return [Command("superb", lambda folder: [*fixed, "--loader-workers", "0", "--output", str(folder)], weight=4)]
+
+
 def kill_and_compare(
     commands: list[Command], kills: int, place: Path, *, seed: int = 0, say=lambda line: None
 ) -> Outcome:
-    """Kill until there were so many kills, the commands in turn; `say` hears a line about each run."""
+    """Kill until there were so many kills, dealt to the commands by weight; `say` hears a line about each run."""
     outcome, rng = Outcome(), random.Random(seed)
     undisturbed = {}
     for command in list(commands):
@@ -139,13 +164,16 @@ def kill_and_compare(
         if not undisturbed[command.name][1]:
             outcome.faults.append(f"{command.name} does not run: {ended[-800:]}")
             commands.remove(command)
-    for turn in range(10 * kills):
-        if sum(outcome.kills.values()) >= kills or not commands:
-            break
-        command = commands[turn % len(commands)]
+    turns: Counter[str] = Counter()
+    by_command: Counter[str] = Counter()
+    while by_command.total() < kills and commands:
+        command = min(commands, key=lambda each: (by_command[each.name] + turns[each.name] / 10) / each.weight)
+        turns[command.name] += 1
+        turn = turns.total()
         folder = place / command.name
         seconds, expected = undisturbed[command.name]
         killed = _run_killed(command, folder, seconds, rng, outcome)
+        by_command[command.name] += killed
         found = contents(folder)
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         if odd:
@@ -163,13 +191,15 @@ def contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or path.name.endswith(".lock") or "tfevents" in name or "jobs/" in name:
+        if not path.is_file() or LEFT_OUT.fullmatch(name):
             continue
         if path.suffix in (".onnx", ".html", ".png", ".pdf", ".svg"):  # hold names, times and durations of the moment
             found[name] = "there"
         elif path.name in UNEQUAL:
             found[name] = _readable(path)
-        elif path.suffix == ".pt":
+        elif path.name == "results.yaml":
+            found[name] = re.sub(r"seconds: \S+", "", path.read_text())
+        elif path.suffix in (".pt", ".ckpt"):
             found[name] = _state_digest(path)
         else:
             data = path.read_bytes()
@@ -195,7 +225,8 @@ def _state_digest(path: Path) -> str:
         elif not any(word in name for word in ("second", "hours", "metrics_bytes")):
             digest.update(f"{name} {node!r}".encode())
 
-    add("", torch.load(path, weights_only=True))
+    with torch.serialization.safe_globals([argparse.Namespace]):  # s3prl's options
+        add("", torch.load(path, weights_only=True))
     return digest.hexdigest()
 
 
@@ -212,8 +243,8 @@ def _readable(path: Path) -> str:
     if path.suffix == ".json":
         json.loads(text)
     elif path.suffix == ".jsonl":
-        steps = [json.loads(line)["step"] for line in text.splitlines()]
-        return str(steps)
+        rows = [json.loads(line) for line in text.splitlines()]
+        return str([{name: row[name] for name in sorted(row) if name != "seconds_per_step"} for row in rows])
     else:
         yaml.safe_load(text)
     return "readable"
@@ -238,8 +269,9 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
                 outcome.faults.append(f"{command.name} did not end after {chosen.name}")
             killed += 1
             outcome.kills[f"{command.name}, {chosen.name}"] += 1
-            if "Traceback" in output and chosen != signal.SIGKILL:
-                outcome.faults.append(f"{command.name} after {chosen.name}: {output[-600:]}")
+            odd_end = process.returncode not in (-chosen, INTERRUPTED, 0, 3)
+            if ("Traceback" in output or odd_end) and chosen != signal.SIGKILL:
+                outcome.faults.append(f"{command.name} after {chosen.name}: {process.returncode}, {output[-600:]}")
             continue
         if process.returncode in (0, 3) or "holds" in output:  # 3: a target was missed; release: it is complete
             return killed
