@@ -160,7 +160,9 @@ def _beside(path: Path) -> Iterator[Path]:
         fault = error if isinstance(error, OSError) else _disk_fault(temporary)
         if fault is None:
             raise
-        raise PrunedUpstreamError(f"could not write {_place(path)}: {fault.strerror or fault}; nothing was changed") from error
+        raise PrunedUpstreamError(
+            f"could not write {_place(path)}: {fault.strerror or fault}; nothing was changed"
+        ) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

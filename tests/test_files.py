@@ -124,7 +124,8 @@ def test_a_fault_names_the_place_and_not_the_folder_of_what_is_unfinished(tmp_pa
         write_text(unfinished / "file", "x")
     assert str(caught.value).startswith(f"{tmp_path}/out/file is a folder where a file is to be written")
     (tmp_path / "out" / "other").mkdir()
-    with pytest.raises(PrunedUpstreamError, match="out/other is a folder"), atomic_files(tmp_path / "out") as unfinished:
+    refused = pytest.raises(PrunedUpstreamError, match="out/other is a folder")
+    with refused, atomic_files(tmp_path / "out") as unfinished:
         write_text(unfinished / "first", "x")
         write_text(unfinished / "other", "x")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file", "other"]
