@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -143,7 +144,7 @@ class TransformerEncoder(nn.Module):
         layers = nn.ModuleList(TransformerEncoderLayer(config, layer, dropout) for layer in config.layers)
         self.layers = cast("ModuleListOf[TransformerEncoderLayer]", layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
-        # gradient checkpointing: called with a layer and its arguments in training, as torch.utils.checkpoint is
+        # called with a layer and its arguments in training, as torch.utils.checkpoint is: `gradient_checkpointing`
         self.checkpoint: Callable[..., Any] | None = None
         if config.relative_position is not None:
             self.relative_attention_bias = nn.Embedding(config.relative_position.buckets, config.num_heads)
@@ -312,6 +313,16 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         frames = self.config.frames(samples)
         hidden_states = self.contextualize(projected, gates=gates)  # silence is attended to
         return EncoderOutput([state[:, :frames] for state in hidden_states], mask, projected[:, :frames])
+
+    def gradient_checkpointing(self, enable: bool = True) -> None:
+        """In training mode, keep of each layer its input alone and compute the layer again in the backward pass.
+
+        Longer recordings and larger batches fit into memory; a step computes each layer's forward pass twice.
+        Gradients are the same, dropout's included.
+        """
+        from torch.utils.checkpoint import checkpoint
+
+        self.encoder.checkpoint = partial(checkpoint, use_reentrant=False) if enable else None
 
     def compute(self, waveforms: Sequence[Tensor]) -> EncoderOutput:
         """Hidden states of waveforms (samples,) in one batch, where the parameters are and in their precision."""

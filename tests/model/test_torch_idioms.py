@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from pruned_upstream.model.config import Head, TransformerLayer
-from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.encoder import Dropout, Encoder
 from pruned_upstream.model.frontend import WeightNormConv
 from pruned_upstream.model.gating import EncoderGates, LayerGates
 
@@ -303,6 +304,31 @@ def test_gradient_checkpointing(encoder):
         plain = layer.forward
         layer.forward = lambda *inputs, plain=plain: checkpoint(plain, *inputs, use_reentrant=False)
     assert_same_gradients(gradients(encoder, encoder), expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_switch_of_gradient_checkpointing(rate):
+    """Each layer runs a second time, in training alone; copies and pickles keep the switch."""
+    drop = Dropout(hidden=rate, attention=rate, activation=rate)
+    encoder = Encoder(CONFIGS["ragged"], drop)
+    encoder.load_state_dict(random_encoder(CONFIGS["ragged"]).state_dict())
+    expected = seeded_gradients(encoder)
+    encoder.gradient_checkpointing()
+    for switched in (encoder, copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        runs = []
+        for layer in switched.encoder.layers:
+            layer.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+        assert_same_gradients(seeded_gradients(switched), expected)
+        assert len(runs) == 2 * len(switched.encoder.layers)
+        gradients(switched.eval(), switched)
+        assert len(runs) == 3 * len(switched.encoder.layers)
+    encoder.gradient_checkpointing(False)
+    assert_same_gradients(seeded_gradients(encoder), expected)
+
+
+def seeded_gradients(encoder):
+    torch.manual_seed(0)
+    return gradients(encoder.train(), encoder)
 
 
 class FlatOutput(nn.Module):
