@@ -33,14 +33,14 @@ def readme() -> str:
     return (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    """The page's blocks of code in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", readme(), flags=re.S)
+def blocks(language: str, page: str | None = None) -> list[str]:
+    """The blocks of code in a language, of a page or of README."""
+    return re.findall(rf"```{language}\n(.*?)```", readme() if page is None else page, flags=re.S)
 
 
-def commands() -> list[str]:
+def commands(page: str | None = None) -> list[str]:
     """The lines of the shell blocks; one that goes on behind a backslash is joined."""
-    joined = "".join(blocks("sh")).replace("\\\n", " ")
+    joined = "".join(blocks("sh", page)).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
 
 
