@@ -27,9 +27,10 @@ import torch
 
 from pruned_upstream.errors import DataError
 from pruned_upstream.export import export_onnx
-from pruned_upstream.model.checkpoint import is_onnx, load
+from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.config import SAMPLE_RATE
 from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.model.header import is_onnx
 from pruned_upstream.model.onnx_file import OnnxEncoder
 
 from .measure import machine, write

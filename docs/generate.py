@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -77,6 +78,36 @@ def imports() -> dict[str, dict[str, list[str]]]:
                     if here != there and not {here, there} & TOOLS:
                         found[here][there].append(f"{'/'.join(place)}:{node.lineno}")
     return {room: dict(targets) for room, targets in found.items()}
+
+
+def module_imports() -> dict[str, set[str]]:
+    """Module -> modules of the package that it imports, wherever in the file, but not for types alone."""
+    names = {file: _dotted(file) for file in PACKAGE.rglob("*.py")}
+    modules = set(names.values())
+    found: dict[str, set[str]] = {}
+    for file, name in names.items():
+        package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+        targets = set()
+        for node in _nodes(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = package[: len(package) - (node.level - 1)] + (node.module.split(".") if node.module else [])
+                inside = {".".join([*base, alias.name]) for alias in node.names}
+                targets |= (inside & modules) or {".".join(base)}
+        found[name] = targets - {name}
+    return found
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, without those under `if TYPE_CHECKING`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _nodes(child)
+
+
+def _dotted(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def _reached(found: dict[str, dict[str, list[str]]], room: str) -> set[str]:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from .errors import PrunedUpstreamError
 from .files import atomic_write
-from .model.checkpoint import is_onnx
 from .model.config import SAMPLE_RATE
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
+from .model.header import is_onnx
 from .model.onnx_file import OnnxEncoder, require
 from .model.streaming import samples_of_chunk
 from .pruning.compaction import compact

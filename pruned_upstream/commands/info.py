@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ..description.latency import Latency
     from ..description.macs import Macs
-    from ..model.checkpoint import Header
     from ..model.config import EncoderConfig
+    from ..model.header import Header
 
 # WavLM Base has 94.38M parameters where the papers' tables say 94.70M, the count of HuBERT Base
 COUNT_REMARK = (
@@ -62,7 +62,8 @@ def info(
     from ..description.figures import save_figure
     from ..description.latency import compare_with_dense
     from ..description.macs import NOT_COUNTED, PROFILER_REMARK, official_macs
-    from ..model.checkpoint import is_onnx, load, read_header, read_masks
+    from ..model.checkpoint import load, read_header, read_masks
+    from ..model.header import is_onnx
     from ..model.hub import local_file
     from ..model.size import nonzero_parameters
 

@@ -37,9 +37,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,34 +46,26 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
-from ..parsing import MALFORMED, is_text, parse_json, shown
+from ..parsing import MALFORMED, shown
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
 from .graphs import FrameGraphs
+from .header import (
+    CONVERSION,
+    FORMAT,
+    SPARSE_VERSION,
+    VERSION,
+    Header,
+    check_readable,
+    is_onnx,
+    is_pickle,
+    parse_header,
+)
 from .hub import local_file
+from .onnx_file import read_onnx_header
 from .size import count_parameters
 
-FORMAT = "pruned_upstream"
-VERSION, SPARSE_VERSION = "1", "2"  # a file has the lowest that can hold it
-METADATA_KEYS = {
-    VERSION: {"format", "version", "config", "provenance"},
-    SPARSE_VERSION: {"format", "version", "config", "provenance", "sparse"},
-}
 MASK, VALUES = ".mask", ".values"
-CONVERSION = "`pruned-upstream convert {} OUT.safetensors` makes a model file of it"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a model file says of itself, read without its weights.
-
-    sparse: shape of each tensor that is stored as its survivors.
-    """
-
-    config: EncoderConfig
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    version: str = VERSION
-    sparse: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def save(
@@ -125,16 +115,7 @@ def read_header(path: str | Path) -> Header:
         CheckpointError: the file is missing, damaged, of another kind or of an unknown version.
     """
     path = local_file(path)
-    if not is_onnx(path):
-        return _read(path, with_tensors=False)[0]
-    from .onnx_file import read_onnx_header
-
-    return read_onnx_header(path)
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether it is what `pruned-upstream export` writes and onnxruntime runs (`onnx_file.py`)."""
-    return path.suffix == ".onnx"
+    return read_onnx_header(path) if is_onnx(path) else _read(path, with_tensors=False)[0]
 
 
 def read_masks(path: str | Path) -> dict[str, Tensor]:
@@ -266,7 +247,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
     from safetensors import SafetensorError, safe_open
 
     check_readable(path)
-    if _is_pickle(path):
+    if is_pickle(path):
         raise CheckpointError(f"{path} is a checkpoint of torch, no model file of ours; {CONVERSION.format(path)}")
     if is_onnx(path):
         raise CheckpointError(
@@ -274,7 +255,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
         )
     try:
         with safe_open(path, framework="pt") as file:
-            header = _header(path, file.metadata() or {})
+            header = parse_header(path, file.metadata() or {})
             if with_tensors:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             else:
@@ -300,79 +281,6 @@ def _check_count(path: Path, header: Header, shapes: Mapping[str, Sequence[int]]
         raise CheckpointError(
             f"{path} describes an encoder of {wanted:,} weights, and holds {held:,}; it is damaged, take another copy"
         )
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether it begins as torch.save's files do: an archive, or, of old, a pickle."""
-    with open(path, "rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
-
-
-def check_readable(path: Path) -> None:
-    """Raises CheckpointError with the reason when `path` is not a file that can be opened."""
-    if os.path.isdir(path):
-        if os.path.isfile(os.path.join(path, "config.json")):
-            raise CheckpointError(f"{path} is a folder as transformers writes them; {CONVERSION.format(path)}")
-        raise CheckpointError(f"{path} is a folder; name the model file inside it")
-    if not os.path.isfile(path):  # which says no, and raises nothing, where the name itself is impossible
-        raise CheckpointError(f"there is no model file {path}; check the path")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if not start:
-        raise CheckpointError(f"{path} is empty; copy or download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the model; run `git lfs pull` where it came from")
-
-
-def _header(path: Path, metadata: Mapping[str, str]) -> Header:
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is a safetensors file of another program (format {shown(metadata.get('format'))}); of a model of "
-            f"transformers, {CONVERSION.format(path.parent)}"
-        )
-    version = metadata.get("version", "none")
-    if version not in METADATA_KEYS:
-        raise CheckpointError(
-            f"{path} has version {shown(version)} of the layout, this program reads {' and '.join(METADATA_KEYS)}; "
-            "update pruned_upstream"
-        )
-    keys = METADATA_KEYS[version]
-    unknown, missing = sorted(metadata.keys() - keys), sorted(keys - metadata.keys())
-    if unknown or missing:
-        raise CheckpointError(f"{path}: unknown metadata {shown(unknown)}, missing metadata {missing}")
-    return Header(*parse_description(path, metadata), version, _sparse_shapes(path, metadata))
-
-
-def parse_description(path: Path, metadata: Mapping[str, str]) -> tuple[EncoderConfig, dict[str, str]]:
-    """What `config` and `provenance` say; raises CheckpointError where they cannot be read."""
-    try:
-        config, provenance = EncoderConfig.from_json(metadata["config"]), parse_json(metadata["provenance"])
-    except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
-    if not isinstance(provenance, dict) or not all(map(is_text, (*provenance, *provenance.values()))):
-        raise CheckpointError(
-            f"{path}: its provenance is {shown(provenance)}; it must be a JSON object of strings, such as "
-            '{"teacher": "WavLM-Base.pt"}'
-        )
-    return config, provenance
-
-
-def _sparse_shapes(path: Path, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    try:
-        tree = parse_json(metadata.get("sparse", "{}"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its list of sparse tensors cannot be read: {error}") from error
-    shapes = tree.items() if isinstance(tree, dict) else [("", tree)]
-    for name, shape in shapes:
-        if not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
-            raise CheckpointError(
-                f"{path}: its list of sparse tensors says {shown(shape)} of {shown(name)}; it must give a shape"
-            )
-    return {name: tuple(shape) for name, shape in shapes}
 
 
 def _survivors(name: str, tensor: Tensor, mask: Tensor) -> dict[str, Tensor]:

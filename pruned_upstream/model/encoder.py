@@ -391,6 +391,14 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         """
         return streaming.stream(self, pieces)
 
+    @torch.no_grad()
+    def hear(self, samples: Tensor, frames: int, carried: streaming.Carried) -> EncoderOutput:
+        """One chunk of a stream, hidden states (1, frames, d), of the samples (P,) under it; `carried` takes note of
+        it."""
+        features = self.features_of_chunks(samples.view(1, 1, -1), carried.waveform, carried.first_block)[:, :frames]
+        projected = self.project(features)
+        return EncoderOutput(self.encoder(projected, None, None, carried), None, projected)
+
     def project(self, features: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
         """Norm and projection: (B, T, C) -> (B, T, d).
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, PrunedUpstreamError
 from ..parsing import MALFORMED, printable, shown
-from .checkpoint import Header, check_readable, parse_description
 from .extraction import Extracts
+from .header import Header, check_readable, parse_description
 from .hub import local_file
 from .memory import require_memory
 

@@ -127,12 +127,14 @@ def as_streaming(encoder: Encoder, chunk_seconds: float, history_seconds: float)
     Raises:
         ConfigError: the encoder cannot hear chunks, or a chunk is shorter than a frame.
     """
-    from .checkpoint import assemble
-
     rate = encoder.config.downsample_rate
     chunk, history = (round(seconds * SAMPLE_RATE / rate) for seconds in (chunk_seconds, history_seconds))
     config = replace(encoder.config, streaming=Streaming(chunk, history), padding="exact")
-    return assemble(config, encoder.state_dict(), source="the encoder", dropout=encoder.dropout)
+    with torch.device("meta"):  # no random weights are drawn to be thrown away
+        chunked = type(encoder)(config, encoder.dropout)
+    weights = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
+    chunked.load_state_dict(weights, assign=True)
+    return chunked.eval()
 
 
 def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
@@ -151,21 +153,10 @@ def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
         (samples,) = as_waveforms(piece)
         waiting = torch.cat([waiting, samples.to(waiting)])
         while len(waiting) >= width:
-            yield step(encoder, waiting[:width].to(like.dtype), streaming.chunk, carried)
+            yield encoder.hear(waiting[:width].to(like.dtype), streaming.chunk, carried)
             waiting = waiting[hop:]
     if not carried.frames:
         config.require_frames(len(waiting))
     if config.frames(len(waiting)):
         frames = config.frames(len(waiting))
-        yield step(encoder, F.pad(waiting, (0, width - len(waiting))).to(like.dtype), frames, carried)
-
-
-@torch.no_grad()
-def step(encoder: Encoder, samples: Tensor, frames: int, carried: Carried) -> EncoderOutput:
-    """Hidden states of one chunk, (1, frames, d), of the samples (P,) under it; `carried` takes note of it."""
-    from .encoder import EncoderOutput
-
-    features = encoder.features_of_chunks(samples.view(1, 1, -1), carried.waveform, carried.first_block)[:, :frames]
-    projected = encoder.project(features)
-    hidden_states = encoder.encoder(projected, None, None, carried)
-    return EncoderOutput(hidden_states, None, projected)
+        yield encoder.hear(F.pad(waiting, (0, width - len(waiting))).to(like.dtype), frames, carried)

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
-from ..model.checkpoint import is_onnx
+from ..model.header import is_onnx
 from ..model.safe_loading import allowed_by_torch
 from ..parsing import read_mapping
 from ..resources import downstream_config_path

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..model.checkpoint import Header, read_header
+from ..model.checkpoint import read_header
+from ..model.header import Header
 from ..parsing import parse_json, read_json, read_mapping
 from ..training.methods import METHODS, Method, method_of
 from ..training.metrics_log import METRICS_FILE

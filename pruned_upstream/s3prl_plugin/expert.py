@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
-from ..model.checkpoint import is_onnx, load
+from ..model.checkpoint import load
 from ..model.encoder import Encoder, EncoderOutput
+from ..model.header import is_onnx
 from ..model.hub import local_file
 from ..model.onnx_file import OnnxEncoder
 

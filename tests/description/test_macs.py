@@ -31,7 +31,7 @@ from pruned_upstream.model.config import (
 )
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.size import count_parameters
-from pruned_upstream.model.streaming import Carried, Memory, cut, mask, step
+from pruned_upstream.model.streaming import Carried, Memory, cut, mask
 
 
 def test_the_official_utterances():
@@ -111,7 +111,7 @@ def chunk_by_chunk(encoder: Encoder, waveforms: torch.Tensor) -> None:
     carried = Carried(streaming.history, [Memory(streaming.history) for _ in encoder.config.layers])
     frames = encoder.config.frames(waveforms.size(1))
     for number, chunk in enumerate(cut(waveforms, encoder.config, streaming)[0]):
-        step(encoder, chunk, min(streaming.chunk, frames - number * streaming.chunk), carried)
+        encoder.hear(chunk, min(streaming.chunk, frames - number * streaming.chunk), carried)
 
 
 @pytest.mark.parametrize("name", STREAMING)

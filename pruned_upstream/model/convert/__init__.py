@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...parsing import MALFORMED, is_text, shown
-from ..checkpoint import assemble, check_readable, is_onnx, load
+from ..checkpoint import assemble, load
 from ..encoder import Dropout, Encoder
+from ..header import check_readable, is_onnx
 from ..hub import require_local
 from . import fairseq, finetuned, lighthubert, peers, torchaudio, wavlm, whisper
 from .pickles import read_pickle

@@ -24,7 +24,7 @@ import torch
 
 from ...errors import CheckpointError, ConfigError
 from ...parsing import MALFORMED, MAX_DEPTH, printable
-from ..checkpoint import check_readable
+from ..header import check_readable
 from ..safe_loading import allowed_by_torch
 
 # packages whose classes occur in published checkpoints; s3prl's old ones hold a scheduler of its `optimizers`, and

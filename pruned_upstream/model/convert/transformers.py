@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...parsing import MALFORMED, is_text, read_json, shown
-from ..checkpoint import check_readable
 from ..config import EncoderConfig, RelativePosition, dense_config
+from ..header import check_readable
 from ..hub import MODEL_TYPE
 from . import ours, whisper
 from .pickles import read_pickle
