@@ -8,20 +8,28 @@ First the tests marked `gpu`, for what is wrong need not be timed. Then rows, th
 soon as it is taken (results/gpu.rows.json; gpu.md is the table): inference at batch 1 and 8 against s3prl's WavLM Base
 on the same GPU, a gated training step at the paper's batch, what surrounds them. A row that fails says why. What is
 there already is not taken again, nor is anything begun once the minutes are over: what is left is printed.
+
+Nothing but torch, numpy and safetensors must be there. Without s3prl, times are compared with our own dense encoder's,
+which the row says; without omegaconf or soundfile the training step and the loading are sentences.
+
+A time is what a caller waits: from the call until the GPU is through, the median of rounds in which both models run in
+turn, after half a second that warms up. In single precision torch's own settings stay: TF32 in convolutions alone.
+bf16 is `load(path, dtype=torch.bfloat16)` for ours and autocast for others, which cast no weights in advance.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +37,34 @@ from typing import Any
 import torch
 
 from pruned_upstream.description.macs import OFFICIAL_LENGTHS
-from pruned_upstream.model.config import EncoderConfig, dense_config, light_front_end, wavlm_base_config
+from pruned_upstream.extras import remedy
+from pruned_upstream.model.config import (
+    CONV_FEATURE_LAYERS,
+    EncoderConfig,
+    dense_config,
+    light_front_end,
+    wavlm_base_config,
+)
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.graphs import FrameGraphs
 
 from . import shapes
-from .measure import RESULTS, machine, write
+from .measure import RESULTS, machine, race, write
 
 SAMPLE_RATE = 16000
 PAPER_HOURS, PAPER_STEPS = 36, 200_000
 TRAIN_BATCH, TRAIN_SECONDS = 24, 15.6
 TESTS = ["tests/training/test_gpu.py", "tests/superb/test_superb_with_s3prl.py"]
 TEST_SECONDS = 150  # of the minutes
+WARM_UP_SECONDS = 0.5  # an idle GPU's clock is a fifth of its highest
+LAST_ROW_SECONDS = 30  # before the end, from which on nothing is begun
+SIZES = ((1, 5), (8, 15), (1, 15), (8, 5))  # batch, seconds
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEERS = {"s3prl WavLM Base": "s3prl", "transformers WavLM Base": "transformers"}
+
+TEST_LINE = re.compile(r"(tests/\S+::.+) (PASSED|FAILED|ERROR|SKIPPED)\b")  # of pytest -v
+
+Extract = Callable[[list[torch.Tensor]], object]
 
 
 @dataclass(frozen=True)
@@ -52,13 +76,13 @@ class Row:
 
 
 class Bench:
-    """Rows on one device; models are built when first needed, and seconds of the reference are kept."""
+    """Rows on one device. The reference is built once; the others where they are timed, and go with their row."""
 
     def __init__(self, device: str, *, short: bool) -> None:
         self.device = device
         self.short = short
-        self.repeats, self.warm_ups = (1, 1) if short else (20, 3)
-        self._stock: dict[tuple[int, int], float] = {}
+        self.repeats = 1 if short else 11
+        self._references: dict[str, Extract] = {}
 
     def rows(self) -> Iterator[Row]:
         """Most important first."""
@@ -66,16 +90,23 @@ class Bench:
         yield from self._training()
         yield from self._inference("ours, dense", "eager")
         yield from self._inference("ours, front end pruned too", "eager", "graphs")
+        yield Row("lengths of test-clean", self._lengths)
         yield from self._inference("ours, fine-grained heads, light front end", "eager", "graphs")
         yield from self._inference("ours, whole heads", "eager", "graphs")
+        yield from self._inference("s3prl WavLM Base", "eager", precisions=("bf16",))
         yield from self._inference("transformers WavLM Base", "eager")
-        yield from self._inference("ours, fine-grained heads", "compiled")
-        yield from self._inference("ours, fine-grained heads", "onnxruntime", precisions=("fp32",))
-        yield Row("lengths of test-clean", self._lengths)
         yield Row("loading", self._loading)
+        yield from self._inference("ours, fine-grained heads", "onnxruntime", precisions=("fp32",), sizes=SIZES[:2])
+        yield from self._inference("ours, fine-grained heads", "compiled", sizes=SIZES[:2])  # compiling takes a minute
 
-    def _inference(self, model: str, *ways: str, precisions: tuple[str, ...] = ("fp32", "bf16")) -> Iterator[Row]:
-        for batch, seconds in ((1, 5), (8, 15), (1, 15), (8, 5)):
+    def _inference(
+        self,
+        model: str,
+        *ways: str,
+        precisions: tuple[str, ...] = tuple(DTYPES),
+        sizes: tuple[tuple[int, int], ...] = SIZES,
+    ) -> Iterator[Row]:
+        for batch, seconds in sizes:
             for way in ways:
                 for precision in precisions:
                     key = f"{model}, {way}, {precision}, batch {batch}, {seconds} s"
@@ -84,33 +115,60 @@ class Bench:
     def _timed(self, model: str, way: str, precision: str, batch: int, seconds: int) -> dict[str, Any]:
         samples = 1600 if self.short else seconds * SAMPLE_RATE
         wavs = list(torch.randn(batch, samples, device=self.device))
-        stock = self._stock.get((batch, seconds))
-        if stock is None:
-            stock = self._stock[batch, seconds] = self._seconds(self._peer("s3prl"), wavs, "fp32")
-        took = self._seconds(self._extract(model, way), wavs, precision)
+        compared = self._compared(self._extract(model, way, precision), wavs)
         names = {"model": model, "way": way, "precision": precision, "batch": batch, "seconds": seconds}
-        return names | {
-            "ms": round(took * 1e3, 2),
-            "s3prl, ms": round(stock * 1e3, 2),
-            "times faster": round(stock / took, 2),
+        return names | compared
+
+    def _compared(self, extract: Extract, wavs: list[torch.Tensor]) -> dict[str, Any]:
+        """Milliseconds beside the reference's, and how many times as fast."""
+        against, reference = self._reference()
+        runs = {"reference": lambda: reference(wavs), "own": lambda: extract(wavs)}
+        with torch.inference_mode():
+            for run in runs.values():
+                until = time.monotonic() + (0 if self.short else WARM_UP_SECONDS)
+                while time.monotonic() < until:
+                    run()
+                    self._wait()
+            stock, own = race(runs, repeats=self.repeats, device=self.device)
+        return {
+            "ms": round(own.median * 1e3, 2),
+            "against": against,
+            "its ms": round(stock.median * 1e3, 2),
+            "times faster": round(own.speedup, 2),
+            "range": f"{own.lowest_speedup:.2f} to {own.highest_speedup:.2f}",
         }
 
-    def _extract(self, model: str, way: str) -> Callable[[list[torch.Tensor]], object]:
-        if model.startswith("transformers"):
-            return self._peer("transformers")
-        encoder = Encoder(self._config(model)).to(self.device).eval()
+    def _reference(self) -> tuple[str, Extract]:
+        """s3prl's WavLM Base in single precision; where there is no s3prl, our own dense encoder."""
+        if not self._references:
+            try:
+                self._references["s3prl WavLM Base"] = self._peer("s3prl", "fp32")
+            except Exception as error:  # whatever it lacks here, our own rows must not be lost for it
+                dense = self._extract("ours, dense", "eager", "fp32")
+                self._references[f"ours, dense; of s3prl: {why(error)}"] = dense
+        return next(iter(self._references.items()))
+
+    def _extract(self, model: str, way: str, precision: str) -> Extract:
+        """Raises RuntimeError or ModuleNotFoundError where something that it takes is not there."""
+        if model in PEERS:
+            return self._peer(PEERS[model], precision)
+        dtype = DTYPES[precision]
+        encoder = Encoder(self._config(model)).eval()
         if way == "onnxruntime":
             return self._onnx(encoder)
+        encoder.to(self.device, dtype)
         if way == "graphs":
             encoder.graphs = FrameGraphs()
         if way == "compiled":
             compiled = torch.compile(encoder, fullgraph=True, mode="reduce-overhead")
-            return lambda wavs: compiled(torch.stack(wavs)).hidden_states
-        return lambda wavs: encoder.extract(wavs).hidden_states
+            return lambda wavs: compiled(torch.stack(wavs).to(dtype)).hidden_states
+        return lambda wavs: encoder.extract([wav.to(dtype) for wav in wavs]).hidden_states
 
     def _config(self, model: str) -> EncoderConfig:
         if self.short:
-            small = dense_config(num_layers=2, embed_dim=48, num_heads=4, ffn_dim=96, conv_pos=8, conv_pos_groups=4)
+            conv = tuple((32, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+            widths = {"embed_dim": 48, "num_heads": 4, "ffn_dim": 96, "conv_pos": 8, "conv_pos_groups": 4}
+            small = dense_config(num_layers=2, conv_layers=conv, **widths)
             return light_front_end(small) if "light" in model else small
         builders = {
             "ours, dense": wavlm_base_config,
@@ -121,17 +179,27 @@ class Bench:
         }
         return builders[model]()
 
-    def _peer(self, library: str) -> Callable[[list[torch.Tensor]], object]:
+    def _peer(self, library: str, precision: str) -> Extract:
         if self.short:  # a peer of Base size would be all the time there is
-            encoder = Encoder(self._config("ours, dense")).to(self.device).eval()
-            return lambda wavs: encoder.extract(wavs).hidden_states
-        from . import peers
+            __import__(library)
+            extract = self._extract("ours, dense", "eager", "fp32")
+        else:
+            from . import peers
 
-        if library == "s3prl":
-            return peers.s3prl_wavlm(self.device)
-        return peers.transformers_model("WavLM", "eager", self.device)
+            if library == "s3prl":
+                extract = peers.s3prl_wavlm(self.device)
+            else:
+                extract = peers.transformers_model("WavLM", "eager", self.device)
+        if precision == "fp32":
+            return extract
 
-    def _onnx(self, encoder: Encoder) -> Callable[[list[torch.Tensor]], object]:
+        def in_bf16(wavs: list[torch.Tensor]) -> object:
+            with torch.autocast(self.device, torch.bfloat16):
+                return extract(wavs)
+
+        return in_bf16
+
+    def _onnx(self, encoder: Encoder) -> Extract:
         """onnxruntime on the same device, its hidden states left there. Raises where it has no CUDA."""
         import onnxruntime
 
@@ -156,19 +224,6 @@ class Bench:
 
         return run
 
-    def _seconds(self, run: Callable[[list[torch.Tensor]], object], wavs: list[torch.Tensor], precision: str) -> float:
-        half = torch.autocast(self.device, torch.bfloat16) if precision == "bf16" else nullcontext()
-        taken = []
-        with torch.inference_mode(), half:
-            for number in range(self.repeats + self.warm_ups):
-                self._wait()
-                start = time.perf_counter()
-                run(wavs)
-                self._wait()
-                if number >= self.warm_ups:
-                    taken.append(time.perf_counter() - start)
-        return statistics.median(taken)
-
     def _training(self) -> Iterator[Row]:
         for precision in ("bf16", "fp32"):
             yield Row(f"gated step, {precision}", lambda p=precision: self._step(p))
@@ -184,6 +239,8 @@ class Bench:
         from pruned_upstream.training.recipe import resolve_recipe
 
         batch, samples = (2, 1600) if self.short else (TRAIN_BATCH, round(TRAIN_SECONDS * SAMPLE_RATE))
+        on_gpu = self.device == "cuda"
+        others = torch.cuda.memory_allocated() if on_gpu else 0  # the reference's weights
         with tempfile.TemporaryDirectory() as folder:
             save(Path(folder) / "teacher.safetensors", Encoder(self._config("ours, dense")))
             tree = {
@@ -198,8 +255,9 @@ class Bench:
             trainer = Trainer(
                 build_objective(recipe, processes), Batches(Corpus([]), recipe.data, seed=0), recipe, processes
             )
-            part = Batch([torch.randn(samples) for _ in range(batch)], samples, [], [], 0, {})
-            if self.device == "cuda":
+            wavs = [torch.randn(samples, pin_memory=on_gpu) for _ in range(batch)]  # as loader processes give them
+            part = Batch(wavs, samples, [], [], 0, {})
+            if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             taken = []
             for number in range(3 if self.short else 8):
@@ -208,27 +266,28 @@ class Bench:
                 trainer.step(number, [part])
                 self._wait()
                 taken.append(time.perf_counter() - start)
+            if on_gpu:
+                peak = torch.cuda.max_memory_allocated() - others
         seconds = statistics.median(taken[2:])
         row = {"model": "gated step", "precision": precision, "batch": batch, "seconds": samples / SAMPLE_RATE}
         row |= {"ms": round(seconds * 1e3, 1), "sound per second": round(batch * samples / SAMPLE_RATE / seconds)}
         row |= {"hours for 200 000": round(seconds * PAPER_STEPS / 3600, 1), "paper's hours": PAPER_HOURS}
-        if self.device == "cuda":
-            row["GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
-        return row
+        return row | ({"GiB": round(peak / 2**30, 1)} if on_gpu else {})
 
     def _lengths(self) -> dict[str, Any]:
         """32 utterances as long as the official ones of LibriSpeech, one at a time, as the paper takes dev-clean."""
         lengths = [1600, 2400] if self.short else OFFICIAL_LENGTHS
         wavs = [torch.randn(samples, device=self.device) for samples in lengths]
-
-        def all_of(extract: Callable[[list[torch.Tensor]], object]) -> Callable[[object], None]:
-            return lambda _: [extract([wav]) for wav in wavs]
-
-        stock = self._seconds(all_of(self._peer("s3prl")), [], "fp32")
-        row: dict[str, Any] = {"model": "32 utterances of test-clean's lengths", "s3prl, ms": round(stock * 1e3, 1)}
+        row: dict[str, Any] = {"model": "ours, fine-grained heads", "batch": f"1, {len(wavs)} utterances of test-clean"}
+        against, reference = self._reference()
         for way in ("eager", "graphs"):
-            took = self._seconds(all_of(self._extract("ours, fine-grained heads", way)), [], "fp32")
-            row[f"fine-grained, {way}: times faster"] = round(stock / took, 2)
+            extract = self._extract("ours, fine-grained heads", way, "fp32")
+            runs = {"reference": reference, "own": extract}
+            with torch.inference_mode():
+                each = {name: lambda run=run: [run([wav]) for wav in wavs] for name, run in runs.items()}
+                stock, own = race(each, repeats=1 if self.short else 5, device=self.device)
+            row |= {"against": against, "its ms": round(stock.median * 1e3, 1)}
+            row[f"{way}, times faster"] = round(own.speedup, 2)
         return row
 
     def _loading(self) -> dict[str, Any]:
@@ -258,22 +317,49 @@ class Bench:
 
 
 def run_tests(device: str, seconds: float, chosen: str) -> str:
-    """The last line that pytest prints about the tests marked `gpu`."""
+    """Counts of the tests marked `gpu`, and which failed; where the time is over, of those that were through."""
     here = Path(__file__).resolve().parents[1]
-    program = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-x", *TESTS, *(["-k", chosen] if chosen else [])]
+    program = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-m", "gpu", *TESTS]
+    program += ["-k", chosen] if chosen else []
     given = os.environ | ({} if device == "cuda" else {"PRUNED_UPSTREAM_GPU_TESTS": device})
-    try:
-        done = subprocess.run(program, cwd=here, env=given, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return f"the tests were not through after {seconds:.0f} s"
-    lines = done.stdout.strip().splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return "; ".join([*failed, lines[-1] if lines else done.stderr.strip()[-200:]])
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as out:
+        try:
+            rc = subprocess.run(program, cwd=here, env=given, stdout=out, stderr=out, timeout=seconds).returncode
+        except subprocess.TimeoutExpired:
+            rc = None
+        out.seek(0)
+        lines = out.read().splitlines()
+    ended = [(found[1], found[2]) for line in lines if (found := TEST_LINE.match(line))]
+    count = {word: sum(end[1] == word for end in ended) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
+    said = ", ".join(f"{number} {word.lower()}" for word, number in count.items() if number)
+    failed = [name for name, word in ended if word in ("FAILED", "ERROR")]
+    if rc is None:
+        said += f"; not through after {seconds:.0f} s"
+    elif not count["PASSED"] and not failed:
+        said = f"no test ran: {lines[-1] if lines else 'pytest said nothing'}"
+    return "; ".join([said, *failed])
+
+
+def passed(tests: str) -> bool:
+    """Whether `run_tests` said that all went well, so that they need not be run again."""
+    return " passed" in tests and not any(word in tests for word in ("failed", "error", "not through"))
 
 
 def free(device: str) -> None:
+    """Give back what the last row held, compiled code and its graphs included."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
     if device == "cuda":
+        if torch.cuda.memory_allocated() > 2**31:  # more than the reference: cycles hold it, and looking takes long
+            gc.collect()
         torch.cuda.empty_cache()
+
+
+def why(error: Exception) -> str:
+    """One line: the package that is missing and what brings it, or what the error says."""
+    missing = remedy(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+    lines = str(error).strip().splitlines() or [""]
+    return missing or f"{type(error).__name__}: {lines[0][:160]}"
 
 
 def take(bench: Bench, known: dict[str, dict[str, Any]], path: Path, ends: float, here: dict[str, Any]) -> list[str]:
@@ -288,16 +374,23 @@ def take(bench: Bench, known: dict[str, dict[str, Any]], path: Path, ends: float
         try:
             known[row.key] = row.take()
         except Exception as error:  # one row's trouble must not cost the others; it is written, and tried again
-            known[row.key] = {"model": row.key, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+            known[row.key] = {"model": row.key, "error": why(error)}
         print(row.key, known[row.key], flush=True)
-        path.write_text(json.dumps({"machine": here, "rows": known}, indent=1) + "\n")
+        keep(path, here, known)
         free(bench.device)
     return left
 
 
+def keep(path: Path, here: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
+    """Write the rows whole, or leave the file as it was."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"machine": here, "rows": known}, indent=1) + "\n")
+    unfinished.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--again", action="store_true", help="take every row anew")
@@ -308,6 +401,7 @@ def main() -> None:
     if arguments.device == "cpu" and not arguments.short:
         raise SystemExit("there is no GPU here; --short shows that the command runs")
     began = time.monotonic()
+    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / f"{arguments.name}.rows.json"
     here = machine(arguments.device)
     known: dict[str, dict[str, Any]] = {}
@@ -315,12 +409,14 @@ def main() -> None:
         kept = json.loads(path.read_text())
         if kept["machine"].get("gpu") == here.get("gpu"):  # rows of another GPU do not stand beside these
             known = kept["rows"]
-    if arguments.tests != "none":
+            here |= {key: kept["machine"][key] for key in ("tests",) if key in kept["machine"]}
+    if arguments.tests != "none" and not passed(here.get("tests", "")):
         here["tests"] = run_tests(arguments.device, TEST_SECONDS, arguments.tests)
         print(here["tests"], flush=True)
+        keep(path, here, known)
     torch.manual_seed(0)
     bench = Bench(arguments.device, short=arguments.short)
-    left = take(bench, known, path, began + 60 * arguments.minutes, here)
+    left = take(bench, known, path, began + 60 * arguments.minutes - LAST_ROW_SECONDS, here)
     write(arguments.name, list(known.values()), here, folder=arguments.results)
     if left:
         print("not taken, the same command goes on:", *left, sep="\n  ")

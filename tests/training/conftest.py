@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from tiny import random_encoder, tiny_config
 
 from pruned_upstream.model.checkpoint import save
@@ -21,6 +20,7 @@ LENGTHS = (2400, 1711, 900, 2000, 1333, 3100, 640)  # samples at 16 kHz
 def write_noise(
     path: Path, samples: int, *, rate: int = 16000, channels: int = 1, seed: int = 0, **options: Any
 ) -> Path:
+    soundfile = pytest.importorskip("soundfile")
     path.parent.mkdir(parents=True, exist_ok=True)
     wav = np.random.default_rng(seed).normal(scale=0.1, size=(samples, channels))
     soundfile.write(path, wav, rate, **options)
@@ -54,6 +54,7 @@ def teacher_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def recipe(tmp_path: Path, recordings: Path, teacher_file: Path) -> Callable[..., PruneRecipe]:
     """recipe(**{"optimisation.steps": 3}) -> a recipe over the tiny teacher and the recordings."""
+    pytest.importorskip("omegaconf")
 
     def make(**changes: Any) -> PruneRecipe:
         values = {

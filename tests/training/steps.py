@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import random_encoder
 from training.conftest import in_sections
@@ -78,6 +79,7 @@ class Steps:
         return CtcObjective(recogniser, [[1, 2, 1]] * 20, pruner, recipe, processes), recipe
 
     def pretraining(self, processes: Processes) -> tuple[Any, Any]:
+        pytest.importorskip("librosa")
         masking = {"masking.front_end_steps": 1, "masking.units": 3, "masking.span": 2, "masking.start": 0.3}
         recipe = self._other(PretrainRecipe, masking, without=("teacher",))
         speech = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))

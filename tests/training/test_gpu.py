@@ -124,7 +124,10 @@ def test_compaction_is_verified_where_tf32_is_allowed(allowed, device) -> None:
     assert torch.backends.cudnn.enabled and torch.backends.cuda.matmul.fp32_precision == allowed
 
 
-@pytest.mark.parametrize("options", [Options(), Options(precision="bf16"), Options(graphs=True)], ids=str)
+OPTIONS = [Options(), Options(precision="bf16"), Options(graphs=True), Options(precision="bf16", graphs=True)]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("layers", ["dense", "ragged"])
 def test_the_upstream(layers, options, tmp_path, device) -> None:
     encoder = random_encoder(SHAPES["wavlm"])
