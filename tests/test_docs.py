@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
+DEFINITIONS = ("def ", "class ", "\n")  # of a function, a class, a constant
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 
 
@@ -45,6 +46,36 @@ def test_every_key_of_a_recipe_is_on_its_page():
     for method in METHODS.values():
         for name in key_kinds(method.recipe_class):
             assert f"`{name}`" in page, name
+
+
+def test_what_the_page_about_papers_names_is_there():
+    page = (DOCS / "papers.md").read_text(encoding="utf-8")
+    package = REPOSITORY / "pruned_upstream"
+    files = re.findall(r"`([a-z0-9_/]+\.(?:py|yaml))`", page)
+    assert len(files) > 30 and [name for name in files if not (package / name).is_file()] == []
+    for row in (line for line in page.splitlines() if line.startswith("|")):
+        for recipe in re.findall(r"recipes? `([a-z0-9_*]+)`", row):
+            assert list((REPOSITORY / "recipes").glob(f"{recipe}.yaml")), recipe
+        places = [package / name for name in re.findall(r"`([a-z0-9_/]+\.py)`", row)] or package.rglob("*.py")
+        sources = [path.read_text(encoding="utf-8") for path in places]
+        names = re.findall(r"`(?:[A-Z]\w+\.)?([A-Za-z]\w+|_\w+)`", row.rpartition("recipe")[2])
+        known = {name for name in names if any(f"{word}{name}" in text for text in sources for word in DEFINITIONS)}
+        assert set(names) - known - {path.stem for path in (REPOSITORY / "recipes").iterdir()} == set(), row
+
+
+def test_a_loss_is_added_as_the_page_says(monkeypatch):
+    import textwrap
+
+    import torch
+
+    from pruned_upstream.distillation import losses
+
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "papers.md").read_text(encoding="utf-8"), flags=re.S)
+    names = dict(vars(losses))
+    exec(textwrap.dedent(example), names)
+    monkeypatch.setitem(losses.LOSSES, "huber", names["huber"])
+    far = losses.named_loss("huber")(torch.ones(1, 3, 2), torch.zeros(1, 3, 2), torch.tensor([[1.0, 1.0, 0.0]]))
+    assert far.item() == pytest.approx(2 * 0.5)
 
 
 @pytest.mark.parametrize("page", [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.name)

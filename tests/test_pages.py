@@ -105,4 +105,4 @@ def test_speed(folder):
 
 def test_no_page_with_python_is_forgotten():
     with_python = {page for page, text in PAGES.items() if blocks("python", text)}
-    assert with_python == {"encoder.md", "service.md", "conversions.md", "speed.md", "predict.md"}
+    assert with_python == {"encoder.md", "service.md", "conversions.md", "speed.md", "predict.md", "papers.md"}

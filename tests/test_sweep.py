@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from training.conftest import recipe, recordings, teacher_file  # noqa: F401 (fixtures)
 
-from pruned_upstream import cli, sweep
+from pruned_upstream import cli
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.files import locked
 from pruned_upstream.jobs import Failure
+from pruned_upstream.report.folder import PAGE, README
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 from pruned_upstream.superb.running import Report
-from pruned_upstream.sweep import Axis, Scoring, over_seeds, plan, run_sweep
+from pruned_upstream.sweep import Axis, Scoring, plan, run_sweep, running
+from pruned_upstream.sweep.results import over_seeds
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.recipe import save_recipe
+
+lxml_html = pytest.importorskip("lxml.html")
 
 GRID = [Axis("sparsity.target", (0.3, 0.5)), Axis("run.seed", (0, 1))]
 NAMES = [f"target-{target}_seed-{seed}" for target in (0.3, 0.5) for seed in (0, 1)]
@@ -135,12 +140,12 @@ def test_a_sweep_is_interrupted_and_goes_on(source, tmp_path, monkeypatch):
 
 
 def test_finished_points_are_told_in_the_order_of_the_grid(source):
-    axes = [Axis("run.seed", (3, 1, 2, 0, 4))]
+    axes = [Axis("run.seed", (2, 0, 1))]
     planned = plan(source, ["optimisation.steps=1"], axes)
     run_sweep(planned, "debug")
     told = []
     run_sweep(planned, "debug", ended=lambda name, failure: told.append(name))
-    assert told == ["seed-3", "seed-1", "seed-2", "seed-0", "seed-4"]
+    assert told == ["seed-2", "seed-0", "seed-1"]
 
 
 def test_a_point_that_fails_is_named_and_the_others_go_on(source):
@@ -178,7 +183,7 @@ def test_points_are_scored(source, monkeypatch, tmp_path):
         write_results(settings.folder, results)
         return Report(results, {} if len(scored) != 2 else {"ks": Failure("was killed", ("last words",))})
 
-    monkeypatch.setattr(sweep, "run_superb", score)
+    monkeypatch.setattr(running, "run_superb", score)
     axes = [Axis("run.seed", (0, 1))]
     planned = plan(source, [], axes, scoring=Scoring(("ks",), Data(tmp_path), short=True))
     outcome = run_sweep(planned, "debug")
@@ -189,6 +194,35 @@ def test_points_are_scored(source, monkeypatch, tmp_path):
     assert [name for name, *_ in scored] == ["seed-0", "seed-1", "seed-1"]
     assert [row["ks.acc"] for row in outcome.rows] == [91.0, 93.0]
     assert [path.name for path in outcome.pictures] == ["trade_off.png", "trade_off_ks_acc.png"]
+
+
+def test_the_folder_explains_itself_while_it_runs_and_afterwards(source, monkeypatch):
+    planned = plan(source, [], [Axis("run.seed", (0, 1))])
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, number: int, parts) -> None:
+        if trainer.folder.name == "seed-1":
+            raise KeyboardInterrupt
+        step(trainer, number, parts)
+
+    def readme() -> str:
+        return (planned.folder / README).read_text(encoding="utf-8")
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(planned, "debug")
+    assert "0 of 2 runs finished" in readme() and "The same command" in readme()
+    monkeypatch.setattr(Trainer, "step", step)
+    run_sweep(planned, "debug")
+    assert "2 of 2 runs finished" in readme()
+    told = re.findall(r"^\| `([^`]+)`", readme(), flags=re.M)
+    explained = {path.name for pattern in told for path in planned.folder.glob(pattern)}
+    assert {path.name for path in planned.folder.iterdir() if path.name[0] != "."} - {README} == explained
+    page = lxml_html.document_fromstring((planned.folder / PAGE).read_text(encoding="utf-8"))
+    links = [link.get("href") for link in page.iter("a")]
+    assert links == [f"seed-{seed}/{PAGE}" for seed in (0, 1)]
+    assert all((planned.folder / link).is_file() for link in links)
+    assert len(page.findall(".//svg")) == 1
 
 
 def test_seeds_are_merged_into_mean_and_spread():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,9 +70,17 @@ def _plain_flags(parameters: list[Any]) -> list[Any]:
 
 
 def add(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
-    """Add a command by the name of its function; its help ends with real calls, given without `pruned-upstream`."""
+    """Add a command by the name of its function; its help ends with real calls, given without `pruned-upstream`.
+
+    The docstring is its help: paragraphs fill the terminal's width, lines that begin with "- " stay a list.
+    """
     calls = "\n\n".join(f"  pruned-upstream {example}".replace("[", r"\[") for example in examples)
-    app.command(cls=_WithoutBool, epilog=f"Examples:\n\n{calls}")(command)
+    app.command(cls=_WithoutBool, help=_flowing(command), epilog=f"Examples:\n\n{calls}")(command)
+
+
+def _flowing(command: Callable[..., None]) -> str:
+    lines = (inspect.getdoc(command) or "").split("\n")
+    return re.sub(r"(?<!\n)\n(?!\n|- )", " ", "\n".join(lines))
 
 
 def terminal(*, stderr: bool = False) -> Console:

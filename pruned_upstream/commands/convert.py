@@ -23,18 +23,16 @@ def add_to(app: typer.Typer) -> None:
 def convert(
     checkpoint: Annotated[
         Path,
-        typer.Argument(
-            help="WavLM's .pt; HuBERT, wav2vec 2.0 or data2vec of fairseq, or s3prl's copy; a transformers folder; "
-            "Whisper's .pt; DistilHuBERT, DPHuBERT, DPWavLM or DiariZen's; torchaudio's state dicts; states-N.ckpt of "
-            "s3prl's runner, where the upstream was finetuned with -f."
-        ),
+        typer.Argument(help="What was published, or a model file of this package; the list above says which files."),
     ],
     out: Annotated[
         Path, typer.Argument(help="The file to write (.safetensors); or a folder, where transformers finds the model.")
     ],
     own_length: Annotated[
         bool,
-        typer.Option(help="Whisper alone: hear recordings at their own length, not in windows filled up to 30 s."),
+        typer.Option(
+            "--own-length", help="Whisper alone: hear recordings at their own length, not in windows filled up to 30 s."
+        ),
     ] = False,
     base: Annotated[
         Path | None,
@@ -44,8 +42,17 @@ def convert(
 ) -> None:
     """Read a published checkpoint and write it as it is: to measure a teacher or a peer as we measure a compact model.
 
-    What a file is, is seen from what it holds. Into a folder, the model is written for transformers: an unpruned one as
-    transformers' own class, a compact one as ours, which AutoModel knows once pruned_upstream is imported.
+    What a file is, is seen from what it holds:
+
+    - WavLM's .pt; HuBERT, wav2vec 2.0 or data2vec of fairseq, or s3prl's copy
+    - a transformers folder
+    - Whisper's .pt
+    - DistilHuBERT, DPHuBERT, DPWavLM, DiariZen's pruned WavLM, LightHuBERT
+    - torchaudio's state dicts
+    - states-N.ckpt of s3prl's runner, where the upstream was finetuned with -f
+
+    Into a folder, the model is written for transformers: an unpruned one as transformers' own class, a compact one as
+    ours, which AutoModel knows once pruned_upstream is imported.
     """
     from ..model.checkpoint import save
     from ..model.convert import load_teacher

@@ -12,7 +12,7 @@ from . import add, log_to_terminal, terminal
 
 def add_to(app: typer.Typer) -> None:
     """Add `decode` to the command line."""
-    add(app, decode, "decode runs/parp data.test='{test-clean: LibriSpeech/test-clean}'")
+    add(app, decode, "decode runs/parp data.test=LibriSpeech/test-clean decoding.beam=50")
 
 
 def decode(

@@ -43,8 +43,11 @@ def predict(
 ) -> None:
     """What a finished SUPERB task says about recordings: upstream and trained head, run on them.
 
-    Keyword, speaker, intent or emotion with probabilities; text; slots; speaker turns; how alike two voices are; or
-    where a query is said.
+    - KS, SID, IC, ER: keyword, speaker, intent or emotion, with probabilities
+    - PR, ASR, SF: phones, text, text with slots
+    - SD: who speaks when
+    - SV: how alike two voices are
+    - QbE: where a query is said
     """
     from ..prediction import load_task
 

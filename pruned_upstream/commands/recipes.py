@@ -32,14 +32,7 @@ def recipes(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Keys as a Markdown page.")] = False,
 ) -> None:
-    """List the recipes, print one, or explain the keys.
-
-    pruned-upstream recipes
-
-    pruned-upstream recipes wavlm_base
-
-    pruned-upstream recipes --keys prune
-    """
+    """List the recipes, print one, or explain the keys."""
     from rich.table import Table
 
     from ..resources import RECIPES, names, recipe_path

@@ -25,10 +25,8 @@ def repair(
         Path | None, typer.Option(help="The repaired file; FILE's name with _repaired, beside it.", show_default=False)
     ] = None,
 ) -> None:
-    """Refit the output matrices of a pruned model to its teacher's layers on some minutes of speech; no training.
+    """Refit the output matrices of a pruned model to its teacher's layers on some minutes of speech; no training."""
 
-    For example: pruned-upstream repair compact.safetensors teacher=WavLM-Base.pt data.train=LibriSpeech
-    """
     from ..model.hub import local_file
     from ..training.recipe import recipe_from
     from ..training.repairing import RepairRecipe, run_repair

@@ -14,6 +14,8 @@ import typer
 from . import add, terminal
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..superb.report import Entry, Table
 
 
@@ -78,7 +80,8 @@ def score(
     if out is not None:
         names = {entry.name for entry in measured}
         context = [row for row in published_rows() if row.name not in names] if compare else []
-        _write(out, tables, estimates, shown, [*measured, *map(Entry.published, context)])
+        figures = _figures(shown, [*measured, *map(Entry.published, context)], teacher if compare else None)
+        _write(out, tables, estimates, shown, figures)
 
 
 def submission(
@@ -143,23 +146,28 @@ def _markdown(tables: Sequence[Table], estimates: Sequence[str]) -> str:
     return "\n".join(table.markdown() for table in tables) + early
 
 
+def _figures(shown: Sequence[Entry], sized: Sequence[Entry], teacher: str | None) -> dict[str, Figure]:
+    """File name -> figure: the tasks of the models that are shown, and superb_s against the size of more."""
+    from ..superb.plots import score_against_size, task_profile
+
+    return {
+        "superb_s_parameters": score_against_size(sized),
+        "superb_s_macs": score_against_size(sized, macs=True),
+        "tasks": task_profile(shown, teacher),
+    }
+
+
 def _write(
-    folder: Path, tables: Sequence[Table], estimates: Sequence[str], shown: Sequence[Entry], drawn: Sequence[Entry]
+    folder: Path, tables: Sequence[Table], estimates: Sequence[str], shown: Sequence[Entry], figures: dict[str, Figure]
 ) -> None:
     from ..description.figures import save_figure
     from ..files import atomic_files, write_text
-    from ..superb.plots import score_against_size, task_profile
     from ..superb.report import to_csv
 
     texts = {
         "scores.md": _markdown(tables, estimates),
         "scores.tex": "\n".join(table.latex() for table in tables),
         "scores.csv": to_csv(shown),
-    }
-    figures = {
-        "superb_s_parameters": score_against_size(drawn),
-        "superb_s_macs": score_against_size(drawn, macs=True),
-        "tasks": task_profile(shown),
     }
     with atomic_files(folder) as unfinished:
         for name, text in texts.items():

@@ -79,6 +79,7 @@ def superb(
     A run that was interrupted goes on with the same command. Exit code 1: a task failed, the others are finished.
     """
     from ..model.hub import local_file, plain_name
+    from ..report.scores_page import write_scores_page
     from ..superb.early import QUICK_TASKS
     from ..superb.launching import launch
     from ..superb.layout import Data
@@ -132,6 +133,7 @@ def superb(
         )
     else:
         report = run(settings, Progress(console))
+    write_scores_page(settings.folder, report.results, report.failures)
     _show_report(console, report, settings.folder)
     raise typer.Exit(FAILED if report.failures else 0)
 
@@ -216,8 +218,11 @@ def _show_upstream(console: Console, settings: Settings) -> bool:
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:
+    from ..report.scores_page import PAGE
     from ..superb.early import early_estimates
+    from ..superb.guide import README
     from ..superb.report import Entry
+    from ..superb.results import FILE_NAME
 
     console.print(_table(report.results))
     for said in early_estimates([Entry.measured(report.results)]):
@@ -226,7 +231,8 @@ def _show_report(console: Console, report: Report, folder: Path) -> None:
         console.print(Text.assemble((f"{task} failed: ", "bold red"), failure.reason), soft_wrap=True)
         for line in failure.log_tail:
             console.print(f"    {line}", soft_wrap=True)
-    console.print(f"{folder}/results.yaml holds the results")
+    console.print(f"wrote {folder / FILE_NAME}", soft_wrap=True)
+    console.print(f"look at {folder / PAGE}; {README} beside it says how to go on", soft_wrap=True)
 
 
 def _table(results: RunResults) -> Table:

@@ -24,8 +24,8 @@ def add_to(app: typer.Typer) -> None:
     add(
         app,
         sweep,
-        "sweep demo --sparsity 0.5,0.67,0.8 --seeds 0,1 run.folder=runs/sweep",
-        "sweep wavlm_base --vary sparsity.price=lagrangian,gentle run.folder=runs/prices",
+        "sweep demo teacher=TEACHER data.train=FOLDER --sparsity 0.5,0.8 --seeds 0,1 run.folder=runs/sweep",
+        "sweep runs/wavlm80/recipe.yaml --vary sparsity.price=multipliers,gentle run.folder=runs/prices",
     )
 
 
@@ -52,11 +52,15 @@ def sweep(
 ) -> None:
     """Train every combination of some values, each in a folder of its own under run.folder, and compare them.
 
-    The same command goes on after an interruption. Exit code 1: a point failed, the others are finished; 3: none
-    failed, but some missed their target by more than sparsity.tolerance.
+    The same command goes on after an interruption. It ends with
+
+    - 1: a point failed, the others are finished
+    - 3: none failed, but some missed their target by more than sparsity.tolerance
     """
     from ..jobs import Failure
-    from ..sweep import CSV_FILE, MISSED, plan, run_sweep
+    from ..report.folder import PAGE, README
+    from ..sweep import plan, run_sweep
+    from ..sweep.results import CSV_FILE, MISSED
 
     console = terminal()
     axes = _axes(method, sparsity, seeds, vary)
@@ -76,6 +80,8 @@ def sweep(
         console.print(_table(planned, outcome))
     for path in (planned.folder / CSV_FILE, *outcome.pictures):
         console.print(f"wrote {path}", soft_wrap=True)
+    page = planned.folder / PAGE
+    console.print(f"look at {page}; {README} beside it says how to go on", soft_wrap=True)
     missed = [str(row["point"]) for row in outcome.rows if row.get(MISSED)]
     if missed:
         said = ("missed their target", "bold red"), f" (crosses in the plots): {', '.join(missed)}"
@@ -85,7 +91,7 @@ def sweep(
 
 
 def _axes(method: str, sparsity: str | None, seeds: str | None, vary: list[str] | None) -> list[Axis]:
-    from ..sweep import SEED, Axis
+    from ..sweep.grid import SEED, Axis
     from ..training.methods import method_named
 
     sparsity_key = method_named(method).sparsity
@@ -108,25 +114,12 @@ def _scoring(superb: str | None, data: Path, short: bool) -> Scoring | None:
 
 
 def _table(sweep: Sweep, outcome: Outcome) -> Table:
-    """Means over seeds with their standard deviation, a row for each combination of the other keys."""
-    from ..sweep import MISSED, REACHED, SEED, measures
+    from ..sweep.results import means_table
 
-    keys = [axis.key for axis in sweep.axes if axis.key != SEED]
-    shown = measures(sweep, outcome.means)
     table = Table(title="means over seeds", title_justify="left")
-    reached = ["reached (%)"] if any(REACHED in row for row in outcome.means) else []
-    labels = [measure.label for measure in shown]
-    for column in (*(key.rpartition(".")[2] for key in keys), "runs", *reached, *labels):
+    heading, rows = means_table(sweep, outcome.means)
+    for column in heading:
         table.add_column(column, justify="right")
-    for row in outcome.means:
-        found = [measure.of(row) if measure.name in row else None for measure in shown]
-        cells = ["" if pair is None else _spread(*pair, runs=row["seeds"]) for pair in found]
-        if reached:
-            ended = f"{100 * row[REACHED]:.1f}" if REACHED in row else ""
-            cells.insert(0, f"{ended} MISSED" if row.get(MISSED) else ended)
-        table.add_row(*(str(row[key]) for key in keys), str(row["seeds"]), *cells)
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _spread(mean: float, spread: float, *, runs: int) -> str:
-    return f"{mean:.4g} ± {spread:.2g}" if runs > 1 else f"{mean:.4g}"

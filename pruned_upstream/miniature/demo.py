@@ -75,6 +75,7 @@ def run_demo(
     Raises:
         PrunedUpstreamError: of the kinds in `errors.py`, from any part.
     """
+    from ..report.scores_page import write_scores_page
     from ..superb.running import run
     from ..superb.tasks import select
     from ..superb.worker import Workers
@@ -93,6 +94,7 @@ def run_demo(
             measured = _measure(settings, name, checkpoint, tasks, corpora)
             report = run(measured, observer() if observer else None, workers)
             results[name], failures[name] = report.results, dict(report.failures)
+            write_scores_page(measured.folder, report.results, report.failures)
     return DemoResult(model, results, failures, _draw(settings, model, results))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..description.figures import COLOURS
+from ..description.figures import COLOURS, look
 from ..superb.plots import GREY
 from .runs import Curve, Run
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 WIDTH, PANEL_HEIGHT, LEGEND_HEIGHT = 11.0, 2.5, 0.5  # inches
+PRINTED = (7.0, 4.0)  # inches: a figure that goes into a paper or a talk as it is
 MOST_POINTS = 400  # of a drawn curve: neighbours are averaged beyond
 LINE_STYLES = ("-", "--", "-.", ":")
 
@@ -157,20 +158,21 @@ def trade_off(
         size, quality: what the axes say.
         missed: (size, quality) of points whose target was missed; they stand where they ended, and are marked.
     """
-    figure = _figure(1, 4.2)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=PRINTED, layout="constrained")
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(groups.items()):
-        colour, style = _look(number)
         x, x_spread, y, y_spread = np.array(sorted(points)).T
-        axes.errorbar(
-            x, y, yerr=y_spread, xerr=x_spread, color=colour, linestyle=style, marker="o", capsize=3, label=name
-        )
+        axes.errorbar(x, y, yerr=y_spread, xerr=x_spread, capsize=3, label=name, **look(number))
     if missed:
         x, y = np.array(sorted(missed)).T
-        axes.plot(x, y, "x", color="black", markersize=11, markeredgewidth=1.5, label="target missed", zorder=5)
-    axes.set_xlabel(size)
-    axes.set_ylabel(quality)
+        axes.plot(x, y, "x", color="black", markersize=13, markeredgewidth=1.5, label="target missed", zorder=5)
+    axes.set_xlabel(size, fontsize=10)
+    axes.set_ylabel(quality, fontsize=10)
+    axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     if len(groups) > 1 or missed:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import atomic_files, write_text
+from ..superb.results import FILE_NAME, read_results
 from ..training.loop import STATE_FILE
 from .page import status, write_page
 from .runs import read_run
 
-PAGE, README = "report.html", "README.md"
+PAGE, README, SCORES = "report.html", "README.md", "superb"
 
 # what a run's folder may hold, the most wanted first; docs/runs.md says the same
 CONTENTS = {
@@ -35,7 +36,7 @@ CONTENTS = {
     "front_end": "the stage ahead of the first, a run of its own",
     "second_stage": "the second stage, a run of its own",
     "round*": "a round of finetuning, a run of its own",
-    "superb": "scores on SUPERB's tasks",
+    SCORES: "scores on SUPERB's tasks",
 }
 
 
@@ -48,7 +49,7 @@ def explain(folder: Path) -> int:
     Raises:
         PrunedUpstreamError: a file is damaged or cannot be written.
     """
-    run = read_run(folder)
+    run, scored = read_run(folder), folder / SCORES
     states = sorted(folder.rglob(STATE_FILE))
     size = sum(path.stat().st_size for path in states)
     lines = [f"# {run.name}", "", f"A run of `pruned-upstream {run.method_name}`: {status(run)}.", ""]
@@ -65,6 +66,6 @@ def explain(folder: Path) -> int:
             "is not to be extended, the state may be deleted; the same command would then begin anew.",
         ]
     with atomic_files(folder) as unfinished:
-        write_page(unfinished / PAGE, [run])
+        write_page(unfinished / PAGE, [run], [read_results(scored)] if (scored / FILE_NAME).is_file() else [])
         write_text(unfinished / README, "\n".join([*lines, ""]))
     return size

@@ -1,55 +1,26 @@
-"""One HTML page about one or several runs: numbers, what their recipes do otherwise, figures. It needs nothing else.
-
-Figures are part of the page (SVG), there is no script, and everything that comes from a file is escaped.
-"""
+"""One HTML page about one or several runs: numbers, what their recipes do otherwise, figures."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..description import anatomy
 from ..description.macs import BUCKETS, official_macs
-from ..files import write_text
 from ..model.config import EncoderConfig
 from ..model.size import count_parameters
-from ..superb.plots import score_against_size, task_profile
-from ..superb.published import published_rows
 from ..superb.report import ABSENT, Entry, overview
 from ..superb.results import RunResults
 from ..superb.scores import truncate
 from ..training.recipe import REQUIRED, Kind, key_kinds
 from . import figures
+from .html import Grid, duration, pictures, write_html
 from .runs import Run, base_recipe
-from .svg import inline_svg
+from .scores_page import score_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TEMPLATE = "page.html"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: rows of a name and one cell per column. `marked` holds the (row, column) of cells that stand out."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[str]]]
-    marked: set[tuple[int, int]] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its caption; `svg` is markup."""
-
-    title: str
-    caption: str
-    svg: str
 
 
 def write_page(
@@ -63,27 +34,17 @@ def write_page(
     Raises:
         PrunedUpstreamError: the file cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template(TEMPLATE).render(
-        title=title or ", ".join(run.name for run in runs),
-        version=__version__,
-        written=time.strftime("%Y-%m-%d %H:%M"),
+    write_html(
+        path,
+        "runs.html",
+        title or ", ".join(run.name for run in runs),
+        pictures(_figures(runs, superb)),
         runs=runs,
         statuses={run.name: status(run) for run in runs},
         numbers=numbers(runs, superb),
         recipes=recipe_differences(runs),
         scores=scores(superb),
-        pictures=list(_pictures(runs, superb)),
     )
-    write_text(path, html)
 
 
 def status(run: Run) -> str:
@@ -170,7 +131,7 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
         found[f"{run.loss}, mean of the last 5 % of steps"] = f"{run.curves[run.loss].tail():.5g}"
     found["steps"] = f"{run.steps} of {run.total_steps}"
     if run.seconds:
-        found["training time"] = _duration(run.seconds)
+        found["training time"] = duration(run.seconds)
         found["seconds per step"] = f"{run.seconds / run.steps:.3g}"
     for source, rates in outcome.get("tests", {}).items():  # of a finetuning: error rates, and recordings
         found[f"test on {Path(source).name}"] = ", ".join(f"{name} {value:.4g}" for name, value in rates.items())
@@ -227,7 +188,7 @@ def _size(run: Run, config: EncoderConfig) -> dict[str, str]:
     return found
 
 
-def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Picture]:
+def _figures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[tuple[str, str, Figure | None]]:
     drawn: list[tuple[str, str, Figure | None]] = [
         (
             "Sparsity",
@@ -260,17 +221,7 @@ def _pictures(runs: Sequence[Run], superb: Sequence[RunResults]) -> Iterable[Pic
         if not config.is_dense:
             caption = "Every head's width, the feed-forward width and the parameters of each layer."
             drawn.append((f"What survives: {name}", caption, anatomy.figure(config)))
-    if superb:
-        entries = [Entry.measured(results) for results in superb]
-        context = [*entries, *map(Entry.published, published_rows())]
-        drawn.append(("Tasks", "Open marks were published by others.", task_profile(entries)))
-        if any(entry.superb_s is not None for entry in entries):
-            caption = "Figure 2 of Wang et al. (2023)."
-            drawn.append(("superb_s against parameters", caption, score_against_size(context)))
-            drawn.append(("superb_s against MACs", caption, score_against_size(context, macs=True)))
-    for number, (title, caption, figure) in enumerate(drawn, 1):
-        if figure is not None:
-            yield Picture(title, caption, inline_svg(figure, f"figure{number}", title))
+    return [*drawn, *score_figures(superb)]
 
 
 def _own_scores(run: Run, superb: Sequence[RunResults]) -> RunResults | None:
@@ -289,9 +240,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,6 +1,7 @@
 """Running the tasks of one upstream in one folder, with resume after a kill at any point.
 
     RUN/
+      README.md              what each file is, and how the run goes on (`guide.py`)
       run.yaml               what is measured: upstream, checkpoint and its hash, data
       upstream/              building the upstream once: facts.yaml (layers, parameters), stdout.txt, stderr.txt
       results.yaml           every finished task (`results.py`)
@@ -49,6 +50,7 @@ from ..jobs import LOG_LINES, Failure
 from ..model.hub import plain_name
 from ..parsing import read_mapping, shown
 from . import configuration
+from .guide import write_guide
 from .layout import Data, Inventory, take_inventory
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
@@ -249,6 +251,7 @@ def collect_results(folder: Path) -> RunResults:
     with locked(folder, ".results.lock"):  # what is read must still be all there is when it is written
         results = _collected(folder)
         write_results(folder, results)
+        write_guide(folder, read_mapping(folder / RUN), results)
     return results
 
 
@@ -545,6 +548,7 @@ def claim(settings: Settings) -> None:
     with locked(settings.folder, ".run.lock"):
         if not path.exists():
             _write_yaml(path, identity)
+            write_guide(settings.folder, identity)
             return
     before = read_mapping(path)
     for key in ("upstream", "checkpoint_sha256", "model_config", "data", "seed"):

@@ -77,7 +77,9 @@ class Sparsity:
     targets: list[float] | None = None
     scope: str = "transformer"  # what it is a share of: "transformer", "everything", "macs" or "latency" (cost.py)
     warmup: float = key(Kind.AMENDABLE, 0.07)  # share of the steps (of each target's) over which it rises
-    price: str = "multipliers"  # of missing the target: ascended (equation 5); or "gentle", see pruning/sparsity.py
+    # of missing the target: "multipliers", which rise until it is met (equation 5); or "gentle", a share of what the
+    # gates hear from distillation, so that they close slowly
+    price: str = "multipliers"
     strength: float = key(Kind.AMENDABLE, 0.1)  # of the gentle price, against what gates hear from distillation
     tolerance: float = key(Kind.EVALUATION, 0.02)  # a model that is further from the target has missed it
     may_miss: bool = key(Kind.EVALUATION, False)  # a run that misses it ends as any other; else with exit code 3

@@ -41,3 +41,12 @@ def test_examples_are_calls_that_the_command_takes(name):
         program, *words = shlex.split(call.replace("\\[", "["))
         assert program == "pruned-upstream" and words[: len(name.split())] == name.split()
         command.make_context(name, words[len(name.split()) :])  # raises for what it does not know
+
+
+def test_paragraphs_flow_and_lists_stay_lists():
+    said = CliRunner().invoke(APP, ["convert", "--help"], terminal_width=80, env={"COLUMNS": "80"}).output
+    lines = [line.strip() for line in said.partition("\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}")[0].splitlines()]
+    assert sum(line.startswith(("- ", "\N{BULLET}")) for line in lines) == 6
+    flowing = [line for line in lines if line.startswith(("Into a folder", "transformers' own"))]
+    assert len(flowing) == 2 and all(len(line) > 60 for line in flowing)
+    assert max(map(len, said.splitlines())) <= 80

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from pruned_upstream.description.macs import official_macs
+from pruned_upstream.jobs import Failure
 from pruned_upstream.model.size import count_parameters
 from pruned_upstream.report.page import numbers, recipe_differences, write_page
 from pruned_upstream.report.runs import read_run, read_runs
+from pruned_upstream.report.scores_page import write_scores_page
 from pruned_upstream.superb.results import write_results
 
 pytest.importorskip("matplotlib")
@@ -144,6 +146,20 @@ def test_scores_of_a_runs_own_model_stand_in_its_column(pruned, write_run, make_
     assert [cell.text_content() for cell in column[1:]] == ["769.62", "–"]
     assert any("fbank, not official" in note.text_content() for note in document.find_class("note"))
     assert "superb_s against parameters" in [heading.text_content() for heading in document.iter("h2")]
+
+
+def test_a_page_about_the_tasks_tells_results_reasons_and_failures(make_results, tmp_path):
+    results = make_results("<b>toy</b>", tasks=("ks", "sf"), why_unofficial="short training")
+    write_scores_page(tmp_path, results, {"sid": Failure("VoxCeleb1 is missing")})
+    document = lxml_html.document_fromstring((tmp_path / "report.html").read_text())
+    found = cells(next(document.iter("table")))
+    assert found["KS Acc ↑"][0] == "96.57" and not list(document.iter("b"))
+    assert found["SF F1 ↑"][-1].endswith("short training")
+    failed, missing = (note.text_content() for note in document.find_class("unfinished"))
+    assert failed == "sid failed: VoxCeleb1 is missing" and "pr, asr" in missing
+    assert [heading.text_content() for heading in document.iter("h2")] == [
+        "Results", "Numbers", "Beside published models", "Tasks", "How it was made"
+    ]  # fmt: skip
 
 
 def test_the_command(pruned, make_results, tmp_path, exit_code, capsys):

@@ -80,7 +80,7 @@ def test_beside_other_models_nothing_is_drawn_that_is_not_official(make_results)
     assert "not drawn (not official): mixed (qbe)" in texts(profile)
     size = score_against_size(entries)
     assert len(marks(size)) == 1 and "not drawn (not official): mixed" in texts(size)
-    assert len(marks(score_against_size(entries[:1]))) == 1, "alone it is drawn, and crossed"
+    assert len(marks(score_against_size(entries[:1]))) == 1, "alone it is drawn, half-filled"
 
 
 @given(st.lists(st.floats(-0.5, 1.5), max_size=15))

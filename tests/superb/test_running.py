@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -21,6 +23,7 @@ import pytest
 from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.files import locked
 from pruned_upstream.superb import running, stage, worker
+from pruned_upstream.superb.guide import README
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import read_results
 from pruned_upstream.superb.running import Settings, run
@@ -75,6 +78,23 @@ def test_finished_tasks_are_in_the_results_and_are_not_run_again(settings, monke
 
     monkeypatch.setattr(worker, "COMMAND", ("no-such-program",))  # nothing is run again
     assert run(settings).results == report.results == read_results(settings.folder)
+
+
+def test_the_folder_explains_itself_from_its_beginning(settings):
+    def readme() -> str:
+        return (settings.folder / README).read_text(encoding="utf-8")
+
+    running.claim(settings)
+    assert "0 of ten tasks finished" in readme()
+    run(settings)
+    assert "2 of ten tasks finished (ks, ic)" in readme()
+    told = set(re.findall(r"^\| `([^`]+)`", readme(), flags=re.M))
+    there = {path.name for path in settings.folder.iterdir() if path.name[0] != "."} - {README}
+    assert there <= told and told - there == {"report.html"}
+    command = next(line for line in readme().splitlines() if line.startswith("    pruned-upstream superb"))
+    assert shlex.split(command)[2:] == [
+        "-u", "fbank", "--data", str(settings.data.root.resolve()), "--output", str(settings.folder)
+    ]  # fmt: skip
 
 
 def test_another_task_joins_the_results_of_the_folder(settings):

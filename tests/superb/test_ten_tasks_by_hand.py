@@ -40,7 +40,7 @@ FIGURES = {
 
 
 def blocks() -> dict[str, str]:
-    return dict(re.findall(r"^```sh (\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    return dict(re.findall(r"^```sh title=\"(\w+)\"\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
 
 
 def test_the_page_has_every_task():

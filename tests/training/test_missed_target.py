@@ -12,7 +12,8 @@ from pruned_upstream.model.checkpoint import read_header, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.release import write_release
 from pruned_upstream.report.runs import read_run
-from pruned_upstream.sweep import MISSED, Axis, plan, run_sweep
+from pruned_upstream.sweep import Axis, plan, run_sweep
+from pruned_upstream.sweep.results import MISSED
 from pruned_upstream.training.cut import _miss
 from pruned_upstream.training.prune import run_prune
 from pruned_upstream.training.recipe import save_recipe
