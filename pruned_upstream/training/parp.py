@@ -33,7 +33,7 @@ from .corpus import HEADERS_FILE
 from .data import Batch, Batches
 from .fingerprints import encoder_fingerprint, lines_fingerprint, tensors_fingerprint
 from .loop import ParameterGroup, Trainer, decayed
-from .masking import masked_spans
+from .masking import check_spans, masked_spans
 from .processes import Processes, start_processes
 from .provenance import RECIPE_FILE, REPORT_FILE, provenance
 from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require, save_recipe
@@ -299,6 +299,9 @@ def run_parp(recipe: ParpRecipe, *, amend: bool = False) -> Path:
             found = find_transcribed(data.train, data.labels, min_samples=config.receptive_field, cache=cache)
         alphabet = Alphabet.of(data.labels, found.texts)
         speech = trainable(found, alphabet, config, max_seconds=data.max_seconds)
+        if recipe.masking.frames:
+            frames = [config.frames(utterance.samples) for utterance in speech.corpus.utterances]
+            check_spans(frames, recipe.masking.frame_span, "masking.frame_span")
         with processes.main_first():
             if processes.is_main:
                 check_recognition(recipe, alphabet, config)

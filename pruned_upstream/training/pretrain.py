@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from ..errors import ConfigError, DataError
 from ..files import write_text
 from ..model.checkpoint import load, save
-from ..model.config import EncoderConfig, RelativePosition, dense_config
+from ..model.config import SAMPLE_RATE, EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
 from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
 from .fingerprints import encoder_fingerprint
 from .loop import ParameterGroup, Trainer, decayed
-from .masking import masked_spans
+from .masking import check_spans, masked_spans
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
 from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require
@@ -274,6 +274,9 @@ def run_pretrain(recipe: PretrainRecipe, *, amend: bool = False) -> Path:
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         with processes.main_first():
             corpus = find_corpus(recipe.data.train, min_samples=config.receptive_field, cache=folder / HEADERS_FILE)
+            longest = int(recipe.data.max_seconds * SAMPLE_RATE)
+            frames = [config.frames(min(utterance.samples, longest)) for utterance in corpus.utterances]
+            check_spans(frames, recipe.masking.span, "masking.span")
             batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
             torch.manual_seed(recipe.run.seed)
             encoder = _encoder(config, recipe).to(processes.device)

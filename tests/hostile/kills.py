@@ -84,7 +84,7 @@ def prepare(place: Path) -> list[Command]:
         "data.max_seconds": 0.15,
         "data.workers": 0,
         "optimisation.steps": 12,
-        "run.log_every": 2,
+        "run.log_every": 3,
         "run.checkpoint_every": 2,
         "run.device": "cpu",
         "data.train": speech,

@@ -44,6 +44,15 @@ def pretraining(tmp_path, recordings):
     return make
 
 
+def test_spans_that_hide_whole_recordings_are_refused(pretraining, caplog):
+    recipe = pretraining("run")
+    wide = dataclasses.replace(recipe, masking=dataclasses.replace(recipe.masking, span=7))
+    with pytest.raises(ConfigError, match=r"masking\.span is 7 frames, and no recording.*has more than 7: "):
+        run_pretrain(wide)
+    run_pretrain(dataclasses.replace(recipe, masking=dataclasses.replace(recipe.masking, span=4)))
+    assert "3 of 7 recordings have no more frames than masking.span (4)" in caplog.text
+
+
 def weights(model: Path) -> dict[str, torch.Tensor]:
     return dict(load(model).state_dict())
 
