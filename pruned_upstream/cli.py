@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 USAGE_ERROR = 2
 INTERRUPTED = 130
 LONGEST_SENTENCE = 2000  # characters
+NO_MEMORY = "there is not enough memory; take smaller batches, or a larger machine"
+# what torch says in a RuntimeError where the machine is at fault, and what to do
+MACHINE_FAULTS = {
+    "DataLoader worker": "a data loading process was killed, mostly for want of memory; take fewer data.workers or ask "
+    "for more memory, and give the same command again: it goes on from the last state",
+    "can't allocate memory": NO_MEMORY,
+    "out of memory": NO_MEMORY,
+}
 
 
 def build_app() -> typer.Typer:
@@ -54,7 +62,12 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _complain(f"{place}{error.strerror or error}; mend that, and give the same command again")
     except MemoryError:
-        _complain("there is not enough memory; take smaller batches, or a larger machine")
+        _complain(NO_MEMORY)
+    except RuntimeError as error:
+        sentence = next((said for words, said in MACHINE_FAULTS.items() if words in str(error)), None)
+        if sentence is None:
+            raise
+        _complain(sentence)
     except SystemExit as ended:  # typer makes one of a KeyboardInterrupt, and says nothing
         if ended.code == INTERRUPTED:
             print("interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -121,7 +121,7 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
         PrunedUpstreamError: the folder cannot be written or the disk is full; `folder` keeps what it held.
     """
     folder = make_folder(folder)
-    with _beside(folder / TOGETHER) as temporary:
+    with _beside(folder / TOGETHER, said=f"into {folder}") as temporary:
         yield temporary
         places = {file: folder / file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file()}
         for place in places.values():
@@ -146,8 +146,12 @@ def _refuse_filled(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder for what will be `path`, on the same disk; it goes in any case."""
+def _beside(path: Path, said: str = "") -> Iterator[Path]:
+    """Yield an empty hidden folder for what will be `path`, on the same disk; it goes in any case.
+
+    Args:
+        said: of the place where something is wrong; by default the path.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +165,7 @@ def _beside(path: Path) -> Iterator[Path]:
         if fault is None:
             raise
         raise PrunedUpstreamError(
-            f"could not write {_place(path)}: {fault.strerror or fault}; nothing was changed"
+            f"could not write {said or _place(path)}: {fault.strerror or fault}; nothing was changed"
         ) from error
     finally:
         if temporary is not None:

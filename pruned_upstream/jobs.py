@@ -105,7 +105,8 @@ def run_jobs(
 ) -> dict[str, Result | Failure]:
     """Submit a job for each piece of work and wait for all of them.
 
-    Whatever ends this process (Ctrl-C, SIGTERM, the SIGHUP of a lost terminal) ends the jobs that it started.
+    Whatever ends this process (Ctrl-C, SIGTERM, the SIGHUP of a lost terminal, SLURM's SIGUSR1) ends the jobs that it
+    started.
 
     Args:
         work: picklable, by name.
@@ -154,7 +155,7 @@ def _signals_as_interruptions() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)

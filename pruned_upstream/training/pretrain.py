@@ -113,7 +113,8 @@ class PretrainRecipe:
     # of the model file: half the size, read back in single precision
     half_precision: bool = key(Kind.EVALUATION, False)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ConfigError unless the front end leaves steps for the rest."""
         require(
             self.masking.front_end_steps < self.optimisation.steps,
             "masking.front_end_steps",

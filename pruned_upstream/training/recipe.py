@@ -65,7 +65,7 @@ def key(kind: Kind, default: Any) -> Any:
 
 @runtime_checkable
 class Section(Protocol):
-    """A section that checks its values, once all of them are known."""
+    """A section, or a recipe, that checks its values, once all of them are known."""
 
     def check(self) -> None:
         """Raises ConfigError, which names the key, when a value is impossible."""
@@ -273,7 +273,7 @@ def resolve_recipe(tree: dict[str, Any], schema: type[RecipeType]) -> RecipeType
             require(written, key, single, "be text in UTF-8 without zero bytes, as names of files are")
             named = key not in SOURCES or single is None or isinstance(single, str)
             require(named, key, value, "hold names of folders and manifests")
-    for section in (getattr(recipe, key.name) for key in dataclasses.fields(recipe)):
+    for section in (*(getattr(recipe, key.name) for key in dataclasses.fields(recipe)), recipe):
         if isinstance(section, Section):
             try:
                 section.check()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..files import atomic_write
 from ..model.checkpoint import load, read_header, save
 from ..model.config import SAMPLE_RATE
 from ..model.convert import load_teacher
@@ -92,9 +94,10 @@ def run_repair(model: Path, recipe: RepairRecipe, out: Path) -> dict[str, Any]:
         header, student, teacher = read_header(model), load(model), load_teacher(recipe.teacher)
         corpus = find_corpus(recipe.data.train, min_samples=student.config.receptive_field)
         batches = Batches(corpus, recipe.data, seed=recipe.seed)
-        found = repaired(teacher.to(processes.device), student.to(processes.device), batches, recipe.repair)
-        if processes.is_main:
-            # what is said of the model's making stays; of this repair there is as much as of any run
-            made = {f"repair_{key}": value for key, value in provenance(recipe, teacher=recipe.teacher).items()}
-            save(out, found.encoder.cpu(), provenance={**header.provenance, **made})
+        with atomic_write(out) if processes.is_main else nullcontext() as temporary:  # it tells a wrong place at once
+            found = repaired(teacher.to(processes.device), student.to(processes.device), batches, recipe.repair)
+            if temporary is not None:
+                # what is said of the model's making stays; of this repair there is as much as of any run
+                made = {f"repair_{key}": value for key, value in provenance(recipe, teacher=recipe.teacher).items()}
+                save(temporary, found.encoder.cpu(), provenance={**header.provenance, **made})
     return repair_facts(found)

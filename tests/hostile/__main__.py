@@ -17,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m hostile", description=__doc__)
     parser.add_argument("--files", type=int, default=10_000, help="spoiled files, all formats together")
     parser.add_argument("--kills", type=int, default=100, help="kills at random moments, all commands together")
+    parser.add_argument("--pairs", type=int, default=1, help="times that each command is launched as a pair")
     parser.add_argument("--disks", type=int, default=60, help="runs of commands into a full disk")
     parser.add_argument("--commands", help="of which kills and full disks are to be: prune,distill,...; all of them")
     parser.add_argument("--seed", type=int, default=0)
@@ -29,18 +30,21 @@ def main() -> None:
             tally = fuzz(arguments.files, place / "files", seed=arguments.seed, say=say)
             say(f"files: {sum(tally.counts.values())}: {dict(tally.counts)}; {len(tally.escapes)} escapes")
             faults += tally.escapes
-        if arguments.kills or arguments.disks:
-            from . import disks, kills
+        if arguments.kills or arguments.disks or arguments.pairs:
+            from . import disks, kills, pairs
 
-            commands = kills.prepare(place / "sources")
-            if arguments.commands:
-                commands = [command for command in commands if command.name in arguments.commands.split(",")]
+            wanted = arguments.commands.split(",") if arguments.commands else None
+            commands = kills.prepare(place / "sources", wanted)
             if arguments.kills:
                 outcome = kills.kill_and_compare(
                     commands, arguments.kills, place / "killed", seed=arguments.seed, say=say
                 )
                 say(f"kills: {sum(outcome.kills.values())}: {dict(outcome.kills)}; {len(outcome.faults)} faults")
                 faults += outcome.faults
+            if arguments.pairs:
+                both = pairs.launch_pairs(commands, arguments.pairs, place / "pairs", say=say)
+                say(f"pairs: {sum(both.kills.values())}: {dict(both.kills)}; {len(both.faults)} faults")
+                faults += both.faults
             if arguments.disks:
                 full = disks.fill(commands, arguments.disks, place / "full", seed=arguments.seed, say=say)
                 say(f"full disks: {sum(full.kills.values())}: {dict(full.kills)}; {len(full.faults)} faults")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ LEFT_OUT = re.compile(
     r".*\.lock|jobs/.*|.*tfevents.*|.*(stdout\.txt|stderr\.txt|log\.log)|.*(args|config)_[\d-]+\.yaml"
 )
 INTERRUPTED = 130
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-def prepare(place: Path) -> list[Command]:
-    """Recordings, a tiny teacher and a tiny model, and the commands that are killed."""
+def prepare(place: Path, wanted: Collection[str] | None = None) -> list[Command]:
+    """Recordings, a tiny teacher and a tiny model, and the commands that are killed: all, or those that are wanted."""
     import torch
     from tiny import random_encoder, tiny_config
 
@@ -98,13 +98,13 @@ def prepare(place: Path) -> list[Command]:
 
     parp = training("parp", "parp_demo", data__labels="letters", data__test=speech, decoding__beam=3)
     trained, results = place / "trained", place / "results"
-    _start(parp, trained).communicate()
+    start(parp, trained).communicate()
     tasks = {"ks": TaskResult({"acc": 91.5}, True)}
     write_results(results, RunResults("x", "pruned_upstream", parameters=3, tasks=tasks))
     shape = {"channels": 16, "layers": 2, "dim": 24, "heads": 4, "ffn": 40, "conv_pos": 8, "conv_pos_groups": 4}
 
-    return [
-        *_superb(place, model),
+    commands = [
+        *(_superb(place, model) if wanted is None or "superb" in wanted else []),
         training("prune", "demo", second_stage__steps=4),
         training("distill", "demo_distil"),
         parp,
@@ -133,7 +133,9 @@ def prepare(place: Path) -> list[Command]:
         Command("release", lambda folder: ["release", str(model), "--out", str(folder / "release"), "--name", "x"]),
         Command("export", lambda folder: ["export", str(model), "--onnx", str(folder / "model.onnx")]),
         Command("info", lambda folder: ["info", str(model), "--plot", str(folder / "layers.png")]),
+        Command("report", lambda folder: ["report", str(trained), "--out", str(folder / "page.html")]),
     ]
+    return [command for command in commands if wanted is None or command.name in wanted]
 
 
 def _superb(place: Path, model: Path) -> list[Command]:
@@ -157,7 +159,7 @@ def kill_and_compare(
     for command in list(commands):
         folder = place / command.name  # the same for all, since recipes hold it
         started = time.monotonic()
-        ended = _start(command, folder).communicate(timeout=PATIENCE_SECONDS)[0]
+        ended = start(command, folder).communicate(timeout=PATIENCE_SECONDS)[0]
         seconds = time.monotonic() - started
         undisturbed[command.name] = (seconds, contents(folder))
         shutil.rmtree(folder)
@@ -254,7 +256,7 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
     """Launch until the command ends by itself, and kill most of the launches on their way."""
     killed = 0
     for launch in range(TRIES):
-        process = _start(command, folder)
+        process = start(command, folder)
         spare = launch > 6 or rng.random() < 0.15  # it must come to its end some time
         try:
             output, _ = process.communicate(timeout=PATIENCE_SECONDS if spare else seconds * rng.uniform(0.2, 1.1))
@@ -281,7 +283,8 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
     return killed
 
 
-def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
+def start(command: Command, folder: Path) -> subprocess.Popen[str]:
+    """Launch the command as a process group of its own."""
     if command.source is not None and not folder.exists():
         shutil.copytree(command.source, folder)
     folder.mkdir(parents=True, exist_ok=True)

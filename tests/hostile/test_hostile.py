@@ -13,7 +13,21 @@ ROOT = Path(__file__).parents[2]
 
 def test_spoiled_files_of_every_format_end_in_sentences():
     """In a process of its own, since what has computed cannot be forked."""
-    command = [sys.executable, "-W", "ignore", "-m", "hostile", "--files", "150", "--kills", "0", "--disks", "0"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "hostile",
+        "--files",
+        "150",
+        "--kills",
+        "0",
+        "--pairs",
+        "0",
+        "--disks",
+        "0",
+    ]
     paths = f"{ROOT}:{ROOT / 'tests'}"
     ended = subprocess.run(command, env=_environment(PYTHONPATH=paths), capture_output=True, text=True, timeout=280)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
@@ -22,7 +36,21 @@ def test_spoiled_files_of_every_format_end_in_sentences():
 
 @pytest.mark.slow
 def test_killed_commands_leave_what_undisturbed_ones_leave():
-    command = [sys.executable, "-W", "ignore", "-m", "hostile", "--files", "0", "--kills", "12", "--disks", "12"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "hostile",
+        "--files",
+        "0",
+        "--kills",
+        "12",
+        "--pairs",
+        "1",
+        "--disks",
+        "12",
+    ]
     paths = f"{ROOT}:{ROOT / 'tests'}"
     ended = subprocess.run(command, env=_environment(PYTHONPATH=paths), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]

@@ -21,7 +21,7 @@ from pruned_upstream.training.pretrain import (
     Shape,
     run_pretrain,
 )
-from pruned_upstream.training.recipe import load_recipe, resolve_recipe
+from pruned_upstream.training.recipe import flat_keys, load_recipe, resolve_recipe
 from pruned_upstream.training.units import FrameLabels, Targets, log_mel
 
 pytest.importorskip("librosa")
@@ -42,6 +42,14 @@ def pretraining(tmp_path, recordings):
         return resolve_recipe(tree, PretrainRecipe)
 
     return make
+
+
+def test_the_command_ends_with_its_page(pretraining, recordings, tmp_path, exit_code):
+    recipe = pretraining("run")
+    settings = [f"{key}={value}" for key, value in flat_keys(recipe).items() if value is not None]
+    assert exit_code("pretrain", "demo_teacher", *settings) == 0
+    assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "README.md").exists()
+    assert exit_code("pretrain", "demo_teacher", *settings, "masking.front_end_steps=5") == 2
 
 
 def test_spans_that_hide_whole_recordings_are_refused(pretraining, caplog):
