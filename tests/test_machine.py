@@ -1,4 +1,4 @@
-"""What the machine refuses, a folder without permission, a home that cannot be written, memory, is told in a sentence."""
+"""What the machine refuses is told in a sentence: a folder without permission, a home, memory."""
 
 from __future__ import annotations
 
