@@ -30,9 +30,11 @@ def searched(path: Path) -> Tensor:
 
 
 def through(path: Path, effects: list[list[str]]) -> Tensor:
-    """(samples,) behind a chain of SoX's effects."""
+    """(samples,) behind a chain of SoX's effects, which would clip what is infinite and drop what is no number."""
+    import torchaudio
     from torchaudio.sox_effects import apply_effects_file
 
+    _check_numbers(torchaudio.load(str(path))[0], path)
     wav, _ = apply_effects_file(str(path), effects)
     return wav.squeeze(0)
 
@@ -52,6 +54,10 @@ def read(path: str | Path, reader: Reader) -> Tensor:
         raise DataError(f"{path} cannot be read as audio: {error}") from error
     if wav.numel() == 0:
         raise DataError(f"{path} holds no sound that this task listens to")
+    _check_numbers(wav, path)
+    return wav
+
+
+def _check_numbers(wav: Tensor, path: Path) -> None:
     if not torch.isfinite(wav).all():
         raise DataError(f"{path} holds samples that are not numbers")
-    return wav

@@ -239,6 +239,17 @@ def test_clips_that_are_no_sound(trained, tmp_path, clip):
         task.predict([tmp_path])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("task", ["ks", "sv", "qbe"])
+def test_effects_do_not_hide_what_is_no_number(trained, clip, tmp_path, task, value):
+    sound = np.random.default_rng(0).normal(0, 0.1, 32000)
+    sound[1000] = value
+    soundfile.write(tmp_path / "hole.wav", sound, 16000, subtype="FLOAT")
+    loaded = load_task(trained(task, *(["-l", "2"] if task == "qbe" else [])).folder)
+    with pytest.raises(DataError, match=r"hole.wav holds samples that are not numbers"):
+        loaded.predict([tmp_path / "hole.wav"] if task == "ks" else [clip(), tmp_path / "hole.wav"])
+
+
 @pytest.mark.parametrize("task", ["ks", "asr", "sid"])
 def test_stereo_at_another_rate_is_mixed_down_and_resampled(trained, clip, task):
     (answer,) = load_task(trained(task).folder).predict([clip(channels=2, rate=44100, samples=44100)])
