@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pruned_upstream.miniature.demo import TEACHER
 from pruned_upstream.superb import running
@@ -152,10 +153,38 @@ def test_stages_that_share_a_process_compute_what_they_compute_alone(tmp_path, m
     assert shared == alone and len(alone) > 6
 
 
+@pytest.mark.slow
+def test_ten_tasks_in_one_process_leave_the_same_heads_as_each_alone(tmp_path, tiny_root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = {"upstream": "pruned_upstream", "checkpoint": TEACHER}
+
+    def heads_and_metrics(form: str, workers: Workers | None = None) -> dict[str, object]:
+        folder = tmp_path / form
+        settings = Settings(folder, data=Data(tiny_root), device="cpu", steps=4, short=True, threads=1, **model)
+        report = run(settings, workers=workers)
+        assert report.failures == {}
+        found: dict[str, object] = dict(report.results.metrics)
+        for path in sorted(folder.glob("**/states-4.ckpt")):
+            states = torch.load(path, weights_only=False)
+            found |= {
+                f"{path.relative_to(folder)} {part} {name}": tensor
+                for part in ("Downstream", "Featurizer")
+                for name, tensor in states[part].items()
+            }
+        return found
+
+    with Workers(shared=True) as workers:
+        shared = heads_and_metrics("shared", workers)
+        assert len(workers.idle) == 1
+    monkeypatch.setattr(running, "SHORT_STEPS", -1)
+    alone = heads_and_metrics("alone")
+    assert len(shared) > 100 and shared.keys() == alone.keys()
+    for name, value in alone.items():
+        assert torch.equal(torch.as_tensor(shared[name]), torch.as_tensor(value)), name
+
+
 @pytest.mark.gpu
 def test_two_tasks_on_a_gpu(tmp_path, monkeypatch):
-    import torch
-
     from pruned_upstream.miniature import build
 
     if not torch.cuda.is_available():
