@@ -248,6 +248,10 @@ class WeightNormConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         self._kept = Kept()
 
+    def trust_weights(self) -> None:
+        """See `Encoder.frozen`."""
+        self._kept.trusting = True
+
     @property
     def kernel(self) -> int:
         """Frames under the kernel."""

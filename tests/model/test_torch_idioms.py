@@ -175,6 +175,49 @@ def baked(encoder, config):
 
 
 @torch.no_grad()
+def counted_writes():
+    def copied(parameter):
+        parameter.copy_(parameter * 1.5)
+
+    def moved(parameter):
+        parameter.set_(parameter * 1.5)
+
+    def replaced(parameter):
+        parameter.data = parameter * 1.5
+
+    return [copied, moved, replaced]
+
+
+@pytest.mark.parametrize("write", counted_writes(), ids=lambda write: write.__name__)
+@torch.no_grad()
+def test_a_write_that_torch_counts_reaches_a_frozen_encoder(encoder, write):
+    states(encoder.frozen())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    for parameter in encoder.parameters():
+        write(parameter)
+    assert largest_difference(states(encoder), states(same_weights_elsewhere(encoder))) < 1e-5
+    weights = {name: value * 1.5 for name, value in encoder.state_dict().items()}
+    for assign in (False, True):
+        encoder.load_state_dict(weights, assign=assign)
+        assert largest_difference(states(encoder), states(same_weights_elsewhere(encoder))) < 1e-5
+        weights = {name: value / 1.5 for name, value in weights.items()}
+
+
+@torch.no_grad()
+def test_a_frozen_encoder_compares_no_values(monkeypatch):
+    encoder = random_encoder(CONFIGS["wavlm"])
+    expected = states(encoder)
+    largest = states(encoder.frozen())
+    monkeypatch.setattr(torch, "equal", None)
+    assert largest_difference(states(encoder), expected) == largest_difference(largest, expected) == 0
+    monkeypatch.undo()
+    fresh = copy.deepcopy(encoder)  # makes no promise, so that every write is seen
+    states(fresh)
+    for parameter in fresh.parameters():
+        parameter.data.mul_(1.5)
+    assert largest_difference(states(fresh), states(same_weights_elsewhere(fresh))) < 1e-5
+
+
 def test_pruning_masks_of_torch(encoder):
     states(encoder)
     for _, module, weight in maps_and_convolutions(encoder):
