@@ -21,7 +21,7 @@ from .model.config import SAMPLE_RATE
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
 from .model.header import is_onnx
-from .model.onnx_file import OnnxEncoder, require
+from .model.onnx_file import OnnxEncoder, require_packages
 from .model.streaming import samples_of_chunk
 from .pruning.compaction import compact
 
@@ -83,7 +83,7 @@ def export_onnx(
     """
     if not is_onnx(Path(path)):
         raise PrunedUpstreamError(f"{path} does not end in .onnx, by which such a file is known; give it another name")
-    require("onnx", "onnxruntime", "onnxscript")
+    require_packages("onnx", "onnxruntime", "onnxscript")
     encoder = encoder.to("cpu").eval()
     with atomic_write(path) as temporary:
         _convert(encoder, temporary, fold=int8, provenance=provenance or {})

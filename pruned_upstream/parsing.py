@@ -1,13 +1,14 @@
-"""Text of unknown origin as plain data: bounded before it is built, and fit to be shown."""
+"""Text of unknown origin as plain data: bounded before it is built, held against what is wanted, fit to be shown."""
 
 from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError
+from .errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import yaml
@@ -124,6 +125,21 @@ def printable(text: str) -> str:
 def shown(value: object) -> str:
     """A value as a message quotes it: like repr(), never long."""
     return _SHORT.repr(value)
+
+
+def require(condition: bool, name: str, value: object, wanted: str) -> None:
+    """Refuse a setting's value: "<name> is <value>; it must <wanted>". Conditions say what is right, so NaN is refused.
+
+    Raises:
+        ConfigError: `condition` is false.
+    """
+    if not condition:
+        raise ConfigError(f"{name} is {shown(value)}; it must {wanted}")
+
+
+def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a word that is no choice. Raises ConfigError, which names the choices."""
+    require(value in (known := list(choices)), name, value, f"be one of {', '.join(known)}")
 
 
 def is_text(value: object) -> bool:

@@ -15,8 +15,9 @@ from pruned_upstream.miniature.demo import TEACHER as START
 from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.model.gating import EncoderGates, LayerGates
-from pruned_upstream.model.size import count_parameters, prunable_parameters
+from pruned_upstream.model.size import count_parameters
 from pruned_upstream.pruning.compaction import compact
+from pruned_upstream.pruning.cost import cost_of
 
 from .questions import Layers
 
@@ -57,7 +58,7 @@ def _sparsities() -> tuple[float, float]:
     """What is left out of the transformer, and of everything, for a student to be as large as the distilled one."""
     config = read_header(START).config  # the shape is the benchmark teacher's, too
     removed = count_parameters(config) - count_parameters(shallow_config(config, SHALLOW_LAYERS))
-    return removed / prunable_parameters(config), removed / count_parameters(config)
+    return removed / cost_of("transformer").counted(config), removed / count_parameters(config)
 
 
 def _rate(value: float) -> tuple[str, ...]:

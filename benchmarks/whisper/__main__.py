@@ -13,7 +13,8 @@ from pruned_upstream.files import write_text
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import EncoderConfig
 from pruned_upstream.model.convert.whisper import at_own_length
-from pruned_upstream.model.size import count_parameters, prunable_parameters
+from pruned_upstream.model.size import count_parameters
+from pruned_upstream.pruning.cost import cost_of
 
 from . import page, weights
 from .asking import TRANSCRIBED, Interview, Student
@@ -92,14 +93,14 @@ class Benchmark:
         encoder = load(file)
         student = Student(encoder)
         if not known:
-            dense = load(self.teacher).config
+            dense, prunable = load(self.teacher).config, cost_of("transformer")
             known = {
                 "name": name,
                 "sparsity": sparsity,
                 "seed": seed,
                 "variant": variant,
                 "parameters": count_parameters(read_out(encoder.config)),
-                "gone": 1 - prunable_parameters(encoder.config) / prunable_parameters(dense),
+                "gone": 1 - prunable.counted(encoder.config) / prunable.counted(dense),
                 "transcribed": TRANSCRIBED if self.split == "test" else 0,
                 "core": self.interview.core(student, is_teacher=is_teacher, decodes=self.split == "test"),
             }

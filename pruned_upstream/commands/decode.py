@@ -31,6 +31,7 @@ def decode(
     """
     from ..errors import ConfigError
     from ..files import locked
+    from ..parsing import require
     from ..training.parp import ParpRecipe
     from ..training.processes import device_named
     from ..training.provenance import RECIPE_FILE
@@ -51,8 +52,8 @@ def decode(
     log_to_terminal()
     if name is None and recipe != before:
         name = evaluation_name(overrides or [])
-    if name is not None and (not name or Path(name).name != name):
-        raise ConfigError(f"--name is '{name}'; it must be the name of a folder, without a path")
+    of_a_folder = name is None or (bool(name) and Path(name).name == name)
+    require(of_a_folder, "--name", name, "be the name of a folder, without a path")
     with locked(run):
         tests = decode_run(run, recipe, device_named(recipe.run.device), name=name)
     console = terminal()

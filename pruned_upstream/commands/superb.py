@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, PrunedUpstreamError
+from ..superb.observer import Observer
 from . import add, number_or_text, pairs, terminal
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ def superb(
     raise typer.Exit(FAILED if report.failures else 0)
 
 
-class Progress:
-    """An observer of a run (`running.Observer`): bars for the tasks and for the stages that are running."""
+class Progress(Observer):
+    """Bars for the tasks and for the stages that are running."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.bars = rich.progress.Progress(

@@ -15,12 +15,16 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def look(number: int) -> dict[str, Any]:
-    """Colour, marker and stroke of the curve `number`: each alone tells curves apart, so that grey ones can be read."""
+def look(number: int, *, marker: bool = True) -> dict[str, Any]:
+    """Colour, marker and stroke of the curve `number`: each alone tells curves apart, so that grey ones can be read.
+
+    Args:
+        marker: False where a curve has too many points to mark.
+    """
     strokes = ("-", "--", "-.", ":")
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": MARKERS[number % len(MARKERS)] if marker else None,
         "linestyle": strokes[number % len(strokes)],
     }
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..model.encoder import Encoder
+from ..parsing import require
 
 
 @torch.no_grad()
@@ -54,10 +55,7 @@ def layer_clusters(similarity: Tensor, count: int) -> list[list[int]]:
     from scipy.spatial.distance import squareform
 
     layers = len(similarity)
-    if not 1 <= count <= layers:
-        raise ConfigError(
-            f"distillation.clusters is {count}; the teacher has {layers} layers, so it must be 1 to {layers}"
-        )
+    require(1 <= count <= layers, "distillation.clusters", count, f"be from 1 to {layers}, the teacher's layers")
     if layers == 1:
         return [[1]]
     apart = (1 - similarity).clamp(min=0).fill_diagonal_(0)

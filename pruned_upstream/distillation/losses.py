@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..parsing import require_one_of
 
 
 def mse(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
@@ -76,6 +76,5 @@ def named_loss(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in LOSSES:
-        raise ConfigError(f"distillation.loss is '{name}'; it must be one of {', '.join(LOSSES)}")
+    require_one_of("distillation.loss", name, LOSSES)
     return LOSSES[name]

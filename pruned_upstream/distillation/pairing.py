@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..parsing import require_one_of
 from .losses import gram, mse, named_loss
 
 VARIANTS = ("v4", "v3", "fixed")
@@ -72,8 +73,7 @@ class LayerPairing(nn.Module):
                 f"distillation.{'teacher_layers' if len(groups) == 1 else 'groups'} names the layers {layers}; they "
                 f"must rise, from 0 at the lowest to {num_layers} at the highest"
             )
-        if variant not in VARIANTS:
-            raise ConfigError(f"distillation.pairing is '{variant}'; it must be one of {', '.join(VARIANTS)}")
+        require_one_of("distillation.pairing", variant, VARIANTS)
         self.num_layers = num_layers
         self.teacher_layers = layers
         self.variant = variant

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..jobs import Failure
+    from ..superb.observer import Observer
     from ..superb.report import Table
     from ..superb.results import RunResults
-    from ..superb.running import Observer, Settings
+    from ..superb.running import Settings
 
 TEACHER = Path(__file__).parent / "demo_teacher.safetensors"  # half precision; recipes/demo_teacher.yaml makes it
 SHORT_TASKS = ("ks", "pr", "qbe")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..parsing import parse_json, shown
+from ..parsing import parse_json, require, require_one_of, shown
 
 SAMPLE_RATE = 16_000  # samples per second of every waveform
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec", "whisper")
@@ -45,10 +45,7 @@ class _Typed:
         own: Any = type(self)  # mypy does not know that a class can be hashed
         for name, kind in _simple_fields(own).items():
             value = getattr(self, name)
-            if type(value) is not kind:
-                raise ConfigError(
-                    f"{name} of {type(self).__name__} is {shown(value)}; it must be of type {kind.__name__}"
-                )
+            require(type(value) is kind, f"{name} of {type(self).__name__}", value, f"be of type {kind.__name__}")
 
 
 @functools.cache
@@ -315,18 +312,15 @@ class EncoderConfig(_Typed):
         return cls(**tree)
 
     def _check(self) -> None:
-        if self.family not in FAMILIES:
-            raise ConfigError(f"unknown model family '{self.family}'; known are {', '.join(FAMILIES)}")
-        if self.extractor_mode not in EXTRACTOR_MODES:
-            raise ConfigError(f"extractor_mode is '{self.extractor_mode}'; it must be one of {EXTRACTOR_MODES}")
+        require_one_of("the model's family", self.family, FAMILIES)
+        require_one_of("extractor_mode", self.extractor_mode, EXTRACTOR_MODES)
         self._check_input()
         if self.streaming is not None:
             if self.log_mel is not None or self.conv_padding:
                 raise ConfigError("a model of log-mel windows cannot be made to stream")
             _in_range("streaming.chunk", self.streaming.chunk, 1, MAX_STREAMING)
             _in_range("streaming.history", self.streaming.history, 0, MAX_STREAMING)
-        if self.padding not in PADDINGS:
-            raise ConfigError(f"padding is '{self.padding}'; it must be one of {PADDINGS}")
+        require_one_of("padding", self.padding, PADDINGS)
         for name, most in _MOST.items():
             _in_range(name, getattr(self, name), 1, most)
         _in_range("conv_pos_depth", self.conv_pos_depth, 0, MAX_CONV_POS_DEPTH)
@@ -391,13 +385,11 @@ _MOST = {
 
 
 def _in_range(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"{name} is {shown(value)}; it must be from {least} to {most:,}")
+    require(least <= value <= most, name, value, f"be from {least} to {most:,}")
 
 
 def _list(tree: dict[str, Any], key: str, where: str) -> list[Any]:
-    if not isinstance(tree[key], list):
-        raise ConfigError(f"{where}.{key} is {shown(tree[key])}; it must be a list")
+    require(isinstance(tree[key], list), f"{where}.{key}", tree[key], "be a list")
     return tree[key]
 
 
@@ -414,8 +406,8 @@ def _fields(cls: type, tree: Any, where: str) -> dict[str, Any]:
         )
     for name, value in tree.items():
         kind = _simple_fields(cls).get(name)
-        if kind is not None and type(value) is not kind:
-            raise ConfigError(f"{where}.{name} is {shown(value)}; it must be of type {kind.__name__}")
+        if kind is not None:
+            require(type(value) is kind, f"{where}.{name}", value, f"be of type {kind.__name__}")
     return dict(tree)
 
 

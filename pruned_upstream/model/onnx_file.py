@@ -53,7 +53,7 @@ class OnnxEncoder(Extracts[OnnxOutput]):
         self.path = local_file(path)
         self.header = read_onnx_header(self.path)
         self.config = self.header.config
-        require("onnxruntime")
+        require_packages("onnxruntime")
         self._sessions: dict[int, InferenceSession] = {}  # by process
 
     def compute(self, waveforms: Sequence[Tensor]) -> OnnxOutput:
@@ -133,7 +133,7 @@ def read_onnx_header(path: Path) -> Header:
         PrunedUpstreamError: onnx is not installed.
     """
     check_readable(path)
-    require("onnx")
+    require_packages("onnx")
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -152,7 +152,7 @@ def read_onnx_header(path: Path) -> Header:
     return Header(*parse_description(path, metadata), version="onnx")
 
 
-def require(*packages: str) -> None:
+def require_packages(*packages: str) -> None:
     """Raises PrunedUpstreamError where one of the packages of the extra `onnx` is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:

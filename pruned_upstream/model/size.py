@@ -42,12 +42,6 @@ def nonzero_parameters(module: nn.Module) -> int:
     return sum(int(parameter.count_nonzero()) for parameter in module.parameters())
 
 
-def prunable_parameters(config: EncoderConfig) -> int:
-    """Attention and feed-forward sublayers: what the paper's sparsity is a share of (85.02M at WavLM Base)."""
-    parts = parameters_by_part(config)
-    return sum(parts[name] for name in PRUNABLE_PARTS)
-
-
 def front_end_parameters(config: EncoderConfig) -> int:
     """Parameters of the convolutions and their norms."""
     total, in_channels = 0, config.input_channels

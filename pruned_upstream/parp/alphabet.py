@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..parsing import require_one_of
 
 BLANK = 0
 BOUNDARY = "|"  # between words
@@ -33,8 +33,7 @@ class Alphabet:
         Raises:
             ConfigError: no such kind.
         """
-        if kind not in KINDS:
-            raise ConfigError(f"data.labels is '{kind}'; it must be one of {', '.join(KINDS)}")
+        require_one_of("data.labels", kind, KINDS)
         if kind == "letters":
             return cls(kind, LETTERS)
         return cls(kind, tuple(sorted({symbol for text in transcripts for symbol in spell(kind, text)})))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..parsing import require
 from .alphabet import BLANK, BOUNDARY, Alphabet
 
 IMPOSSIBLE = -1e4  # log probability
@@ -29,8 +30,7 @@ class DecodingSettings:
 
     def check(self) -> None:
         """Raises ConfigError, which names the key, when a value is impossible."""
-        if self.beam < 1:
-            raise ConfigError(f"decoding.beam is {self.beam}; it must be at least 1")
+        require(self.beam >= 1, "decoding.beam", self.beam, "be at least 1")
         if (self.lm is None) != (self.words is None):
             raise ConfigError("decoding.lm and decoding.words go together; give both, or neither for greedy decoding")
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..parsing import require, require_one_of
 from .masks import SCOPES, Masks, full_masks, magnitude_masks, random_masks, sparsity_of
 
 METHODS = ("dense", "rpi", "mpi", "omp", "imp", "parp", "parp_p")
@@ -51,22 +52,22 @@ class ParpSettings:
     def check(self) -> None:
         """Raises ConfigError, which names the key, when a value is impossible."""
         start = self.initial_sparsity
-        _require(self.method in METHODS, "method", self.method, f"be one of {', '.join(METHODS)}")
-        _require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "be from 0 to below 1")
-        _require(bool(self.modules), "modules", self.modules, "name at least one module")
-        _require(self.scope in SCOPES, "scope", self.scope, f"be one of {', '.join(SCOPES)}")
-        _require(self.every >= 1, "every", self.every, "be at least 1")
-        _require(
+        require_one_of("parp.method", self.method, METHODS)
+        require(0 <= self.sparsity < 1, "parp.sparsity", self.sparsity, "be from 0 to below 1")
+        require(bool(self.modules), "parp.modules", self.modules, "name at least one module")
+        require_one_of("parp.scope", self.scope, SCOPES)
+        require(self.every >= 1, "parp.every", self.every, "be at least 1")
+        require(
             start is None or 0 <= start <= self.sparsity,
-            "initial_sparsity",
+            "parp.initial_sparsity",
             start,
             "be from 0 to parp.sparsity, or null",
         )
-        _require(0 < self.rise <= 1, "rise", self.rise, "be above 0 and at most 1")
-        _require(self.rounds >= 1, "rounds", self.rounds, "be at least 1")
-        _require(
+        require(0 < self.rise <= 1, "parp.rise", self.rise, "be above 0 and at most 1")
+        require(self.rounds >= 1, "parp.rounds", self.rounds, "be at least 1")
+        require(
             self.mask is None or self.method in STARTS_FROM_A_MASK,
-            "mask",
+            "parp.mask",
             self.mask,
             f"be null, since {self.method} makes its own; {', '.join(STARTS_FROM_A_MASK)} take one",
         )
@@ -224,8 +225,3 @@ class Pruner:
     def _apply(self) -> None:
         for name, weight in self.weights.items():
             weight.mul_(self.masks[name])
-
-
-def _require(condition: bool, key: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise ConfigError(f"parp.{key} is {value!r}; it must {wanted}")

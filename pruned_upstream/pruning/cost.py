@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ..description.macs import OFFICIAL_LENGTHS, channel_pairs, official_macs
-from ..errors import ConfigError
 from ..model.attention import GATE_WIDTH
 from ..model.config import EncoderConfig, Head, TransformerLayer
 from ..model.size import PRUNABLE_PARTS, has_norm, parameters_by_part
+from ..parsing import require_one_of
 from .gates import conv_kind, living_places
 
 BY_SHAPE = ("transformer", "everything", "macs")  # scopes that need nothing but the shape of an encoder
@@ -52,8 +52,7 @@ def cost_of(scope: str) -> Cost:
     Raises:
         ConfigError: there is no such scope.
     """
-    if scope not in BY_SHAPE:
-        raise ConfigError(f"the scope of sparsity is '{scope}'; it must be one of {', '.join(BY_SHAPE)}")
+    require_one_of("the scope of sparsity", scope, BY_SHAPE)
     return Macs() if scope == "macs" else Parameters(PRUNABLE_PARTS if scope == "transformer" else None)
 
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..model.config import EncoderConfig
 from ..model.gating import EncoderGates, LayerGates
+from ..parsing import require
 from . import hard_concrete
 
 SUBLAYER_KINDS = ("attention", "feed_forward")
@@ -62,16 +62,11 @@ class GateSettings:
     def __post_init__(self) -> None:
         for kind in ("qk", "vo", "head", "ffn", "attention", "feed_forward", "conv"):
             rate = getattr(self, f"drop_{kind}")
-            if not 0 < rate < 1:
-                raise ConfigError(f"gates.drop_{kind} is {rate}; it must lie between 0 and 1, both excluded")
-        if self.beta <= 0:
-            raise ConfigError(f"gates.beta is {self.beta}; a temperature must be above 0")
-        if self.init_std < 0:
-            raise ConfigError(f"gates.init_std is {self.init_std}; it must be at least 0")
-        if self.warm_start < 0:
-            raise ConfigError(f"gates.warm_start is {self.warm_start}; it must be at least 0, which is none")
-        if self.clamp is not None and self.clamp <= 0:
-            raise ConfigError(f"gates.clamp is {self.clamp}; it must be above 0, or null for none")
+            require(0 < rate < 1, f"gates.drop_{kind}", rate, "lie between 0 and 1, both excluded")
+        require(self.beta > 0, "gates.beta", self.beta, "be above 0, as a temperature is")
+        require(self.init_std >= 0, "gates.init_std", self.init_std, "be at least 0")
+        require(self.warm_start >= 0, "gates.warm_start", self.warm_start, "be at least 0, which is none")
+        require(self.clamp is None or self.clamp > 0, "gates.clamp", self.clamp, "be above 0, or null for none")
 
     def initial_log_alpha(self, kind: str) -> float:
         """Mean of log_alpha at the start for a kind of gate."""

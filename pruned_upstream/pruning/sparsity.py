@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..model.config import EncoderConfig
 from ..model.gating import EncoderGates
+from ..parsing import require
 from .compaction import compact_config
 from .cost import Cost, cost_of
 from .gates import Gates
@@ -168,10 +168,8 @@ class TargetSparsity:
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.final < 1:
-            raise ConfigError(f"the target sparsity is {self.final}; it must be at least 0 and below 1")
-        if self.warmup_steps < 0:
-            raise ConfigError(f"the target sparsity warms up over {self.warmup_steps} steps; it cannot be below 0")
+        require(0 <= self.final < 1, "the target sparsity", self.final, "be at least 0 and below 1")
+        require(self.warmup_steps >= 0, "the warm-up of the target sparsity", self.warmup_steps, "be at least 0 steps")
 
     def __call__(self, step: int) -> float:
         """The target at this step."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..description.figures import COLOURS, look
+from ..description.figures import look
 from ..superb.plots import GREY
 from .runs import Curve, Run
 
@@ -25,7 +25,6 @@ COLUMNS = 3
 WIDTH, PANEL_HEIGHT, LEGEND_HEIGHT = 11.0, 2.5, 0.5  # inches
 PRINTED = (7.0, 4.0)  # inches: a figure that goes into a paper or a talk as it is
 MOST_POINTS = 400  # of a drawn curve: neighbours are averaged beyond
-LINE_STYLES = ("-", "--", "-.", ":")
 
 # the order in which kinds of gates are drawn, and what they are called
 GATES = {
@@ -76,7 +75,7 @@ def sparsity(runs: Sequence[Run]) -> Figure | None:
     for number, run in enumerate(runs):
         if run not in drawn:
             continue
-        colour, _ = _look(number)
+        colour = look(number)["color"]
         expected = run.curves["sparsity"]
         axes.plot(*_thinned(expected), color=colour, label=run.name)
         if "target" in run.curves:
@@ -111,8 +110,7 @@ def pairing(runs: Sequence[Run]) -> Figure | None:
         for number, layer in enumerate(layers):
             curve = run.curves.get(f"{PAIR}{layer}")
             if curve is not None:
-                colour, style = _look(number)
-                axes.plot(*_thinned(curve), color=colour, linestyle=style, label=f"teacher layer {layer}")
+                axes.plot(*_thinned(curve), **look(number, marker=False), label=f"teacher layer {layer}")
         axes.set_title(run.name, fontsize=10)
         axes.set_ylabel("student layer")
         _whole_numbers(axes)
@@ -188,8 +186,7 @@ def _small_multiples(runs: Sequence[Run], metrics: Mapping[str, str], *, logarit
         axes = figure.add_subplot(rows, columns, place)
         for number, run in enumerate(runs):
             if name in run.curves:
-                colour, style = _look(number)
-                axes.plot(*_thinned(run.curves[name]), color=colour, linestyle=style, label=run.name)
+                axes.plot(*_thinned(run.curves[name]), **look(number, marker=False), label=run.name)
         if logarithmic and all(np.all(run.curves[name].values > 0) for run in runs if name in run.curves):
             axes.set_yscale("log")
         axes.set_title(title, fontsize=10)
@@ -224,11 +221,6 @@ def _finish(axes: Axes, *, grid: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
         axes.grid(alpha=0.25)
-
-
-def _look(number: int) -> tuple[str, str]:
-    """Colour and line style of the curve `number`: colours first, then other strokes."""
-    return COLOURS[number % len(COLOURS)], LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
 
 
 def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from ..model.encoder import Encoder, EncoderOutput
 from ..model.header import is_onnx
 from ..model.hub import local_file
 from ..model.onnx_file import OnnxEncoder
+from ..parsing import require, require_one_of
 
 PRECISIONS = ("fp32", "bf16")
 STATES = ("layers", "distilhubert")
@@ -39,12 +40,9 @@ class Options:
     graphs: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
-        if not isinstance(self.graphs, bool):
-            raise ConfigError(f"graphs is {self.graphs!r}; it must be true or false")
-        if self.states not in STATES:
-            raise ConfigError(f"states is {self.states!r}; it must be one of {', '.join(STATES)}")
+        require_one_of("precision", self.precision, PRECISIONS)
+        require(isinstance(self.graphs, bool), "graphs", self.graphs, "be true or false")
+        require_one_of("states", self.states, STATES)
 
     @classmethod
     def read(cls, path: str | Path) -> Options:

@@ -40,7 +40,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -48,10 +48,11 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
 from ..jobs import LOG_LINES, Failure
 from ..model.hub import plain_name
-from ..parsing import read_mapping, shown
+from ..parsing import read_mapping, require, shown
 from . import configuration
 from .guide import write_guide
 from .layout import Data, Inventory, take_inventory
+from .observer import Observer
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
 from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, write_results
@@ -112,13 +113,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "jobs", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
+            require(value is None or value >= 1, name, value, "be at least 1")
         select(self.tasks)
         for task, rates in self.learning_rates.items():
             select([task])
-            if not rates or min(rates) <= 0:
-                raise ConfigError(f"the learning rates of {task} are {rates}; they must be positive")
+            above = bool(rates) and all(rate > 0 for rate in rates)
+            require(above, f"the list of {task}'s learning rates", rates, "hold numbers above 0")
         for path in (self.checkpoint, self.model_config, *(self.language_model or ())):
             if path is not None and not path.exists():
                 raise DataError(f"{path} does not exist")
@@ -158,50 +158,6 @@ class Report:
     failures: Mapping[str, Failure]
 
 
-class Observer(Protocol):
-    """Whoever wants to show how far the run is; `step` is called about five times per second."""
-
-    def run_started(self, tasks: Sequence[Task]) -> None:
-        """Before the first task."""
-
-    def stage_started(self, task: Task, stage: Stage) -> None:
-        """A stage's process has started."""
-
-    def step(self, task: Task, stage: Stage, step: int) -> None:
-        """A training is at this step."""
-
-    def stage_ended(self, task: Task, stage: Stage) -> None:
-        """The stage's process has ended, well or not."""
-
-    def task_ended(self, task: Task, failure: Failure | None) -> None:
-        """All stages are done, or one has failed."""
-
-    def run_ended(self) -> None:
-        """After the last task, also when something was raised."""
-
-
-class Silent(Observer):
-    """An observer that shows nothing."""
-
-    def run_started(self, tasks: Sequence[Task]) -> None:
-        """Nothing."""
-
-    def stage_started(self, task: Task, stage: Stage) -> None:
-        """Nothing."""
-
-    def step(self, task: Task, stage: Stage, step: int) -> None:
-        """Nothing."""
-
-    def stage_ended(self, task: Task, stage: Stage) -> None:
-        """Nothing."""
-
-    def task_ended(self, task: Task, failure: Failure | None) -> None:
-        """Nothing."""
-
-    def run_ended(self) -> None:
-        """Nothing."""
-
-
 def run(settings: Settings, observer: Observer | None = None, workers: Workers | None = None) -> Report:
     """Run the tasks; a task that fails does not stop the others.
 
@@ -213,7 +169,7 @@ def run(settings: Settings, observer: Observer | None = None, workers: Workers |
         DataError: the data of none of the tasks are complete, or the folder is in use.
         PrunedUpstreamError: the upstream cannot be built, or s3prl is not installed.
     """
-    observer = observer or Silent()
+    observer = observer or Observer()
     claim(settings)
     with contextlib.ExitStack() as context:
         workers = workers or context.enter_context(Workers())

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ..distillation.losses import named_loss
 from ..distillation.student import predictions, scale_gradient, shallow_student, third_layers, without_heads
-from ..errors import ConfigError
 from ..files import write_text
 from ..model.checkpoint import save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
+from ..parsing import require
 from .corpus import HEADERS_FILE
 from .data import Batches
 from .fingerprints import encoder_fingerprint
@@ -31,7 +31,7 @@ from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, Streaming, key, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, Streaming, key
 from .reports import TrainingReport, training_facts
 
 MODEL_FILE = "compact.safetensors"
@@ -174,8 +174,8 @@ def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -
     depth = teacher.config.num_layers
     layers = recipe.distillation.teacher_layers
     layers = third_layers(depth) if layers is None else layers
-    if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
-        raise ConfigError(f"distillation.teacher_layers is {layers}; it must name rising layers from 1 to {depth}")
+    rising = layers and layers == sorted(set(layers)) and 1 <= layers[0] <= layers[-1] <= depth
+    require(bool(rising), "distillation.teacher_layers", layers, f"name rising layers from 1 to {depth}")
     torch.manual_seed(recipe.run.seed)
     start = teacher if recipe.front_end == "full" else load_teacher(start_of(recipe))
     student = shallow_student(start, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))

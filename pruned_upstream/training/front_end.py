@@ -21,6 +21,7 @@ from ..model.checkpoint import assemble, save
 from ..model.config import light_front_end
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
+from ..parsing import require, require_one_of
 from .corpus import HEADERS_FILE
 from .data import Batch, Batches, noise_seed
 from .fingerprints import encoder_fingerprint
@@ -29,7 +30,6 @@ from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes
 from .provenance import provenance
-from .recipe import require
 
 FRONT_ENDS = ("full", "light")
 FOLDER, MODEL_FILE = "front_end", "front_end.safetensors"
@@ -53,7 +53,7 @@ class FrontEndStage:
 
 def check_front_end(kind: str) -> None:
     """Raises ConfigError for a front end that there is not."""
-    require(kind in FRONT_ENDS, "front_end", kind, f"be one of {', '.join(FRONT_ENDS)}")
+    require_one_of("front_end", kind, FRONT_ENDS)
 
 
 def start_of(recipe: Any) -> str | Path:

@@ -18,7 +18,7 @@ from ..files import write_text
 from ..model.config import EncoderConfig
 from ..model.encoder import Encoder
 from ..model.gating import EncoderGates
-from ..parsing import read_json
+from ..parsing import read_json, require, require_one_of
 from ..pruning.cost import SCOPES, Cost, cost_of
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
 from ..pruning.latency_table import Latency, LatencyTable, measure
@@ -28,7 +28,7 @@ from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup
 from .objectives import PairedDistillation
 from .processes import Processes
-from .recipe import REQUIRED, Kind, Optimisation, key, require
+from .recipe import REQUIRED, Kind, Optimisation, key
 from .repairing import calibration
 from .schedules import AFTER_WARMUP
 
@@ -56,7 +56,7 @@ class Distillation:
     def check(self) -> None:
         """Raise ConfigError for an unknown average or a weight below 0."""
         averages = ("frames", "utterances")
-        require(self.average in averages, "distillation.average", self.average, f"be one of {', '.join(averages)}")
+        require_one_of("distillation.average", self.average, averages)
         require(self.gram >= 0, "distillation.gram", self.gram, "be at least 0")
         if self.clusters is not None:
             require(self.clusters >= 1, "distillation.clusters", self.clusters, "be at least 1, or null")
@@ -100,9 +100,9 @@ class Sparsity:
             require(
                 rising, "sparsity.targets", targets, f"rise from above 0 to sparsity.target, which is {self.target}"
             )
-        require(self.scope in SCOPES, "sparsity.scope", self.scope, f"be one of {', '.join(SCOPES)}")
+        require_one_of("sparsity.scope", self.scope, SCOPES)
         require(0 <= self.warmup < 1, "sparsity.warmup", self.warmup, "be a share from 0 to below 1")
-        require(self.price in PRICES, "sparsity.price", self.price, f"be one of {', '.join(PRICES)}")
+        require_one_of("sparsity.price", self.price, PRICES)
         require(self.strength > 0, "sparsity.strength", self.strength, "be above 0")
         require(self.tolerance > 0, "sparsity.tolerance", self.tolerance, "be above 0")
 
@@ -134,8 +134,7 @@ class PruneOptimisation(Optimisation):
     def check(self) -> None:
         """Raise ConfigError for an unknown schedule of the gates, or rates out of range."""
         super().check()
-        schedule, known = self.gate_schedule, ", ".join(AFTER_WARMUP)
-        require(schedule in AFTER_WARMUP, "optimisation.gate_schedule", schedule, f"be one of {known}")
+        require_one_of("optimisation.gate_schedule", self.gate_schedule, AFTER_WARMUP)
         for name in ("gate_learning_rate", "multiplier_learning_rate"):
             require(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "be above 0")
 

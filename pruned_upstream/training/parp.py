@@ -29,6 +29,7 @@ from ..parp.alphabet import KINDS, Alphabet
 from ..parp.decoding import DecodingSettings
 from ..parp.masks import Masks, prunable_weights, sparsity_of
 from ..parp.rounds import ParpSettings, Pruner, Round, rounds_of
+from ..parsing import require, require_one_of
 from .corpus import HEADERS_FILE
 from .data import Batch, Batches
 from .fingerprints import encoder_fingerprint, lines_fingerprint, tensors_fingerprint
@@ -36,7 +37,7 @@ from .loop import ParameterGroup, Trainer, decayed
 from .masking import check_spans, masked_spans
 from .processes import Processes, start_processes
 from .provenance import RECIPE_FILE, REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require, save_recipe
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, save_recipe
 from .recognition import HEAD_FILE, MODEL_FILE, Recogniser, check_recognition, decode_run
 from .reports import TrainingReport, training_facts
 from .schedules import delayed, tri_stage
@@ -56,7 +57,7 @@ class LabelledData(Data):
     def check(self) -> None:
         """Raise ConfigError for unknown labels."""
         super().check()
-        require(self.labels in KINDS, "data.labels", self.labels, f"be one of {', '.join(KINDS)}")
+        require_one_of("data.labels", self.labels, KINDS)
 
 
 @dataclass

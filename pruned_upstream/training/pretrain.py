@@ -27,6 +27,7 @@ from ..model.checkpoint import load, save
 from ..model.config import SAMPLE_RATE, EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
+from ..parsing import require
 from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
 from .fingerprints import encoder_fingerprint
@@ -34,7 +35,7 @@ from .loop import ParameterGroup, Trainer, decayed
 from .masking import check_spans, masked_spans
 from .processes import Processes, start_processes
 from .provenance import REPORT_FILE, provenance
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Optimisation, Run, key
 from .reports import TrainingReport, training_facts
 from .schedules import warmup_linear_decay
 from .units import MELS, FrameLabels, Targets, log_mel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import locked
+from ..parsing import require
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 20.0  # of the main process with others that are about to end
@@ -167,12 +169,9 @@ def device_named(name: str, local_rank: int = 0) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device is '{name}'; it must be auto, cpu, cuda or cuda:<number>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"run.device is '{name}'; it must be auto, cpu, cuda or cuda:<number>")
+    known = re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", name) is not None
+    require(known, "run.device", name, "be auto, cpu, cuda or cuda:<number>")
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"run.device is '{name}', but torch sees no GPU; use run.device=cpu")

@@ -25,6 +25,7 @@ from ..distillation.pairing import LayerPairing
 from ..errors import ConfigError
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout
+from ..parsing import require
 from ..pruning.gates import Gates, GateSettings
 from ..pruning.sparsity import counted_sparsity, plateau_ends
 from .corpus import HEADERS_FILE
@@ -46,7 +47,7 @@ from .growing import recordings_of
 from .loop import Trainer
 from .processes import Processes, start_processes
 from .provenance import record_launch
-from .recipe import REQUIRED, Data, DropoutRates, Kind, Run, Streaming, key, require
+from .recipe import REQUIRED, Data, DropoutRates, Kind, Run, Streaming, key
 from .repairing import Repair
 from .second_stage import FOLDER as SECOND_STAGE_FOLDER
 from .second_stage import SecondStage, distil_further

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hin
 
 from ..errors import ConfigError
 from ..files import write_text
-from ..parsing import MALFORMED, bounded_yaml, is_text, printable, shown, yaml_fault
+from ..parsing import MALFORMED, bounded_yaml, is_text, printable, require, require_one_of, shown, yaml_fault
 from ..resources import recipe_path
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Optimisation:
     def check(self) -> None:
         """Raise ConfigError for steps, rates or a precision out of range."""
         where = "optimisation"
-        betas, clip, known = self.betas, self.clip_norm, ", ".join(PRECISIONS)
+        betas, clip = self.betas, self.clip_norm
         in_range = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         require(self.steps >= self.LEAST_STEPS, f"{where}.steps", self.steps, f"be at least {self.LEAST_STEPS}")
         require(self.learning_rate > 0, f"{where}.learning_rate", self.learning_rate, "be above 0")
@@ -155,7 +155,7 @@ class Optimisation:
         require(clip is None or clip > 0, f"{where}.clip_norm", clip, "be above 0, or null")
         parts = self.accumulation
         require(1 <= parts <= MOST_PARTS, f"{where}.accumulation", parts, f"be between 1 and {MOST_PARTS}")
-        require(self.precision in PRECISIONS, f"{where}.precision", self.precision, f"be one of {known}")
+        require_one_of(f"{where}.precision", self.precision, PRECISIONS)
 
 
 @dataclass
@@ -195,16 +195,6 @@ class DropoutRates:
 
 
 RecipeType = TypeVar("RecipeType")
-
-
-def require(condition: bool, key: str, value: object, wanted: str) -> None:
-    """Refuse the value of a key: "<key> is <value>; it must <wanted>".
-
-    Raises:
-        ConfigError: `condition` is false.
-    """
-    if not condition:
-        raise ConfigError(f"{key} is {shown(value)}; it must {wanted}")
 
 
 def load_recipe(source: str | Path, schema: type[RecipeType], overrides: Sequence[str] = ()) -> RecipeType:

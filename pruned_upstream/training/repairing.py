@@ -15,12 +15,13 @@ from ..model.checkpoint import load, read_header, save
 from ..model.config import SAMPLE_RATE
 from ..model.convert import load_teacher
 from ..model.encoder import Encoder
+from ..parsing import require
 from ..pruning.repair import DAMPING, Repaired, repair
 from .corpus import find_corpus
 from .data import Batches, noise_seed
 from .processes import start_processes
 from .provenance import provenance
-from .recipe import REQUIRED, Data, Kind, key, require
+from .recipe import REQUIRED, Data, Kind, key
 
 CALIBRATION = 4  # sets these batches apart from those of all stages
 

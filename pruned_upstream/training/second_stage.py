@@ -15,6 +15,7 @@ import torch
 
 from ..model.checkpoint import load, read_header, save
 from ..model.encoder import Dropout
+from ..parsing import require
 from .cut import is_made, made_by, write_report
 from .data import Batch, Batches, noise_seed
 from .fingerprints import encoder_fingerprint
@@ -22,7 +23,6 @@ from .gated_stage import PruningObjective
 from .loop import Trainer
 from .objectives import PairedDistillation
 from .provenance import read_report
-from .recipe import require
 from .repairing import repair_facts, repaired
 from .reports import training_facts
 

@@ -31,7 +31,7 @@ def test_the_most_similar_layers_are_together() -> None:
     assert layer_clusters(similarity, 3) == [[1, 2, 3], [4, 5], [6]]
     assert layer_clusters(similarity, 1) == [[1, 2, 3, 4, 5, 6]]
     assert layer_clusters(torch.ones(1, 1), 1) == [[1]]
-    with pytest.raises(ConfigError, match="distillation.clusters is 7; the teacher has 6 layers"):
+    with pytest.raises(ConfigError, match="distillation.clusters is 7; it must be from 1 to 6"):
         layer_clusters(similarity, 7)
 
 

@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_old_file(saved, tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "moonshine"}, "unknown model family"),
+        ({"family": "moonshine"}, "family is 'moonshine'; it must be one of"),
         ({"num_heads": 5}, "not divisible"),
         ({"layers": []}, "number of layers is 0"),
         ({"embed_dim": "24"}, "must be of type int"),

@@ -7,8 +7,9 @@ import torch
 
 from pruned_upstream.distillation.student import shallow_config
 from pruned_upstream.model.config import light_front_end, wavlm_base_config
-from pruned_upstream.model.size import count_parameters, prunable_parameters
+from pruned_upstream.model.size import count_parameters
 from pruned_upstream.pruning.compaction import compact_config
+from pruned_upstream.pruning.cost import cost_of
 from pruned_upstream.pruning.gates import Gates, gate_shapes
 from pruned_upstream.pruning.scores import cut_by_scores
 from pruned_upstream.pruning.sparsity import final_gates
@@ -35,7 +36,7 @@ SIZES = {  # millions
 
 def closed_form(recipe: PruneRecipe) -> float:
     """Parameters that remain when the counted sparsity is the target."""
-    share = prunable_parameters(BASE) if recipe.sparsity.scope == "transformer" else count_parameters(BASE)
+    share = cost_of(recipe.sparsity.scope).counted(BASE)
     return count_parameters(BASE) - recipe.sparsity.target * share
 
 
@@ -76,4 +77,5 @@ def test_recipes_that_cut_by_scores_meet_their_size_to_a_row(name: str) -> None:
     scores = {kind: torch.rand(s) for kind, s in shapes.items() if kind not in ("attention", "feed_forward")}
     cut = compact_config(dense, cut_by_scores(dense, scores, recipe.sparsity.target, recipe.sparsity.scope))
     row = 2 * 768 + 1 if recipe.gates.fine_grained else 4 * 64 * 768  # of a dimension, of a head
-    assert abs(prunable_parameters(cut) - (1 - recipe.sparsity.target) * prunable_parameters(dense)) <= row
+    before, after = (cost_of("transformer").counted(config) for config in (dense, cut))
+    assert abs(after - (1 - recipe.sparsity.target) * before) <= row
