@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
-from ..parsing import MALFORMED, shown
+from ..parsing import MALFORMED, printable, shown
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
 from .graphs import FrameGraphs
@@ -151,11 +151,12 @@ def load(
         graphs: on a GPU and without gradients the transformer is replayed from CUDA graphs (`graphs.py`).
 
     Raises:
-        ConfigError: `dtype` is not a floating point type.
+        ConfigError: `dtype` is not a floating point type, or there is no such device here.
         CheckpointError: as `read_header`; or a tensor is missing, unexpected or of another shape.
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"dtype is {dtype}; it must be a floating point type of torch, as torch.bfloat16")
+    _require_device(device)
     path = local_file(path)
     header, tensors = _read(path, with_tensors=True)
     for name, shape in header.sparse.items():
@@ -168,6 +169,15 @@ def load(
     if graphs:
         encoder.graphs = FrameGraphs()
     return encoder
+
+
+def _require_device(device: str | torch.device) -> None:
+    """Raises ConfigError for a device that torch does not know or does not find."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's words for it, by kind of device
+        reason = printable(str(error)).strip().partition("\n")[0]
+        raise ConfigError(f"device is {device}, which cannot be used here ({reason}); use cpu") from error
 
 
 def assemble(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import DataError
 from . import streaming
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias, windows_pay
 from .config import EncoderConfig, TransformerLayer, pieces
@@ -299,9 +300,18 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
             gates: multipliers; None for an encoder without gates.
 
         Raises:
-            DataError: the batch is shorter than the front end's receptive field, or too long for the memory that is
-                free.
+            DataError: the batch is no (B, S) of floating point numbers, or `lengths` no (B,); it is shorter than the
+                front end's receptive field, or too long for the memory that is free.
         """
+        if waveforms.dim() != 2 or not waveforms.is_floating_point():
+            raise DataError(
+                f"waveforms are of shape {tuple(waveforms.shape)} and type {waveforms.dtype}; they must be (B, "
+                "samples) of floating point numbers. `extract` takes other forms"
+            )
+        if lengths is not None and lengths.shape != waveforms.shape[:1]:
+            raise DataError(
+                f"lengths are of shape {tuple(lengths.shape)}; they must be ({waveforms.size(0)},), one for each"
+            )
         samples = waveforms.size(1)
         self.config.require_frames(samples)
         if not captured():

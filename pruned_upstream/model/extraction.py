@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
+from ..parsing import require
 from .config import SAMPLE_RATE, EncoderConfig
 from .waveforms import as_waveforms
 
@@ -99,11 +102,12 @@ class Extracts(Generic[Output]):
         Args and errors are those of `extract`.
         """
         context_seconds = DEFAULT_CONTEXT if context_seconds is None else context_seconds
-        if not chunk_seconds > 0 or not context_seconds >= 0:
-            raise ConfigError(
-                f"chunk_seconds is {chunk_seconds} and context_seconds {context_seconds}; the first must be positive, "
-                "the second not negative"
-            )
+        numbers = {"chunk_seconds": chunk_seconds, "context_seconds": context_seconds}
+        for name, seconds in numbers.items():
+            known = isinstance(seconds, Real) and not isinstance(seconds, bool) and math.isfinite(seconds)
+            require(known, name, seconds, "be a number of seconds")
+        require(chunk_seconds > 0, "chunk_seconds", chunk_seconds, "be above 0")
+        require(context_seconds >= 0, "context_seconds", context_seconds, "be at least 0")
         if self.config.log_mel is not None:
             raise ConfigError("a model of log-mel windows cuts recordings into windows itself; leave out chunk_seconds")
         if self.config.streaming is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError, PrunedUpstreamError
 from ..extras import remedy
+from ..parsing import printable
 from .config import SAMPLE_RATE
 
 MOST_CHANNELS = 8  # a matrix with no more columns than this, and fewer than rows, has its channels last
@@ -57,7 +58,8 @@ def read_audio(path: str | os.PathLike) -> Tensor:
     except ModuleNotFoundError as error:
         raise PrunedUpstreamError(f"{path} cannot be read: {remedy('soundfile')}") from error
     if not Path(path).is_file():
-        raise DataError(f"{path} is not there; give the name of an audio file")
+        what = "is a folder" if os.path.isdir(path) else "is not there"
+        raise DataError(f"{printable(str(path)) or 'the empty name'} {what}; give the name of an audio file")
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -103,7 +105,8 @@ def _rows(batch: Tensor, lengths: Sequence[int] | Tensor | None) -> list[Tensor]
     if lengths is None:
         return list(batch)
     given = torch.as_tensor(lengths)
-    if given.is_floating_point() or given.shape != (count,):
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if not whole or given.shape != (count,):
         raise DataError(f"lengths must be {count} whole numbers, one for each waveform; they are {lengths}")
     for number, length in enumerate(given.tolist()):
         if not 0 <= length <= samples:
@@ -112,12 +115,17 @@ def _rows(batch: Tensor, lengths: Sequence[int] | Tensor | None) -> list[Tensor]
 
 
 def _tensor(item: Any, name: str) -> Tensor:
+    if np.ma.isMaskedArray(item):
+        raise DataError(f"{name} has masked samples; fill them, or leave them out")
     if isinstance(item, np.ndarray):  # of any strides and byte order, and perhaps read-only
         item = np.array(item, dtype=item.dtype.newbyteorder("="), order="C")
     try:
         tensor = torch.as_tensor(item)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} is {type(item).__name__}, not audio ({error})") from error
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        kind = "without values (meta)" if tensor.is_meta else "nested" if tensor.is_nested else "sparse"
+        raise DataError(f"{name} is a tensor that is {kind}; give a dense one")
     if tensor.is_floating_point():
         return tensor if tensor.dtype == torch.float64 else tensor.float()
     if tensor.dtype not in SCALES:
@@ -135,8 +143,11 @@ def _checked(waveforms: list[Tensor], names: Sequence[str]) -> list[Tensor]:
         if not len(waveform):
             raise DataError(f"{name} is empty; leave it out")
     device = waveforms[0].device
-    finite = torch.stack([torch.isfinite(waveform).all().to(device) for waveform in waveforms])
+    # in single precision, for what is beyond it would be infinity there
+    finite = torch.stack([torch.isfinite(waveform.float()).all().to(device) for waveform in waveforms])
     if not finite.all():  # asked once for all of them: a GPU is waited for
         name = names[finite.tolist().index(False)]
-        raise DataError(f"{name} holds NaN or infinity; mend or leave out the recording")
+        raise DataError(
+            f"{name} holds NaN, infinity or numbers beyond single precision; mend or leave out the recording"
+        )
     return waveforms

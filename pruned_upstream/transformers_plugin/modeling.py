@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, ModelOutput, SequenceClassifierOutput
 
+from ..errors import DataError
 from ..model.attention import SelfAttention
+from ..model.derived import captured
 from ..model.encoder import Encoder, EncoderOutput
 from .configuration import PrunedUpstreamConfig
 
@@ -85,8 +87,22 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
         """Args:
         input_values: (B, S).
         attention_mask: (B, S), 1 at samples of the recording, which stand before the padding; None for no padding.
+
+        Raises:
+        DataError: the mask has another shape, or a recording stands behind its padding.
         """
-        lengths = None if attention_mask is None else attention_mask.sum(-1)
+        if attention_mask is None:
+            return self.backbone(input_values)
+        if attention_mask.shape != input_values.shape:
+            raise DataError(
+                f"attention_mask is of shape {tuple(attention_mask.shape)} and input_values of "
+                f"{tuple(input_values.shape)}; both must be (B, samples)"
+            )
+        lengths = attention_mask.sum(-1).long()
+        if not captured():
+            before_padding = torch.arange(input_values.size(1), device=lengths.device) < lengths.unsqueeze(1)
+            if not torch.equal(before_padding, attention_mask.bool()):
+                raise DataError("attention_mask is 1 behind a 0; a recording must stand before its padding")
         return self.backbone(input_values, lengths)
 
     def frames(self, samples: Tensor) -> Tensor:

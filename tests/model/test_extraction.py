@@ -98,7 +98,13 @@ MISTAKES = {
     "empty array in a batch": ((np.zeros((2, 0)),), "waveform 0 is empty"),
     "none": (([],), "no waveform"),
     "nan": (([WAV, WAV / 0 * 0],), "waveform 1 holds NaN"),
-    "infinity": ((WAV / 0,), "NaN or infinity"),
+    "infinity": ((WAV / 0,), "NaN, infinity"),
+    "beyond single precision": ((WAV.double() * 1e200,), "beyond single precision"),
+    "masked": ((np.ma.masked_array(FLOATS, FLOATS > 0),), "masked samples"),
+    "meta": ((WAV.to("meta"),), "without values"),
+    "sparse": ((WAV.to_sparse(),), "sparse; give a dense one"),
+    "nested": ((torch.nested.nested_tensor([WAV, WAV[:800]]),), "nested; give a dense one"),
+    "no name": (("",), "the empty name is not there"),
     "int64": (([1, 2, 3],), "says no scale"),
     "bool": ((WAV > 0,), "says no scale"),
     "complex": ((WAV + 1j,), "says no scale"),
@@ -114,6 +120,7 @@ MISTAKES = {
     "too few lengths": ((torch.stack([WAV, WAV]), [1600]), "2 whole numbers"),
     "relative lengths": ((torch.stack([WAV, WAV]), [1.0, 0.5]), "2 whole numbers"),
     "long lengths": ((torch.stack([WAV, WAV]), [1600, 1601]), "waveform 1 has 1600 samples"),
+    "yes and no as lengths": ((torch.stack([WAV, WAV]), [True, True]), "2 whole numbers"),
     "negative lengths": ((torch.stack([WAV, WAV]), [1600, -1]), "waveform 1"),
 }
 
@@ -134,7 +141,7 @@ def test_mistaken_files(tiny, tmp_path):
         ("fast.wav", r"fast\.wav has 44100 samples per second"),
         ("stereo.wav", r"stereo\.wav has the shape .* 2 channels"),
         ("text.wav", r"text\.wav is no audio"),
-        (".", "is not there"),
+        (".", "is a folder"),
     ):
         with pytest.raises(DataError, match=message):
             tiny.extract(tmp_path / name)
@@ -162,6 +169,29 @@ def test_a_precision_that_is_none(tiny, tmp_path):
     for dtype in (torch.int8, "half"):
         with pytest.raises(ConfigError, match="dtype is"):
             load(tmp_path / "model.safetensors", dtype=dtype)
+
+
+def test_a_device_that_is_none(tiny, tmp_path):
+    save(tmp_path / "model.safetensors", tiny)
+    absent = ("tpu", "cuda:7") if torch.cuda.is_available() else ("tpu", "cuda")
+    for device in absent:
+        with pytest.raises(ConfigError, match=f"device is {device}, which cannot be used here"):
+            load(tmp_path / "model.safetensors", device=device)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((WAV,), r"waveforms are of shape \(1600,\)"),
+        ((WAV[None, None],), r"waveforms are of shape \(1, 1, 1600\)"),
+        ((torch.ones(1, 1600, dtype=torch.long),), "type torch.int64"),
+        ((torch.stack([WAV, WAV]), torch.tensor([1600])), r"lengths are of shape \(1,\); they must be \(2,\)"),
+        ((WAV[None], torch.tensor(1600)), r"lengths are of shape \(\)"),
+    ],
+)
+def test_forward_takes_a_batch(tiny, given, message):
+    with pytest.raises(DataError, match=message):
+        tiny(*given)
 
 
 # batches of equal length ---------------------------------------------------------------------------------------------
@@ -251,8 +281,16 @@ def test_chunks_come_one_by_one_and_never_see_more_than_their_window(tiny, monke
 
 def test_chunks_that_make_no_sense(tiny):
     wav = torch.randn(1600)
-    for options in ({"chunk_seconds": 0}, {"chunk_seconds": float("nan")}, {"chunk_seconds": 1, "context_seconds": -1}):
-        with pytest.raises(ConfigError, match="must be positive"):
+    for options, message in (
+        ({"chunk_seconds": 0}, "chunk_seconds is 0; it must be above 0"),
+        ({"chunk_seconds": float("nan")}, "a number of seconds"),
+        ({"chunk_seconds": float("inf")}, "a number of seconds"),
+        ({"chunk_seconds": "1"}, "a number of seconds"),
+        ({"chunk_seconds": True}, "a number of seconds"),
+        ({"chunk_seconds": 1, "context_seconds": float("inf")}, "a number of seconds"),
+        ({"chunk_seconds": 1, "context_seconds": -1}, "context_seconds is -1; it must be at least 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             tiny.extract(wav, **options)
     with pytest.raises(ConfigError, match="goes with chunk_seconds"):
         tiny.extract(wav, context_seconds=1.0)

@@ -11,6 +11,7 @@ import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config
 
 import pruned_upstream
+from pruned_upstream.errors import DataError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import Head, TransformerLayer
 from pruned_upstream.model.convert import load_teacher
@@ -73,6 +74,21 @@ def test_the_feature_extractor_beside_it(released):
     assert largest_difference(theirs[:, :30], ours[:, :30]) < 1e-5
     with pytest.raises(ValueError, match="8000"):
         extractor(wavs, sampling_rate=8000)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(2, 30), r"attention_mask is of shape \(2, 30\) and input_values of \(2, 800\)"),
+        (torch.tensor([[1] * 800, [0] * 300 + [1] * 500]), "a recording must stand before its padding"),
+        (torch.tensor([[1] * 800, [1, 0] * 400]), "a recording must stand before its padding"),
+    ],
+)
+@torch.no_grad()
+def test_masks_that_say_something_else(released, mask, message):
+    model = transformers.AutoModel.from_pretrained(released[0])
+    with pytest.raises(DataError, match=message):
+        model(torch.randn(2, 800), attention_mask=mask)
 
 
 @torch.no_grad()
