@@ -5,17 +5,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 from fresh_clone import CLIP, PROGRAM, blocks, commands, differences, readme, why_not, words
 from tiny import random_encoder, tiny_config
 
+from benchmarks.shapes import conv_pruned, fine_grained, light, light_whole_heads, whole_heads
 from pruned_upstream.cli import build_app
+from pruned_upstream.description.macs import official_macs
 from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.config import wavlm_base_config
+from pruned_upstream.model.size import count_parameters
+
+PAPERS = ", the paper's shape"
+ROOT = Path(__file__).parents[1]
 
 CALLS = [words(command) for command in commands() if PROGRAM in command.split()[0]]
 
@@ -25,6 +34,24 @@ def test_readme_is_a_page():
     # a picture's or a table's line cannot be wrapped
     assert len(lines) <= 120 and max(map(len, lines)) <= 120
     assert not re.search(r"^(<{7}|={7}|>{7})", readme(), flags=re.M)
+
+
+def test_the_table_of_sizes_and_times_is_what_was_counted_and_measured():
+    shapes = {
+        "dense": wavlm_base_config(),
+        "fine-grained heads, the paper's shape": fine_grained(),
+        "whole heads": whole_heads(),
+        "front end pruned too": conv_pruned(),
+        "fine-grained heads, light front end": light(),
+        "whole heads, light front end": light_whole_heads(),
+    }
+    page = json.loads((ROOT / "benchmarks" / "results" / "inference.json").read_text())
+    times = {row["model"]: row["times faster"] for row in page["rows"] if (row["batch"], row["seconds"]) == (1, 5)}
+    for name, config in shapes.items():
+        millions, giga = count_parameters(config) / 1e6, sum(part.total for part in official_macs(config)) / 1e9
+        measured = f"ours, {name.removesuffix(PAPERS)}, {millions:.1f} M"
+        row = f"| {name} | {millions:.1f}M | {giga:,.0f} G | {times[measured]:.1f} | {times[measured + ', bf16']:.1f} |"
+        assert row in readme().splitlines()
 
 
 def test_what_a_newcomer_can_run_is_run_in_a_fresh_clone():
