@@ -21,8 +21,8 @@ from .model.config import SAMPLE_RATE
 from .model.encoder import Encoder
 from .model.gating import EncoderGates, LayerGates
 from .model.header import is_onnx
-from .model.onnx_file import OnnxEncoder, require_packages
-from .model.streaming import samples_of_chunk
+from .model.onnx_file import OnnxEncoder, OnnxStream, require_packages
+from .model.streaming import carried_from, carried_to, nothing_heard, samples_of_chunk
 from .pruning.compaction import compact
 
 TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
@@ -59,6 +59,23 @@ class RawWaveforms(nn.Module):
         return *output.hidden_states, output.padding_mask
 
 
+class LiveChunk(nn.Module):
+    """What the graph of one chunk computes: hidden states, and what is carried to the next, as flat tuples."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.state = nothing_heard(encoder)
+
+    def forward(self, samples: Tensor, frames: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Samples (P,) under a chunk of which `frames` (1,) frames are the recording's, and what was carried here."""
+        config, named = self.encoder.config, dict(zip(self.state, state, strict=True))
+        carried = carried_from(config, named)
+        output = self.encoder.hear(samples, config.require_streaming().chunk, carried, frames)
+        after = carried_to(config, carried, named["heard"])
+        return *output.hidden_states, *(after[name] for name in self.state)
+
+
 def _normalised(waveforms: Tensor, lengths: Tensor) -> Tensor:
     """Zero mean and unit variance of each utterance's own samples, as `Encoder.prepare` normalises one at a time."""
     count = lengths.unsqueeze(1).to(waveforms.dtype)
@@ -69,27 +86,36 @@ def _normalised(waveforms: Tensor, lengths: Tensor) -> Tensor:
 
 
 def export_onnx(
-    encoder: Encoder, path: str | Path, *, int8: bool = False, provenance: Mapping[str, str] | None = None
+    encoder: Encoder,
+    path: str | Path,
+    *,
+    int8: bool = False,
+    live: bool = False,
+    provenance: Mapping[str, str] | None = None,
 ) -> OnnxReport:
     """Write `encoder` as ONNX, any batch and any length, once onnxruntime has been seen to compute the same.
 
     Args:
+        live: of a streaming model, one chunk of live audio, with what is carried from chunk to chunk as inputs and
+            outputs (`OnnxStream`).
         int8: matrix products with 8-bit weights, and inputs quantised as they come (dynamic quantisation);
             convolutions stay in single precision. What that costs is reported, not refused.
 
     Raises:
         PrunedUpstreamError: `path` does not end in .onnx; onnx, onnxruntime or onnxscript is missing; the conversion
             fails; or, without int8, the difference is above `TOLERANCE`. Nothing is written then.
+        ConfigError: `live` of a model that does not stream.
     """
     if not is_onnx(Path(path)):
         raise PrunedUpstreamError(f"{path} does not end in .onnx, by which such a file is known; give it another name")
     require_packages("onnx", "onnxruntime", "onnxscript")
     encoder = encoder.to("cpu").eval()
     with atomic_write(path) as temporary:
-        _convert(encoder, temporary, fold=int8, provenance=provenance or {})
+        graph = _live(encoder) if live else _whole(encoder)
+        _convert(encoder, graph, temporary, fold=int8, provenance=provenance or {})
         if int8:
             _quantise(temporary)
-        largest, relative = _compared(encoder, temporary)
+        largest, relative = (_compared_live if live else _compared)(encoder, temporary)
         if not int8 and not largest <= TOLERANCE:
             raise PrunedUpstreamError(
                 f"onnxruntime's hidden states differ from torch's by {largest:.2g} of their largest magnitude, where "
@@ -134,8 +160,37 @@ def noise(*seconds: float) -> list[Tensor]:
     return [0.1 * (wav - wav.mean()) / wav.std() for wav in wavs]
 
 
+@dataclass(frozen=True)
+class Graph:
+    """What is exported, with an example of its inputs, which it does not depend on."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: list[str]
+    outputs: list[str]  # behind the hidden states
+    dynamic: Any  # axes of any length, as torch.export names them; None: all are as in the example
+
+
+def _whole(encoder: Encoder) -> Graph:
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
+    length = 10 * encoder.config.receptive_field  # more than one chunk, for of one torch makes a constant
+    if encoder.config.streaming is not None:
+        length += 3 * samples_of_chunk(encoder.config, encoder.config.streaming)[0]
+    example = torch.zeros(2, length), torch.tensor([length, length // 2])
+    axes = {"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}}
+    return Graph(RawWaveforms(encoder), example, ["waveforms", "lengths"], ["padding_mask"], axes)
+
+
+def _live(encoder: Encoder) -> Graph:
+    module = LiveChunk(encoder)
+    _, width = samples_of_chunk(encoder.config, encoder.config.require_streaming())
+    example = torch.zeros(width), torch.tensor([1]), *module.state.values()
+    inputs = ["samples", "frames", *(f"in.{name}" for name in module.state)]
+    return Graph(module, example, inputs, [f"out.{name}" for name in module.state], None)
+
+
 @torch.no_grad()
-def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[str, str]) -> None:
+def _convert(encoder: Encoder, graph: Graph, path: Path, *, fold: bool, provenance: Mapping[str, str]) -> None:
     """Write the graph.
 
     Args:
@@ -144,18 +199,14 @@ def _convert(encoder: Encoder, path: Path, *, fold: bool, provenance: Mapping[st
     """
     import onnxscript.optimizer
 
-    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
     states = [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
-    example = 10 * encoder.config.receptive_field  # samples; more than one chunk, for of one torch makes a constant
-    if encoder.config.streaming is not None:
-        example += 3 * samples_of_chunk(encoder.config, encoder.config.streaming)[0]
     try:
         program: Any = torch.onnx.export(
-            RawWaveforms(encoder).eval(),
-            (torch.zeros(2, example), torch.tensor([example, example // 2])),
-            input_names=["waveforms", "lengths"],
-            output_names=[*states, "padding_mask"],
-            dynamic_shapes={"waveforms": {0: batch, 1: samples}, "lengths": {0: batch}},
+            graph.module.eval(),
+            graph.example,
+            input_names=graph.inputs,
+            output_names=[*states, *graph.outputs],
+            dynamic_shapes=graph.dynamic,
             dynamo=True,
             optimize=False,
             verbose=False,
@@ -197,10 +248,26 @@ def _compared(encoder: Encoder, path: Path) -> tuple[float, tuple[float, ...]]:
             raise PrunedUpstreamError("onnxruntime's padding mask is not torch's; the file was not written")
         valid = ~expected.padding_mask
         pairs = [(ours[valid], theirs[valid]) for ours, theirs in zip(states, expected.hidden_states, strict=True)]
-        differences = [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
-        largest = max(largest, *(d if d == d else torch.inf for d in differences))  # max() would lose a NaN
+        largest = max(largest, *(_largest(a, b) for a, b in pairs))
         relative.append(tuple(_relative(a, b) for a, b in pairs))
     return largest, tuple(max(of_state) for of_state in zip(*relative, strict=True))
+
+
+@torch.no_grad()
+def _compared_live(encoder: Encoder, path: Path) -> tuple[float, tuple[float, ...]]:
+    """As `_compared`, over the chunks of a stream that outlasts the history and ends within a chunk."""
+    config, streaming = encoder.config, encoder.config.require_streaming()
+    seconds = (streaming.history + 2.5 * streaming.chunk) * config.downsample_rate / SAMPLE_RATE
+    wavs = noise(seconds)
+    streams = OnnxStream(path).stream(wavs), encoder.stream(wavs)
+    ours, theirs = (zip(*(output.hidden_states for output in stream), strict=True) for stream in streams)
+    pairs = [(torch.cat(a, 1), torch.cat(b, 1)) for a, b in zip(ours, theirs, strict=True)]
+    return max(_largest(a, b) for a, b in pairs), tuple(_relative(a, b) for a, b in pairs)
+
+
+def _largest(ours: Tensor, theirs: Tensor) -> float:
+    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    return difference if difference == difference else torch.inf  # max() would lose a NaN
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 
 from pruned_upstream import export
-from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.export import change_of_hidden_states, drop_narrow_heads, export_onnx, noise
 from pruned_upstream.model.checkpoint import read_header
 from pruned_upstream.model.config import (
@@ -25,7 +25,7 @@ from pruned_upstream.model.config import (
     TransformerLayer,
     dense_config,
 )
-from pruned_upstream.model.onnx_file import OnnxEncoder
+from pruned_upstream.model.onnx_file import OnnxEncoder, OnnxStream
 from pruned_upstream.model.size import count_parameters
 
 RAGGED = (
@@ -87,6 +87,34 @@ def test_chunks_of_any_number(onnx_packages, tmp_path, shape):
     streamed = zip(*(output.hidden_states for output in encoder.stream(wav.split(77))), strict=True)
     states, _ = deployed.extract(wav)
     assert largest_difference(states, [torch.cat(state, 1) for state in streamed]) < 1e-5
+
+
+@pytest.mark.parametrize(("shape", "history"), [("wavlm_prenorm", 11), ("wavlm", 0)])
+@torch.no_grad()
+def test_live_audio_chunk_by_chunk(onnx_packages, tmp_path, shape, history):
+    """One graph for all chunks: what is carried goes out and in again, and the last chunk may be short."""
+    config = dataclasses.replace(SHAPES[shape], streaming=Streaming(6, history), padding="exact")
+    encoder = ragged(config)
+    assert export_onnx(encoder, tmp_path / "live.onnx", live=True, provenance={"teacher": "tiny"}).largest < 1e-5
+    deployed = OnnxStream(tmp_path / "live.onnx")
+    assert deployed.header.provenance == {"teacher": "tiny"}
+    for samples in (config.receptive_field, 500, 1234):
+        (wav,) = unequal_waveforms((samples,))
+        expected, found = list(encoder.stream(wav.split(77))), list(deployed.stream(wav.numpy()[None]))
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.hidden_states[0].shape == theirs.hidden_states[0].shape
+            assert largest_difference(ours.hidden_states, theirs.hidden_states) < 1e-5
+    with pytest.raises(CheckpointError, match="a chunk of live audio"):
+        OnnxEncoder(tmp_path / "live.onnx").extract(wav)
+    with pytest.raises(DataError, match="receptive field"):
+        list(deployed.stream([wav[:3]]))
+
+
+def test_what_does_not_stream_is_not_exported_live(onnx_packages, tmp_path, tiny):
+    with pytest.raises(ConfigError, match="attends to the whole"):
+        export_onnx(tiny, tmp_path / "live.onnx", live=True)
+    assert not any(tmp_path.iterdir())
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from tiny import random_encoder, tiny_config
 
 import pruned_upstream
 from pruned_upstream.cli import build_app
-from pruned_upstream.model.checkpoint import save
+from pruned_upstream.export import export_onnx
+from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.streaming import as_streaming
 from pruned_upstream.training.methods import METHODS
 from pruned_upstream.training.recipe import key_kinds
@@ -69,14 +70,16 @@ def run(page: str, **names) -> dict:
 
 
 def test_encoder(folder):
-    pytest.importorskip("peft")
+    for package in ("peft", "onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
     shown = []
     microphone = torch.randn(16000, generator=torch.Generator().manual_seed(1)).numpy().reshape(-1, 500)
-    names = run("encoder.md", microphone=iter(microphone), show=shown.append)
+    export_onnx(load("compact.safetensors"), "live.onnx", live=True)
+    names = run("encoder.md", microphone=microphone, show=shown.append)
     assert names["features"].shape[0] == 1 and names["features"].shape[2] == tiny_config().embed_dim
     adapters = [p for p in names["model"].parameters() if p.requires_grad]
     assert len(adapters) == 2 * 6 * tiny_config().num_layers
-    assert sum(map(len, shown)) == tiny_config().frames(16000)
+    assert sum(map(len, shown)) == 2 * tiny_config().frames(16000)  # by torch and by onnxruntime
 
 
 def test_service(folder):

@@ -28,6 +28,9 @@ def export(
     file: Annotated[Path, typer.Argument(help="A model file of this package.")],
     onnx: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights in the matrix products.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Of a streaming model: one chunk of live audio, to be run chunk by chunk.")
+    ] = False,
     drop_heads: Annotated[
         int, typer.Option(min=0, help="Leave out heads with at most this many value/output dimensions.")
     ] = 0,
@@ -46,7 +49,7 @@ def export(
         smaller = drop_narrow_heads(encoder, drop_heads)
         _report_change(encoder, smaller, audio or [])
         encoder = smaller
-    report = export_onnx(encoder, onnx, int8=int8, provenance=header.provenance)
+    report = export_onnx(encoder, onnx, int8=int8, live=live, provenance=header.provenance)
     typer.echo(f"{report.path}: {report.bytes / 1e6:.1f} MB")
     typer.echo(
         f"against torch: largest difference {report.largest:.1e} of the largest magnitude; "

@@ -273,6 +273,15 @@ class EncoderConfig(_Typed):
                 f"{self.receptive_field}; pad them or leave them out"
             )
 
+    def require_streaming(self) -> Streaming:
+        """How the model hears chunks. Raises ConfigError where it does not."""
+        if self.streaming is None:
+            raise ConfigError(
+                "this model attends to the whole of a recording and cannot be streamed exactly; `chunks` computes it "
+                "by windows, and the recipe `streaming` trains one that hears chunks"
+            )
+        return self.streaming
+
     def dense_layer(self) -> TransformerLayer:
         """A transformer layer with all of its heads and dimensions."""
         heads = tuple(Head(i, self.head_dim, self.head_dim) for i in range(self.num_heads))

@@ -167,6 +167,8 @@ class TransformerEncoder(nn.Module):
         key_bias = None
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+            if carried is not None and carried.unheard is not None:
+                padding_mask = torch.cat([carried.unheard, padding_mask], 1)  # of all keys
             key_bias = torch.zeros(padding_mask.shape, dtype=x.dtype, device=x.device)
             key_bias = key_bias.masked_fill(padding_mask, -torch.inf)[:, None, None, :]  # (B, 1, 1, T)
         if self.config.streaming is not None and carried is None:
@@ -414,12 +416,21 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         return streaming.stream(self, pieces)
 
     @torch.no_grad()
-    def hear(self, samples: Tensor, frames: int, carried: streaming.Carried) -> EncoderOutput:
-        """One chunk of a stream, hidden states (1, frames, d), of the samples (P,) under it; `carried` takes note of
-        it."""
+    def hear(
+        self, samples: Tensor, frames: int, carried: streaming.Carried, valid: Tensor | None = None
+    ) -> EncoderOutput:
+        """One chunk of a stream, hidden states (1, frames, d), of the samples (P,) under it.
+
+        Args:
+            carried: takes note of the chunk.
+            valid: (1,), of these frames so many are the recording's, where a graph wants all chunks alike.
+        """
         features = self.features_of_chunks(samples.view(1, 1, -1), carried.waveform, carried.first_block)[:, :frames]
         projected = self.project(features)
-        return EncoderOutput(self.encoder(projected, None, None, carried), None, projected)
+        padding = None
+        if valid is not None:
+            padding = (torch.arange(frames, device=valid.device) >= valid).unsqueeze(0)
+        return EncoderOutput(self.encoder(projected, padding, None, carried), None, projected)
 
     def project(self, features: Tensor, *, gates: EncoderGates | None = None) -> Tensor:
         """Norm and projection: (B, T, C) -> (B, T, d).

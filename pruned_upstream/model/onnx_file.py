@@ -7,16 +7,26 @@
 | output `hidden_state_{i}` | (batch, frames, d) float32, i = 0 .. L, as `Encoder` gives them |
 | output `padding_mask` | (batch, frames) bool, true at padded frames |
 | metadata `config`, `provenance` | JSON, as in the model file (`checkpoint.py`) it was exported from |
+
+Of a streaming model, one chunk of live audio may be exported instead (`OnnxStream`):
+
+| of the file | what it is |
+|---|---|
+| input `samples` | (samples under a chunk,) float32 at 16 kHz |
+| input `frames` | (1,) int64, how many of the chunk's frames there are: all of them but in the last |
+| inputs `in.*` | what the chunk before left: `out.*` of the same names; zeros before the first |
+| output `hidden_state_{i}` | (1, frames of a chunk, d) float32 |
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +36,7 @@ from .extraction import Extracts
 from .header import Header, check_readable, parse_description
 from .hub import local_file
 from .memory import require_memory
+from .streaming import chunks
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -94,11 +105,55 @@ class OnnxEncoder(Extracts[OnnxOutput]):
         """Raises CheckpointError where the graph takes or gives something else than the table at the top says."""
         names = tuple([place.name for place in places] for places in (session.get_inputs(), session.get_outputs()))
         states = [f"hidden_state_{i}" for i in range(self.config.num_layers + 1)]
+        if "samples" in names[0]:
+            raise CheckpointError(f"{self.path} computes a chunk of live audio: use OnnxStream, or export the whole")
         if names != (["waveforms", "lengths"], [*states, "padding_mask"]):
             raise CheckpointError(
                 f"{self.path} describes an encoder of {self.config.num_layers} layers, and its graph goes from "
                 f"{shown(names[0])} to {shown(names[1])}; export it again"
             )
+
+
+class OnnxStream:
+    """A streaming model that onnxruntime computes chunk after chunk, from a file of `pruned-upstream export --live`.
+
+    >>> for output in OnnxStream("live.onnx").stream(microphone):  # an iterator of arrays of any length
+    ...     show(output.hidden_states[-1][0])
+
+    Raises:
+        CheckpointError: as `read_onnx_header`; or the file computes whole recordings.
+        PrunedUpstreamError: onnx or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = local_file(path)
+        self.header = read_onnx_header(self.path)
+        self.config = self.header.config
+        require_packages("onnxruntime")
+        self._session = open_session(self.path, torch.get_num_threads())
+        self._inputs = self._session.get_inputs()
+        names = [place.name for place in self._inputs]
+        if names[:2] != ["samples", "frames"]:
+            raise CheckpointError(f"{self.path} computes whole recordings: use OnnxEncoder, or export it with --live")
+
+    def stream(self, pieces: Iterable[Any]) -> Iterator[OnnxOutput]:
+        """As `Encoder.stream`; each call begins a recording of its own."""
+        state = {place.name: np.zeros(place.shape, ONNX_TYPES[place.type]) for place in self._inputs[2:]}
+        outputs = [place.name for place in self._session.get_outputs()]
+        for samples, frames in chunks(self.config, pieces):
+            given = {"samples": samples.cpu().numpy(), "frames": np.array([frames])}
+            try:
+                answer = dict(zip(outputs, self._session.run(None, given | state), strict=True))
+            except onnxruntime_errors() as error:
+                raise CheckpointError(
+                    f"onnxruntime cannot run {self.path} ({_reason(error)}); export it again"
+                ) from error
+            state = {name: answer[name.replace("in.", "out.", 1)] for name in state}
+            states = [answer[f"hidden_state_{i}"][:, :frames] for i in range(self.config.num_layers + 1)]
+            yield OnnxOutput([torch.from_numpy(values) for values in states], None)
+
+
+ONNX_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 
 
 def onnxruntime_errors() -> tuple[type[Exception], ...]:

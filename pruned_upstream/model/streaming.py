@@ -9,7 +9,7 @@ Shapes: B recordings, K chunks of c frames, P samples under a chunk, T frames, d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from .config import SAMPLE_RATE, EncoderConfig, Streaming, pieces
 from .waveforms import as_waveforms
 
@@ -30,7 +29,7 @@ class Heard:
 
     def __init__(self, recordings: int) -> None:
         self.recordings = recordings
-        self.count = 0
+        self.count: Tensor | int = 0
         self.sums: Tensor | float = 0.0  # (B, 1, C) in double precision
         self.squares: Tensor | float = 0.0
 
@@ -80,7 +79,10 @@ class Memory:
 
 @dataclass
 class Carried:
-    """What one chunk leaves to the next; `frames` is how many of the past attention reaches, `history` at most."""
+    """What one chunk leaves to the next; `frames` is how many of the past attention reaches, `history` at most.
+
+    unheard: (1, frames), True at frames of the past that are there and were never heard (`fixed`).
+    """
 
     history: int
     layers: list[Memory]
@@ -88,6 +90,7 @@ class Carried:
     first_block: Heard = field(default_factory=lambda: Heard(1))
     projected: Tensor | None = None  # (1, before, d), the frames before the chunk that the position convolution sees
     frames: int = 0
+    unheard: Tensor | None = None
 
 
 def samples_of_chunk(config: EncoderConfig, streaming: Streaming) -> tuple[int, int]:
@@ -137,26 +140,80 @@ def as_streaming(encoder: Encoder, chunk_seconds: float, history_seconds: float)
     return chunked.eval()
 
 
-def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
-    """See `Encoder.stream`."""
-    config, streaming = encoder.config, encoder.config.streaming
-    if streaming is None:
-        raise ConfigError(
-            "this model attends to the whole of a recording and cannot be streamed exactly; `chunks` computes it by "
-            "windows, and the recipe `streaming` trains one that hears chunks"
-        )
+def chunks(config: EncoderConfig, pieces: Iterable[Any]) -> Iterator[tuple[Tensor, int]]:
+    """The samples (P,) under each chunk of audio that comes in pieces, and how many of its frames there are.
+
+    Raises:
+        ConfigError: the model attends to whole recordings.
+        DataError: as `waveforms.as_waveforms`; or all pieces together are shorter than a frame.
+    """
+    streaming = config.require_streaming()
     hop, width = samples_of_chunk(config, streaming)
-    carried = Carried(streaming.history, [Memory(streaming.history) for _ in config.layers])
-    like = next(parameter for parameter in encoder.parameters() if parameter.is_floating_point())
-    waiting = like.new_zeros(0, dtype=torch.float32)
+    waiting, started = torch.zeros(0), False
     for piece in pieces:
         (samples,) = as_waveforms(piece)
-        waiting = torch.cat([waiting, samples.to(waiting)])
+        waiting = torch.cat([waiting.to(samples.device), samples.float()])
         while len(waiting) >= width:
-            yield encoder.hear(waiting[:width].to(like.dtype), streaming.chunk, carried)
-            waiting = waiting[hop:]
-    if not carried.frames:
+            yield waiting[:width], streaming.chunk
+            waiting, started = waiting[hop:], True
+    if not started:
         config.require_frames(len(waiting))
-    if config.frames(len(waiting)):
-        frames = config.frames(len(waiting))
-        yield encoder.hear(F.pad(waiting, (0, width - len(waiting))).to(like.dtype), frames, carried)
+    if frames := config.frames(len(waiting)):
+        yield F.pad(waiting, (0, width - len(waiting))), frames
+
+
+def stream(encoder: Encoder, pieces: Iterable[Any]) -> Iterator[EncoderOutput]:
+    """See `Encoder.stream`."""
+    like = next(parameter for parameter in encoder.parameters() if parameter.is_floating_point())
+    history = encoder.config.require_streaming().history
+    carried = Carried(history, [Memory(history) for _ in encoder.config.layers])
+    for samples, frames in chunks(encoder.config, pieces):
+        yield encoder.hear(samples.to(like), frames, carried)
+
+
+# with tensors of one size from the first chunk on, for runtimes that want that ----------------------------------------
+
+
+def nothing_heard(encoder: Encoder) -> dict[str, Tensor]:
+    """What is carried to the first chunk, by name: memories as long as the history, of which nothing was heard."""
+    config, streaming = encoder.config, encoder.config.require_streaming()
+    before = sum(block.reach for block in encoder.encoder.pos_conv)
+    state = {"heard": torch.zeros(1, dtype=torch.long), "projected": torch.zeros(1, before, config.embed_dim)}
+    sums = {"waveform": 1} if config.normalize else {}
+    if config.extractor_mode == "default":
+        sums["first_block"] = config.conv[0].channels
+    for name, channels in sums.items():
+        state[f"{name}_count"] = torch.zeros(1, dtype=torch.long)
+        for kind in ("sums", "squares"):
+            state[f"{name}_{kind}"] = torch.zeros(1, 1, channels, dtype=torch.double)
+    for number, layer in enumerate(encoder.encoder.layers, start=1):
+        if layer.self_attn is not None and layer.self_attn.heads and streaming.history:
+            size = (1, len(layer.self_attn.heads), streaming.history, layer.self_attn.width)
+            state |= {f"key_{number}": torch.zeros(size), f"value_{number}": torch.zeros(size)}
+    return state
+
+
+def carried_from(config: EncoderConfig, state: Mapping[str, Tensor]) -> Carried:
+    """What a chunk is given, from tensors with the names of `nothing_heard`."""
+    history = config.require_streaming().history
+    memories = [
+        Memory(history, state.get(f"key_{number}"), state.get(f"value_{number}"))
+        for number in range(1, config.num_layers + 1)
+    ]
+    carried = Carried(history, memories, projected=state["projected"], frames=history)
+    for name, heard in (("waveform", carried.waveform), ("first_block", carried.first_block)):
+        if f"{name}_count" in state:
+            heard.count, heard.sums, heard.squares = (state[f"{name}_{kind}"] for kind in ("count", "sums", "squares"))
+    carried.unheard = (torch.arange(history) < history - state["heard"]).unsqueeze(0)
+    return carried
+
+
+def carried_to(config: EncoderConfig, carried: Carried, heard: Tensor) -> dict[str, Any]:
+    """The tensors of `nothing_heard` after a chunk; `heard`: what there was before it."""
+    chunk = config.require_streaming().chunk
+    state: dict[str, Any] = {"heard": (heard + chunk).clamp(max=carried.history), "projected": carried.projected}
+    for name, statistics in (("waveform", carried.waveform), ("first_block", carried.first_block)):
+        state |= {f"{name}_{kind}": getattr(statistics, kind) for kind in ("count", "sums", "squares")}
+    for number, memory in enumerate(carried.layers, start=1):
+        state |= {f"key_{number}": memory.key, f"value_{number}": memory.value}
+    return state
