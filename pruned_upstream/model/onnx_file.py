@@ -118,7 +118,7 @@ class OnnxStream:
     """A streaming model that onnxruntime computes chunk after chunk, from a file of `pruned-upstream export --live`.
 
     >>> for output in OnnxStream("live.onnx").stream(microphone):  # an iterator of arrays of any length
-    ...     show(output.hidden_states[-1][0])
+    ...     show(output)
 
     Raises:
         CheckpointError: as `read_onnx_header`; or the file computes whole recordings.
