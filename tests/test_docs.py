@@ -85,6 +85,11 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links {target}"
 
 
+def test_every_page_has_its_place_in_the_menu():
+    menu = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if not re.search(rf"[\[ ]{page.name}[,\]\n]", menu)] == []
+
+
 def test_the_site_builds(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")

@@ -21,7 +21,6 @@ from ..parsing import parse_json, read_json, read_mapping
 from ..training.methods import METHODS, Method, method_of
 from ..training.metrics_log import METRICS_FILE
 from ..training.provenance import LAUNCHES_FILE, RECIPE_FILE, REPORT_FILE
-from ..training.recipe import flat_keys
 
 UNKNOWN = "training"
 
@@ -189,9 +188,13 @@ def read_metrics(path: Path) -> tuple[dict[str, Curve], bool]:
 
 def base_recipe(method: Method) -> dict[str, Any]:
     """What the method's base recipe says, {"section.key": value}; what it does not say has the default."""
+    from omegaconf import OmegaConf
+
     from ..resources import recipe_path
 
-    return flat_keys(method.recipe_class()) | _flat(read_mapping(recipe_path(method.base)))
+    # not an instance: a recipe without what it requires need not be one
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(method.recipe_class))
+    return _flat(defaults) | _flat(read_mapping(recipe_path(method.base)))
 
 
 def _row(line: str, where: str) -> dict[str, Any]:

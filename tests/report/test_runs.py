@@ -10,6 +10,7 @@ import pytest
 from pruned_upstream.errors import CheckpointError, DataError
 from pruned_upstream.report.runs import Curve, base_recipe, read_run, read_runs
 from pruned_upstream.training.methods import METHODS
+from pruned_upstream.training.recipe import REQUIRED, key_kinds
 
 
 def test_a_finished_run(pruned):
@@ -122,3 +123,10 @@ def test_bases_have_a_value_for_every_key_of_their_recipes():
     base = base_recipe(METHODS["prune"])
     assert base["sparsity.target"] == 0.8 and base["optimisation.steps"] == 200_000
     assert base["teacher"] == "???"
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_has_a_base_to_compare_with_though_it_lacks_what_a_run_must_say(method):
+    keys = base_recipe(method)
+    assert keys.keys() >= key_kinds(method.recipe_class).keys()
+    assert keys["data.train"] == REQUIRED and isinstance(keys["optimisation.steps"], int)
