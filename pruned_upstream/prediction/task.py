@@ -88,21 +88,8 @@ def load_task(
     """
     from ..run_downstream import chosen_device
     from ..s3prl_plugin.registry import register
-    from . import classes, occurrences, similarity, text, turns
-    from .trained import build_features, build_upstream
 
-    kinds: Mapping[str, Callable[..., Answerer]] = {
-        "ks": classes.Classifier,
-        "sid": classes.Classifier,
-        "ic": classes.Classifier,
-        "er": classes.Classifier,
-        "asr": text.Transcriber,
-        "pr": text.Transcriber,
-        "sf": text.Transcriber,
-        "sd": turns.Diarizer,
-        "sv": similarity.Verifier,
-        "qbe": occurrences.Searcher,
-    }
+    kinds = _answerers()
     device = chosen_device(device)
     register()
     experiments = find(place, layer=layer)
@@ -117,16 +104,42 @@ def load_task(
         ]
     if data is not None:
         experiments = [_at(each, name, Path(data)) for each in experiments]
-    shared = build_upstream(experiments[0], model_file=model_file, device=device)
-    features = []
-    for number, experiment in enumerate(experiments):
-        own = number > 0 and "Upstream" in experiment.weights
-        upstream = build_upstream(experiment, model_file=model_file, device=device) if own else shared
-        features.append(build_features(experiment, upstream, device))
+    features = _features(experiments, model_file, device)
     remarks = tuple(dict.fromkeys(remark for each in experiments for remark in each.remarks))
     if len(experiments) > 1:
         remarks += (f"the mean of {len(experiments)} trainings, one per fold",)
     return TrainedTask(name, kinds[name](experiments, features), remarks)
+
+
+def _answerers() -> Mapping[str, Callable[..., Answerer]]:
+    """Task -> what answers for it."""
+    from . import classes, occurrences, similarity, text, turns
+
+    return {
+        "ks": classes.Classifier,
+        "sid": classes.Classifier,
+        "ic": classes.Classifier,
+        "er": classes.Classifier,
+        "asr": text.Transcriber,
+        "pr": text.Transcriber,
+        "sf": text.Transcriber,
+        "sd": turns.Diarizer,
+        "sv": similarity.Verifier,
+        "qbe": occurrences.Searcher,
+    }
+
+
+def _features(experiments: Sequence[Experiment], model_file: str | Path | None, device: str) -> list[Any]:
+    """One for each experiment; all share an upstream, except those that finetuned it."""
+    from .trained import build_features, build_upstream
+
+    shared = build_upstream(experiments[0], model_file=model_file, device=device)
+    found = []
+    for number, experiment in enumerate(experiments):
+        own = number > 0 and "Upstream" in experiment.weights
+        upstream = build_upstream(experiment, model_file=model_file, device=device) if own else shared
+        found.append(build_features(experiment, upstream, device))
+    return found
 
 
 def _at(experiment: Experiment, task: str, data: Path) -> Experiment:

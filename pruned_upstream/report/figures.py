@@ -1,8 +1,8 @@
 """Figures of trainings: what was learned, how gates closed, which layers were paired; runs are overlaid.
 
 `gates` begins with figure 3a of Wang et al. (Interspeech 2023), the means of z_FFN and z_MHA over training; 3b is
-`superb.anatomy.comparison`, 2 is `superb.plots.score_against_size`. A function returns None where no run has anything
-to show. Figures are made without pyplot, so nothing global is touched.
+`description.anatomy.comparison`, 2 is `superb.plots.score_against_size`. A function returns None where no run has
+anything to show. Figures are made without pyplot, so nothing global is touched.
 """
 
 from __future__ import annotations
