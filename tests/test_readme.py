@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from fresh_clone import CLIP, PROGRAM, blocks, commands, differences, readme, why_not, words
+from fresh_clone import CLIP, PROGRAM, REPOSITORY, blocks, commands, differences, readme, why_not, words
 from tiny import random_encoder, tiny_config
 
 from benchmarks.shapes import conv_pruned, fine_grained, light, light_whole_heads, whole_heads
@@ -52,6 +52,18 @@ def test_the_table_of_sizes_and_times_is_what_was_counted_and_measured():
         measured = f"ours, {name.removesuffix(PAPERS)}, {millions:.1f} M"
         row = f"| {name} | {millions:.1f}M | {giga:,.0f} G | {times[measured]:.1f} | {times[measured + ', bf16']:.1f} |"
         assert row in readme().splitlines()
+
+
+def test_the_table_of_times_is_that_of_its_page():
+    """Rows stand in the same order; the page has 15 s and batches, too."""
+
+    def rows(text: str, columns: tuple[int, int]) -> list[tuple[str, ...]]:
+        table = re.search(r"\n\|[- |]+\|\n((?:\|.*\n)+)", text)[1]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        return [tuple(row[column] for column in columns) for row in cells]
+
+    shown = rows(readme().partition("## What one gets")[2], (3, 4))
+    assert shown == rows((REPOSITORY / "docs/speed.md").read_text(encoding="utf-8"), (1, 4)) and len(shown) == 6
 
 
 def test_what_a_newcomer_can_run_is_run_in_a_fresh_clone():

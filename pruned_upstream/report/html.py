@@ -75,7 +75,9 @@ def write_html(path: str | Path, template: str, title: str, figures: Iterable[Pi
 
 
 def duration(seconds: float) -> str:
-    """`1 h 05 min`, or `4 min 10 s`."""
+    """`1 h 05 min`, `4 min 10 s` or `7 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -11,7 +11,7 @@ from ..superb.early import early_estimates
 from ..superb.metrics import TASK_METRICS
 from ..superb.plots import score_against_size, task_profile
 from ..superb.published import TEACHER, published_rows
-from ..superb.report import ABSENT, Entry, overview, references
+from ..superb.report import ABSENT, STAR, Entry, overview, references
 from ..superb.results import RunResults
 from ..superb.scores import SUPERB_S, truncate
 from .html import Grid, duration, pictures, write_html
@@ -89,7 +89,8 @@ def _tasks(results: RunResults, entry: Entry) -> Grid:
         steps = ABSENT if task.steps is None else f"{task.steps:,}"
         time = ABSENT if task.seconds is None else duration(task.seconds)
         chosen = ", ".join(f"{key} {value}" for key, value in task.details.items())
-        of_task = [f"{points[name]:.0f}" if name in points else ABSENT, steps, time, chosen or ABSENT, official]
+        star = "" if task.official else STAR
+        of_task = [f"{points[name]:.0f}{star}" if name in points else ABSENT, steps, time, chosen or ABSENT, official]
         for number, metric in enumerate(TASK_METRICS[name]):
             rest = [""] * len(of_task) if number else of_task
             rows.append((metric.label, [f"{task.metrics[metric.name]:.2f}", *rest]))
