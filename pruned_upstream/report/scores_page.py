@@ -81,20 +81,26 @@ def _numbers(results: RunResults, entry: Entry) -> Grid:
 
 
 def _tasks(results: RunResults, entry: Entry) -> Grid:
-    """One row per metric; a task's points, time and remarks stand at its first."""
+    """One row per metric; a task's points and time stand at its first, and why it is not official below the table."""
     points = SUPERB_S.task_scores(entry.metrics)
     rows = []
     for name, task in results.tasks.items():
-        official = "yes" if task.official else "no: " + "; ".join(task.notes)
         steps = ABSENT if task.steps is None else f"{task.steps:,}"
         time = ABSENT if task.seconds is None else duration(task.seconds)
         chosen = ", ".join(f"{key} {value}" for key, value in task.details.items())
         star = "" if task.official else STAR
-        of_task = [f"{points[name]:.0f}{star}" if name in points else ABSENT, steps, time, chosen or ABSENT, official]
+        of_task = [
+            f"{points[name]:.0f}{star}" if name in points else ABSENT,
+            steps,
+            time,
+            chosen or ABSENT,
+            "yes" if task.official else "no",
+        ]
         for number, metric in enumerate(TASK_METRICS[name]):
             rest = [""] * len(of_task) if number else of_task
             rows.append((metric.label, [f"{task.metrics[metric.name]:.2f}", *rest]))
-    return Grid(["value", "points", "steps", "time", "chosen on the way", "official"], rows)
+    notes = [f"{STAR} {name} is not official: {why}" for name, why in entry.unofficial.items()]
+    return Grid(["value", "points", "steps", "time", "chosen on the way", "official"], rows, notes=notes)
 
 
 def _beside_published(entry: Entry) -> Grid:
