@@ -42,6 +42,15 @@ def test_a_process_that_dies_is_lost_with_the_end_of_its_log(tmp_path):
     assert isinstance(results["dead"], Failure) and results["dead"].reason
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_ends_what_waits_as_ctrl_c_does_and_is_given_back(tmp_path, name):
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs({"a": int}, tmp_path, "debug", {}, name="test", ended=lambda *_: signal.raise_signal(number))
+    assert signal.getsignal(number) is before
+
+
 def test_an_interruption_ends_the_waiting(tmp_path):
     done = []
 

@@ -213,6 +213,22 @@ def test_two_runs_in_one_folder_are_refused(settings):
         run(settings)
 
 
+def test_of_two_launches_at_once_the_second_waits_a_little_and_finds_everything_done(settings, monkeypatch):
+    """Or is refused, where the first takes longer. Never do both run a stage: the second could start none."""
+    monkeypatch.setattr("pruned_upstream.files.LOCK_PATIENCE_SECONDS", 60.0)
+    (settings.folder / "ks").mkdir(parents=True)
+    (settings.folder / "ks" / "slow").touch()
+    first = fork.Process(target=run, args=(settings,))
+    first.start()
+    while not (settings.folder / "ks" / "train" / worker.STDOUT).exists():
+        assert first.is_alive()
+        time.sleep(0.01)
+    monkeypatch.setattr(worker, "COMMAND", ("no-such-program",))
+    report = run(settings)
+    first.join()
+    assert first.exitcode == 0 and report.failures == {} and set(report.results.tasks) == {"ks", "ic"}
+
+
 @pytest.mark.parametrize("change", [{"upstream": "mfcc"}, {"seed": 1}, {"steps": 5}])
 def test_a_folder_keeps_to_what_it_was_begun_with(settings, change):
     run(replace(settings, tasks=("ks",)))
