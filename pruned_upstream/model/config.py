@@ -355,7 +355,7 @@ class EncoderConfig(_Typed):
     def _check_input(self) -> None:
         """Spectra go with a table of positions, waveforms with a position convolution."""
         mel, table, depth = self.log_mel, self.positions, self.conv_pos_depth
-        if (table > 0, depth > 0) != ((False, True) if mel is None else (True, False)):
+        if (table != 0, depth != 0) != ((False, True) if mel is None else (True, False)):
             raise ConfigError(f"log_mel {mel}, positions {table} and conv_pos_depth {depth} do not fit together")
         if mel is None:
             return

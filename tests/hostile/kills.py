@@ -233,11 +233,17 @@ def _state_digest(path: Path) -> str:
 
 
 def _in_order(data: bytes) -> bytes:
-    """A model file with the keys of its header sorted; the library writes metadata in an order of the moment."""
+    """A model file with the keys of its header sorted, since the library writes metadata in an order of the moment; and
+    without the commit, which whoever works on the package meanwhile changes."""
     if len(data) < 8:
         return b"cut off" + data
     length = struct.unpack("<Q", data[:8])[0]
-    return json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode() + data[8 + length :]
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.get("__metadata__", {})
+    if "provenance" in metadata:
+        origin = json.loads(metadata["provenance"])
+        metadata["provenance"] = {name: origin[name] for name in sorted(origin) if not name.endswith("commit")}
+    return json.dumps(header, sort_keys=True).encode() + data[8 + length :]
 
 
 def _readable(path: Path) -> str:

@@ -281,6 +281,13 @@ def test_counts_of_a_description_are_bounded(saved, key):
         load(saved)
 
 
+def test_a_table_of_fewer_than_no_positions(saved):
+    tree = json.loads(read_header(saved).config.to_json()) | {"positions": -1}
+    rewrite(saved, metadata={"config": json.dumps(tree)})
+    with pytest.raises(CheckpointError, match="positions -1"):
+        load(saved)
+
+
 def test_a_description_of_more_weights_than_there_are(saved):
     tree = json.loads(read_header(saved).config.to_json())
     tree["prediction_heads"] = 500
