@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SAMPLE_RATE, EncoderConfig, Streaming, pieces
-from .waveforms import as_waveforms
+from .waveforms import as_waveforms, is_one
 
 if TYPE_CHECKING:
     from .encoder import Encoder, EncoderOutput
@@ -150,7 +150,7 @@ def chunks(config: EncoderConfig, pieces: Iterable[Any]) -> Iterator[tuple[Tenso
     streaming = config.require_streaming()
     hop, width = samples_of_chunk(config, streaming)
     waiting, started = torch.zeros(0), False
-    for piece in pieces:
+    for piece in [pieces] if is_one(pieces) else pieces:
         (samples,) = as_waveforms(piece)
         waiting = torch.cat([waiting.to(samples.device), samples.float()])
         while len(waiting) >= width:

@@ -34,7 +34,7 @@ def as_waveforms(audio: Any, lengths: Sequence[int] | Tensor | None = None) -> l
         DataError: a waveform is empty, holds NaN or infinity, has several channels, is of another sampling rate (a
             file) or of a type that says no scale; or `lengths` do not fit. The message names the waveform.
     """
-    if _is_one(audio):
+    if is_one(audio):
         if lengths is not None:
             raise DataError("lengths go with a batch (B, samples); this is one waveform")
         return _checked([_waveform(audio, "the waveform")], ["the waveform"])
@@ -69,7 +69,8 @@ def read_audio(path: str | os.PathLike) -> Tensor:
     return _waveform(torch.from_numpy(samples.T.copy()), str(path))
 
 
-def _is_one(audio: Any) -> bool:
+def is_one(audio: Any) -> bool:
+    """Whether it is one waveform, or the name of one, where several may be given."""
     if isinstance(audio, (str, os.PathLike)):
         return True
     if isinstance(audio, (Tensor, np.ndarray)):

@@ -70,6 +70,17 @@ def test_no_frame_sees_beyond_its_chunk(name):
 
 
 @torch.no_grad()
+def test_a_waveform_is_one_piece(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    encoder = streaming_encoder("wavlm")
+    (wav,) = unequal_waveforms((1600,))
+    soundfile.write(tmp_path / "speech.wav", wav.numpy(), 16000, subtype="FLOAT")
+    expected = joined(encoder.stream([wav]))
+    for form in (wav, wav.numpy(), wav.tolist(), tmp_path / "speech.wav", str(tmp_path / "speech.wav")):
+        assert largest_difference(joined(encoder.stream(form)), expected) < 1e-6
+
+
+@torch.no_grad()
 def test_a_chunk_comes_as_soon_as_it_was_heard():
     encoder = streaming_encoder("wavlm")
     (wav,) = unequal_waveforms((1600,))
