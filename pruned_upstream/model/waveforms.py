@@ -124,9 +124,8 @@ def _tensor(item: Any, name: str) -> Tensor:
         tensor = torch.as_tensor(item)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} is {type(item).__name__}, not audio ({error})") from error
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
-        kind = "without values (meta)" if tensor.is_meta else "nested" if tensor.is_nested else "sparse"
-        raise DataError(f"{name} is a tensor that is {kind}; give a dense one")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise DataError(f"{name} is a {'nested' if tensor.is_nested else 'sparse'} tensor; give a dense one")
     if tensor.is_floating_point():
         return tensor if tensor.dtype == torch.float64 else tensor.float()
     if tensor.dtype not in SCALES:

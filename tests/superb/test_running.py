@@ -258,7 +258,7 @@ def test_an_upstream_that_cannot_be_built_is_said_before_anything_trains(setting
     [
         ({"steps": 0}, "at least 1"),
         ({"tasks": ("nope",)}, "unknown task"),
-        ({"learning_rates": {"ks": (0.0,)}}, "must be positive"),
+        ({"learning_rates": {"ks": (0.0,)}}, "must hold numbers above 0"),
         ({"checkpoint": Path("nowhere.ckpt")}, "does not exist"),
     ],
 )
