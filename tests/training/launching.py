@@ -32,10 +32,13 @@ with start_processes("cpu"):
 """
 
 
-def launch(*recipes: Any, folder: Path, processes: int = 1, method: str = "prune") -> subprocess.Popen[str]:
-    """Start training by each recipe in turn, as a process group; `folder` takes the script and the recipes' files."""
+def launch(
+    *recipes: Any, folder: Path, processes: int = 1, method: str = "prune", first: str = ""
+) -> subprocess.Popen[str]:
+    """Start training by each recipe in turn, as a process group; `folder` takes the script and the recipes' files, and
+    `first` is code that runs before."""
     script = folder / "launch.py"
-    script.write_text(SCRIPT)
+    script.write_text(first + SCRIPT)
     files = [folder / f"{Path(recipe.run.folder).name}.yaml" for recipe in recipes]
     for recipe, file in zip(recipes, files, strict=True):
         save_recipe(recipe, file)

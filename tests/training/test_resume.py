@@ -19,7 +19,9 @@ from training.launching import ctrl_c_after, launch, read_metrics, read_state
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.training import loop, state
+from pruned_upstream.training import growing, loop, state
+from pruned_upstream.training.data import Batch
+from pruned_upstream.training.growing import GrowingCorpus
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.processes import Processes
 from pruned_upstream.training.prune import PruneRecipe, run_prune
@@ -72,6 +74,51 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_same_bits(recipe, tm
     launches = json.loads((tmp_path / "killed" / "launches.json").read_text())
     first, second, third = (record["from_step"] for record in launches)
     assert first == 0 < second < third
+
+
+GROWS = """
+import time
+from pruned_upstream.training import growing
+growing.AT_ONCE, measured = 3, growing.measured
+growing.measured = lambda *arguments, **options: time.sleep(1) or measured(*arguments, **options)
+"""
+
+
+def test_a_growing_corpus_that_was_killed_gives_the_same_batches(
+    recipe, recordings: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once while headers are still read and nothing is saved, once later; with recordings that cannot be used."""
+    (recordings / "speaker0" / "a.wav").touch()
+    (recordings / "speaker1" / "b.flac").write_bytes(b"fLaC" + bytes(range(200)))
+    options = LONG | {"optimisation.steps": 20, "data.batch_utterances": 3}
+    killed = recipe(**options | {"run.folder": str(tmp_path / "killed")})
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for lines in (1, 7):
+        process = launch(killed, folder=tmp_path, first=GROWS)
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert (tmp_path / "killed" / "state.pt").exists() == (lines > 3)
+    monkeypatch.setattr(growing, "AT_ONCE", 3)
+    drawn, step = [], Trainer.step
+
+    def noted(trainer: Trainer, number: int, parts: list[Batch]) -> None:
+        assert isinstance(trainer.batches.corpus, GrowingCorpus)
+        drawn[-1].append([(part.utterances, part.starts, part.seed, part.skipped) for part in parts])
+        step(trainer, number, parts)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    for folder in (killed, recipe(**options | {"run.folder": str(tmp_path / "whole")})):
+        drawn.append([])
+        run_prune(folder)
+    resumed, whole = drawn
+    assert len(whole) == 20 and 0 < len(resumed) < 18
+    assert resumed == whole[-len(resumed) :]
+    skipped = {name for parts in whole for *_, skipped in parts for name in skipped}
+    assert skipped == {"speaker0/a.wav", "speaker1/b.flac"}
+    assert_bitwise_equal(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tmp_path: Path) -> None:
