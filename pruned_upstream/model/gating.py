@@ -40,19 +40,24 @@ class EncoderGates(NamedTuple):
 def gated_outputs(linear: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
     """`linear(x) * gate`: (..., in) -> (..., out).
 
-    Gates on the weights of a plain linear map cost no activation memory; anything else is called, and its output gated.
+    The gate multiplies what is smaller and is kept for the backward pass: the weights of a plain linear map, or, of a
+    short batch, the outputs. Anything else than a plain linear map is called, and its output gated.
     """
     if gate is None:
         return linear(x)
-    if is_plain(linear, nn.Linear):
+    if is_plain(linear, nn.Linear) and _rows(x) >= linear.in_features:
         return F.linear(x, linear.weight * gate.unsqueeze(1), linear.bias * gate)
     return linear(x) * gate
 
 
 def gated_inputs(linear: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
-    """`linear(x * gate)`: (..., in) -> (..., out); on the weights where that is the same, as `gated_outputs`."""
+    """`linear(x * gate)`: (..., in) -> (..., out); on the weights where those are smaller, as `gated_outputs`."""
     if gate is None:
         return linear(x)
-    if is_plain(linear, nn.Linear):
+    if is_plain(linear, nn.Linear) and _rows(x) >= linear.out_features:
         return F.linear(x, linear.weight * gate, linear.bias)
     return linear(x * gate)
+
+
+def _rows(x: Tensor) -> int:  # of (..., in)
+    return x.numel() // x.size(-1)

@@ -11,7 +11,7 @@ from tiny import random_encoder, tiny_config, unequal_waveforms
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.config import wavlm_base_config
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.model.gating import EncoderGates, LayerGates
+from pruned_upstream.model.gating import EncoderGates, LayerGates, gated_inputs, gated_outputs
 from pruned_upstream.pruning import hard_concrete
 from pruned_upstream.pruning.compaction import compact, compact_config, verify
 from pruned_upstream.pruning.gates import Gates, GateSettings, encoder_gates
@@ -244,3 +244,28 @@ def test_pruning_a_compact_encoder_further_is_exact(pruned: Encoder) -> None:
     lost = gates.log_alpha["ffn"].grad[1]
     assert (lost == 0).all(), "a gate of what was lost before has learned something"
     assert (gates.log_alpha["ffn"].grad[0] != 0).any()
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+@pytest.mark.parametrize("form", [gated_outputs, gated_inputs])
+def test_gates_multiply_what_is_smaller(form, rows) -> None:
+    """Of a short batch the activations, of a long one the weights: the same values and gradients, less memory."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(16, 12).double()
+    x = torch.randn(rows, 16, dtype=torch.double, requires_grad=True)
+    gate = torch.rand(12 if form is gated_outputs else 16, dtype=torch.double, requires_grad=True)
+    kept: list[tuple[tuple[int, ...], int]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append((tuple(tensor.shape), tensor.data_ptr()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = form(linear, x, gate)
+    wanted = linear(x) * gate if form is gated_outputs else linear(x * gate)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    inputs = (x, gate, linear.weight, linear.bias)
+    ours, theirs = (torch.autograd.grad(y.square().sum(), inputs) for y in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    own = {pointer for shape, pointer in kept if set(shape) == {12, 16}} - {linear.weight.data_ptr()}
+    assert len(own) == (rows == 40)

@@ -1,8 +1,11 @@
-"""What 8-bit weights cost on the ten tasks in miniature: `python -m benchmarks.int8_tasks`, after the demo has run.
+"""What bfloat16 and 8-bit weights cost on the ten tasks in miniature, after the demo has run.
 
-Every row is an upstream for which each task's head was trained and tested anew, with one protocol. Besides the question
-there are two yardsticks: onnxruntime in single precision differs from torch by rounding alone, and another seed is what
-training is left to chance. The first row is the demo's own.
+    python -m benchmarks.low_precision_tasks                      every row
+    python -m benchmarks.low_precision_tasks --rows torch bf16    some of them
+
+Every row is an upstream for which each task's head was trained and tested anew, with one protocol. Besides the two
+questions there are two yardsticks: onnxruntime in single precision differs from torch by rounding alone, and another
+seed is what training is left to chance. The first row is the demo's own.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruned_upstream.files import write_text
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.metrics import METRICS
 from pruned_upstream.superb.results import RunResults
@@ -19,19 +23,32 @@ from pruned_upstream.superb.running import Settings, run
 
 from .measure import machine, write
 
+NAMES = {
+    "torch": "torch, single precision",
+    "bf16": "torch, bfloat16",
+    "seed": "torch, another seed",
+    "int8": "onnxruntime, 8-bit weights",
+    "onnxruntime": "onnxruntime, single precision",
+}
+ROWS = list(NAMES)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--root", type=Path, default=Path("runs/int8_tasks"))
+    parser.add_argument("--root", type=Path, default=Path("runs/low_precision_tasks"))
     parser.add_argument("--jobs", type=int, default=1, help="runs of s3prl side by side")
     parser.add_argument("--tasks", help="only these, such as ks,pr")
-    parser.add_argument("--rows", type=int, default=4, help="only the first so many rows")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     arguments = parser.parse_args()
     model = arguments.demo / "prune" / "compact.safetensors"
     single, int8 = (arguments.root / name for name in ("compact.onnx", "compact.int8.onnx"))
-    for path in (single, int8):
-        _export(model, path, int8=path == int8)
+    arguments.root.mkdir(parents=True, exist_ok=True)
+    for path, row in ((single, "onnxruntime"), (int8, "int8")):
+        if row in arguments.rows:
+            _export(model, path, int8=path == int8)
+    half = arguments.root / "bf16.yaml"
+    write_text(half, "precision: bf16\n")
     torch_run = Settings(
         folder=arguments.demo / "superb" / "compact",
         upstream="pruned_upstream",
@@ -43,21 +60,23 @@ def main() -> None:
         device="cpu",
         jobs=arguments.jobs,
     )
-    runs = {
-        "torch": torch_run,
-        "onnxruntime, int8": dataclasses.replace(torch_run, folder=arguments.root / "int8", checkpoint=int8),
-        "onnxruntime": dataclasses.replace(torch_run, folder=arguments.root / "single", checkpoint=single),
-        "torch, another seed": dataclasses.replace(torch_run, folder=arguments.root / "seed", seed=torch_run.seed + 1),
+    changes = {
+        "torch": {},
+        "bf16": {"model_config": half},
+        "seed": {"seed": torch_run.seed + 1},
+        "int8": {"checkpoint": int8},
+        "onnxruntime": {"checkpoint": single},
     }
     rows: list[dict[str, object]] = []
-    for name, settings in list(runs.items())[: arguments.rows]:
+    for name in arguments.rows:
+        settings = torch_run
+        if changes[name]:
+            settings = dataclasses.replace(torch_run, folder=arguments.root / name, **changes[name])
         report = run(settings)
         if report.failures:
             raise SystemExit("\n".join(f"{task}: {failure.reason}" for task, failure in report.failures.items()))
-        rows.append(
-            {"upstream": name, "MB": round(settings.checkpoint.stat().st_size / 1e6, 1)} | _scores(report.results)
-        )
-        write("int8_tasks", rows, machine(steps="short"), note=_note(rows))
+        rows.append({"upstream": NAMES[name]} | _scores(report.results))
+        write("low_precision_tasks", rows, machine(steps="short", data="self-made"), note=_note(rows))
 
 
 def _export(model: Path, onnx: Path, *, int8: bool) -> None:
