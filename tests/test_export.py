@@ -24,6 +24,7 @@ from pruned_upstream.model.config import (
     Streaming,
     TransformerLayer,
     dense_config,
+    light_front_end,
 )
 from pruned_upstream.model.onnx_file import OnnxEncoder, OnnxStream
 from pruned_upstream.model.size import count_parameters
@@ -52,6 +53,19 @@ def exported(onnx_packages, tmp_path_factory, request):
     encoder = ragged(dataclasses.replace(SHAPES[request.param], conv=front_end))
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     return encoder, export_onnx(encoder, path, provenance={"teacher": "tiny"})
+
+
+@torch.no_grad()
+def test_a_light_front_end(onnx_packages, tmp_path):
+    strides = tuple((64, kernel, stride) for _, kernel, stride in CONV_FEATURE_LAYERS)
+    dense = dataclasses.replace(SHAPES["wavlm"], conv=dense_config(conv_layers=strides).conv)
+    encoder = ragged(light_front_end(dense))
+    assert len(encoder.config.conv) == 4
+    path = tmp_path / "light.onnx"
+    assert export_onnx(encoder, path).largest < 1e-5
+    wavs = unequal_waveforms((8000, 3333, 1200))
+    found, expected = OnnxEncoder(path).extract(wavs), encoder.extract(wavs)
+    assert largest_difference(found.hidden_states, expected.hidden_states, expected.padding_mask) < 1e-5
 
 
 @pytest.mark.parametrize("shape", ["whisper", "whisper_own_length"])
