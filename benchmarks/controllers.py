@@ -3,11 +3,14 @@
     python -m benchmarks.controllers --speech DIR                          the grid, or what is missing of it
     python -m benchmarks.controllers --speech DIR --steps 300 --targets 0.67 --seeds 0 --prices multipliers,gentle
     python -m benchmarks.controllers --table                               the tables alone
+    python -m benchmarks.controllers --speech DIR --choose --page rates --root runs/rates --prices 'one shot' \
+        --set second_stage.learning_rate=1e-4                              settings, on speakers of their own
 
 `DIR` holds real speech: manifest.csv (file, dur, speaker), as many speakers as may be. A fifth of the speakers is held
-out. The demo's teacher is pruned on the others under each price, cut to the target to a row, and distilled further for
-half as many steps; then a linear map from its layers is asked for the teacher's. Each run is a line of a JSON file
-under `--root`, so that an interrupted grid goes on. Written: results/controllers.{md,json}.
+out. With `--choose` another fifth is asked instead, and nobody hears the first. The demo's teacher is pruned on the
+others under each price, cut to the target to a row, and distilled further for half as many steps; then a linear map
+from its layers is asked for the teacher's. Each run is a line of a JSON file under `--root`, so that an interrupted
+grid goes on. Written: results/controllers.{md,json}.
 """
 
 from __future__ import annotations
@@ -61,12 +64,13 @@ def main() -> None:
     for name, values in GRID.items():
         parser.add_argument(f"--{name}", default=",".join(map(str, values)))
     parser.add_argument("--page", default="controllers", help="name of the page in results/")
+    parser.add_argument("--choose", action="store_true", help="ask the speakers that settings are chosen on")
     parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
     arguments = parser.parse_args()
     if not arguments.table:
         if arguments.speech is None:
             parser.error("--speech must name a folder with manifest.csv")
-        bench = Bench(arguments.root, arguments.speech)
+        bench = Bench(arguments.root, arguments.speech, choosing=arguments.choose)
         for steps in map(int, arguments.steps.split(",")):
             for target in map(float, arguments.targets.split(",")):
                 for seed in map(int, arguments.seeds.split(",")):
@@ -76,16 +80,21 @@ def main() -> None:
 
 
 class Bench:
-    """The teacher, the speech in two halves, and a folder for each run."""
+    """The teacher, the speech of two groups of speakers, and a folder for each run.
 
-    def __init__(self, root: Path, speech: Path) -> None:
+    choosing: ask another fifth of the speakers than is held out otherwise; those are left alone.
+    """
+
+    def __init__(self, root: Path, speech: Path, *, choosing: bool = False) -> None:
         self.root = root
         with open(speech / "manifest.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         speakers = sorted({row["speaker"] for row in rows})
-        held_out = set(speakers[::HELD_OUT])
-        self.heard = [speech / row["file"] for row in rows if row["speaker"] not in held_out]
-        self.unheard = [speech / row["file"] for row in rows if row["speaker"] in held_out]
+        held_out, chosen_on = set(speakers[::HELD_OUT]), set(speakers[1::HELD_OUT])
+        left_alone = held_out if choosing else set()
+        asked = chosen_on if choosing else held_out
+        self.heard = [speech / row["file"] for row in rows if row["speaker"] not in asked | left_alone]
+        self.unheard = [speech / row["file"] for row in rows if row["speaker"] in asked]
         self.manifest = root / "heard.tsv"
         lines = [f"{path.relative_to(speech)}\t{soundfile.info(path).frames}" for path in self.heard]
         write_text(self.manifest, "\n".join([str(speech.resolve()), *lines]) + "\n")

@@ -20,7 +20,7 @@ from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 from pruned_upstream.superb.running import Report
 from pruned_upstream.sweep import Axis, Scoring, plan, run_sweep, running
-from pruned_upstream.sweep.results import over_seeds
+from pruned_upstream.sweep.results import finished_rows, over_seeds
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.recipe import save_recipe
 
@@ -134,6 +134,10 @@ def test_a_sweep_is_interrupted_and_goes_on(source, tmp_path, monkeypatch):
         assert int(row["parameters"]) == report["parameters"]
         assert float(row["loss"]) == last["distillation"]
         assert float(row["counted_sparsity"]) == report["counted_sparsity"]
+        assert float(row["milliseconds"]) > 0
+    times = (planned.folder / "times.json").read_text()
+    assert outcome.rows == finished_rows(planned)
+    assert (planned.folder / "times.json").read_text() == times  # known shapes are not measured again
     tree = yaml.safe_load((planned.folder / "results.yaml").read_text())
     assert [group["seeds"] for group in tree["over_seeds"]] == [2, 2]
     assert outcome.pictures == [planned.folder / "trade_off.png"]

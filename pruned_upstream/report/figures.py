@@ -7,8 +7,8 @@ anything to show. Figures are made without pyplot, so nothing global is touched.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -142,37 +142,42 @@ def gates_by_layer(run: Run) -> Figure | None:
     return figure
 
 
+class Compared(NamedTuple):
+    """A point of `trade_off`; each measure is a mean and its spread over seeds."""
+
+    costs: tuple[tuple[float, float], ...]
+    quality: tuple[float, float]
+
+
 def trade_off(
-    groups: Mapping[str, Sequence[tuple[float, float, float, float]]],
-    *,
-    size: str,
-    quality: str,
-    missed: Collection[tuple[float, float]] = (),
+    groups: Mapping[str, Sequence[Compared]], *, costs: Sequence[str], quality: str, missed: Sequence[Compared] = ()
 ) -> Figure:
-    """Quality against size, one curve per group of points, error bars over seeds.
+    """Quality against each cost, a panel each; one curve per group of points, error bars over seeds.
 
     Args:
-        groups: name of the curve -> (size, its spread, quality, its spread) of each point.
-        size, quality: what the axes say.
-        missed: (size, quality) of points whose target was missed; they stand where they ended, and are marked.
+        groups: name of the curve -> its points.
+        costs, quality: what the axes say.
+        missed: points whose target was missed; they stand where they ended, and are marked.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=PRINTED, layout="constrained")
-    axes = figure.add_subplot()
-    for number, (name, points) in enumerate(groups.items()):
-        x, x_spread, y, y_spread = np.array(sorted(points)).T
-        axes.errorbar(x, y, yerr=y_spread, xerr=x_spread, capsize=3, label=name, **look(number))
-    if missed:
-        x, y = np.array(sorted(missed)).T
-        axes.plot(x, y, "x", color="black", markersize=13, markeredgewidth=1.5, label="target missed", zorder=5)
-    axes.set_xlabel(size, fontsize=10)
-    axes.set_ylabel(quality, fontsize=10)
-    axes.tick_params(labelsize=9)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for panel, (axes, label) in enumerate(zip(panels, costs, strict=True)):
+        for number, (name, points) in enumerate(groups.items()):
+            x, x_spread, y, y_spread = np.array(sorted((*point.costs[panel], *point.quality) for point in points)).T
+            axes.errorbar(x, y, yerr=y_spread, xerr=x_spread, capsize=3, label=name, **look(number))
+        if missed:
+            x, y = [point.costs[panel][0] for point in missed], [point.quality[0] for point in missed]
+            axes.plot(x, y, "x", color="black", markersize=13, markeredgewidth=1.5, label="target missed", zorder=5)
+        axes.set_xlabel(label, fontsize=10)
+        axes.tick_params(labelsize=9)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(quality, fontsize=10)
     if len(groups) > 1 or missed:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        handles = panels[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

@@ -7,7 +7,8 @@
       jobs/                logs of submitit
       results.csv          one line per point
       results.yaml         the same, and means over seeds
-      trade_off*.png       quality against size (PARP: against sparsity), error bars over seeds
+      times.json           milliseconds of each shape, all measured in turn on the machine that collects
+      trade_off*.png       quality against size and time (PARP: against sparsity), error bars over seeds
 
 A finished point is never run again, one that was interrupted goes on, and one that fails does not stop the others.
 """

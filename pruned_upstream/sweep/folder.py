@@ -13,7 +13,7 @@ from ..report.html import Grid, pictures, write_html
 from ..report.scores_page import PAGE as SCORES_PAGE
 from ..superb.metrics import METRICS
 from .grid import Sweep
-from .results import CSV_FILE, MISSED, YAML_FILE, means_table, trade_offs
+from .results import CSV_FILE, MISSED, TIMES_FILE, YAML_FILE, means_table, trade_offs
 
 JOBS_FOLDER = "jobs"
 
@@ -21,7 +21,8 @@ CONTENTS = {
     PAGE: "tables, plots, links to the page of each run; it needs no other file and no network",
     CSV_FILE: "one line per run: what was varied, size, distance from the teacher, scores",
     YAML_FILE: "the same, and means over seeds",
-    "trade_off*.png": "quality against size, error bars over seeds; a cross missed its target",
+    TIMES_FILE: "milliseconds of each shape, all measured in turn on the machine that collects",
+    "trade_off*.png": "quality against size and time, error bars over seeds; a cross missed its target",
     JOBS_FOLDER: "logs of the jobs",
 }
 

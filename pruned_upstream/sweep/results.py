@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from .grid import SEED, Point, Sweep, plain, scores_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CSV_FILE, YAML_FILE = "results.csv", "results.yaml"
+CSV_FILE, YAML_FILE, TIMES_FILE = "results.csv", "results.yaml", "times.json"
+TIMED_FRAMES = 500  # of the utterance: 10 s of every published model
+MILLISECONDS = "milliseconds"  # column: for it, at batch 1
 PARAMETERS, ZEROS, REACHED, LOSS = "parameters", "sparsity", "counted_sparsity", "loss"
+COSTS = (PARAMETERS, MILLISECONDS, ZEROS)
 REPORTED = (REACHED, ZEROS, "file_bytes")  # what a run's report may say of its model
 MISSED = "missed"  # column: 1 where the target is missed by more than the recipe tolerates
 
@@ -42,7 +46,12 @@ def finished_rows(sweep: Sweep) -> list[dict[str, Any]]:
     Raises:
         DataError, CheckpointError: a point's files are damaged.
     """
-    return [_row(sweep, point) for point in sweep.points if sweep.is_trained(point)]
+    trained = [point for point in sweep.points if sweep.is_trained(point)]
+    rows = [_row(sweep, point) for point in trained]
+    if not any(ZEROS in row for row in rows):  # which earn no time
+        for row, time in zip(rows, _milliseconds(sweep, trained), strict=True):
+            row[MILLISECONDS] = time
+    return rows
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], means: Sequence[Mapping[str, Any]]) -> None:
@@ -83,18 +92,19 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[d
 
 
 def measures(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> list[Measure]:
-    """What finished points are compared by: the size of the model first, then every quality that some of them have."""
+    """What finished points are compared by: costs first, which are the size of the model and its time, then every
+    quality that some of them have."""
     from ..superb.metrics import METRICS
 
     labels = {LOSS: f"{'distillation loss' if sweep.method.distillation else 'loss'} of the last 5 % of steps ↓"}
     labels |= {key: metric.label for key, metric in METRICS.items()}
     if any(ZEROS in row for row in means):
-        size = Measure(ZEROS, "sparsity (%)", 100.0)
+        costs = [Measure(ZEROS, "sparsity (%)", 100.0)]
     else:
-        size = Measure(PARAMETERS, "parameters (M)", 1e-6)
+        costs = [Measure(PARAMETERS, "parameters (M)", 1e-6), Measure(MILLISECONDS, "10 s in ms")]
     names = dict.fromkeys(name for row in means for name in row if f"{name}_spread" in row)
-    others = [name for name in names if name not in (PARAMETERS, MISSED, *REPORTED)]
-    return [size, *(Measure(name, labels.get(name, name)) for name in others)]
+    others = [name for name in names if name not in (PARAMETERS, MILLISECONDS, MISSED, *REPORTED)]
+    return [*costs, *(Measure(name, labels.get(name, name)) for name in others)]
 
 
 def means_table(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -119,27 +129,29 @@ def _spread(mean: float, spread: float, *, runs: int) -> str:
 
 
 def trade_offs(sweep: Sweep, means: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Figure]]:
-    """Each quality against the size, a curve for each combination of the keys beside seed and sparsity.
+    """Each quality against size and time, a curve for each combination of the keys beside seed and sparsity.
 
     Returns:
         File name -> what the quality is called, and the figure.
     """
-    from ..report.figures import trade_off
+    from ..report.figures import Compared, trade_off
 
     keys = [axis.key for axis in sweep.axes if axis.key not in (SEED, sweep.method.sparsity)]
-    size, *qualities = measures(sweep, means)
+    shown = measures(sweep, means)
+    costs = [measure for measure in shown if measure.name in COSTS]
     found = {}
-    for quality in qualities:
-        curves: dict[str, list[tuple[float, float, float, float]]] = {}
-        missed: set[tuple[float, float]] = set()
+    for quality in shown[len(costs) :]:
+        curves: dict[str, list[Compared]] = {}
+        missed: list[Compared] = []
         for row in means:
             if quality.name in row:
                 name = ", ".join(f"{key}={json.dumps(row[key])}" for key in keys)
-                curves.setdefault(name or sweep.method.name, []).append((*size.of(row), *quality.of(row)))
+                point = Compared(tuple(cost.of(row) for cost in costs), quality.of(row))
+                curves.setdefault(name or sweep.method.name, []).append(point)
                 if row.get(MISSED):
-                    missed.add((size.of(row)[0], quality.of(row)[0]))
+                    missed.append(point)
         suffix = "" if quality.name == LOSS else "_" + plain(quality.name).replace(".", "_")
-        figure = trade_off(curves, size=size.label, quality=quality.label, missed=missed)
+        figure = trade_off(curves, costs=[cost.label for cost in costs], quality=quality.label, missed=missed)
         found[f"trade_off{suffix}.png"] = quality.label, figure
     return found
 
@@ -159,3 +171,27 @@ def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
     for source, rates in run.outcome.get("tests", {}).items():
         row |= {f"{name.upper()} (%) of {source}": 100 * rates[name] for name in rates if name not in COUNTS}
     return row | scores_of(point).metrics
+
+
+def _milliseconds(sweep: Sweep, points: Sequence[Point]) -> list[float]:
+    """What each point's shape takes for one utterance. Where one has not been measured, all are, for only times that
+    were measured in turn compare."""
+    from ..description.latency import SAMPLE_RATE, in_turn
+    from ..model.checkpoint import read_header
+    from ..model.encoder import Encoder
+    from ..parsing import read_json
+
+    configs: list[Any] = [read_header(sweep.model(point)).config for point in points]
+    shapes = {_digest(config.to_json()): config for config in configs}
+    path = sweep.folder / TIMES_FILE
+    times: dict[str, float] = read_json(path) if path.is_file() else {}
+    if not shapes.keys() <= times.keys():
+        samples = max(TIMED_FRAMES * config.downsample_rate for config in configs)
+        taken = in_turn([Encoder(config) for config in shapes.values()], samples / SAMPLE_RATE)
+        times = {shape: 1e3 * seconds for shape, seconds in zip(shapes, taken, strict=True)}
+        write_text(path, json.dumps(times, indent=1) + "\n")
+    return [times[_digest(config.to_json())] for config in configs]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

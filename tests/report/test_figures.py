@@ -115,14 +115,20 @@ def test_long_curves_are_drawn_as_means_of_neighbours():
     assert values[0] == pytest.approx(4.5)
 
 
-def test_the_trade_off_has_error_bars_of_both_measures():
+def test_the_trade_off_has_error_bars_of_all_measures():
+    large = figures.Compared(((30.0, 2.0), (80.0, 4.0)), (0.1, 0.01))
+    small = figures.Compared(((20.0, 1.0), (90.0, 5.0)), (0.2, 0.02))
     figure = figures.trade_off(
-        {"a": [(30.0, 2.0, 0.1, 0.01), (20.0, 1.0, 0.2, 0.02)], "b": [(25.0, 0.0, 0.15, 0.0)]},
-        size="parameters (M)",
+        {"a": [large, small], "b": [figures.Compared(((25.0, 0.0), (60.0, 0.0)), (0.15, 0.0))]},
+        costs=["parameters (M)", "10 s in ms"],
         quality="loss",
+        missed=[small],
     )
-    axes = figure.axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters (M)", "loss")
+    axes, beside = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), beside.get_xlabel()) == ("parameters (M)", "loss", "10 s in ms")
+    of_time, *_ = beside.containers[0]
+    assert list(of_time.get_xdata()) == [80.0, 90.0] and list(of_time.get_ydata()) == [0.1, 0.2]  # by time
+    assert [list(line.lines[-1].get_xdata()) for line in figure.axes] == [[20.0], [90.0]]  # what missed its target
     line, _, (across, upright) = axes.containers[0]
     assert list(line.get_xdata()) == [20.0, 30.0] and list(line.get_ydata()) == [0.2, 0.1]  # by size
     assert [segment[:, 0].tolist() for segment in across.get_segments()] == [[19.0, 21.0], [28.0, 32.0]]
