@@ -49,8 +49,8 @@ PRICES = {
     # the multipliers' rate is what tuning chose for 400 steps (results/retention_tuning.md)
     "multipliers": ("sparsity.price=multipliers", "optimisation.multiplier_learning_rate=0.01"),
     "gentle": ("sparsity.price=gentle",),
-    # no price at all: scores say what is cut, and all steps are the second stage's
-    "one shot": ("optimisation.steps=0", "second_stage.steps={all}", "second_stage.learning_rate=1e-3"),
+    # no price at all: scores say what is cut, and all steps are the second stage's; its rate from results/rates.md
+    "one shot": ("optimisation.steps=0", "second_stage.steps={all}", "second_stage.learning_rate=2e-4"),
 }
 GRID = {"steps": (300, 1200), "targets": (0.5, 0.67, 0.8), "seeds": (0, 1)}
 

@@ -19,7 +19,7 @@ from pruned_upstream.pruning.cost import cost_of
 from . import page, weights
 from .asking import TRANSCRIBED, Interview, Student
 from .speech import Speech
-from .students import MAIN, METHODS, SPARSITIES, TUNED, made, plain
+from .students import MAIN, METHODS, REPAIRED_ON, SPARSITIES, STEPS, TUNED, made, plain
 
 TUNING_SEED = 10
 SEPARATOR = ";"  # names of methods have commas
@@ -99,10 +99,11 @@ class Benchmark:
                 "sparsity": sparsity,
                 "seed": seed,
                 "variant": variant,
+                "budget": f"{STEPS} steps, repaired on {REPAIRED_ON} s",
                 "parameters": count_parameters(read_out(encoder.config)),
                 "gone": 1 - prunable.counted(encoder.config) / prunable.counted(dense),
-                "transcribed": TRANSCRIBED if self.split == "test" else 0,
-                "core": self.interview.core(student, is_teacher=is_teacher, decodes=self.split == "test"),
+                "transcribed": TRANSCRIBED,
+                "core": self.interview.core(student, is_teacher=is_teacher),
             }
         if heads:
             known["heads"] = self.interview.heads(student, is_teacher=is_teacher)

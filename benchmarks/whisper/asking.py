@@ -70,15 +70,17 @@ class Interview:
         self.kept = folder / f"teacher_{split}.pt"
 
     @torch.no_grad()
-    def core(self, student: Student, *, is_teacher: bool = False, decodes: bool = True) -> dict[str, float]:
+    def core(self, student: Student, *, is_teacher: bool = False) -> dict[str, float]:
         """Word errors, residuals and milliseconds."""
+        import jiwer
+
         found: dict[str, Any] = {}
         taught, asked = (
             torch.cat([student.states(student.encoder, clip.waveform())[:, ::FRAMES_APART] for clip in clips], dim=1)
             for clips in (self.speech.with_phones("train", TAUGHT), self.speech.with_phones(self.split, ASKED))
         )
         if is_teacher:
-            texts = self._transcripts(student) if decodes else []
+            texts = self._transcripts(student)
             with atomic_write(self.kept) as temporary:
                 torch.save({"taught": taught.half(), "asked": asked.half(), "texts": texts}, temporary)
         kept = torch.load(self.kept, weights_only=True)
@@ -90,11 +92,8 @@ class Interview:
         theirs = kept["asked"][-1].double()
         error = (asked[-1].double() - theirs).square().sum() / (theirs - theirs.mean(0)).square().sum()
         found["last layer"] = 100 * error.item()
-        if decodes:
-            import jiwer
-
-            texts = texts if is_teacher else self._transcripts(student)
-            found["word errors"] = 100 * jiwer.wer(kept["texts"], texts)
+        texts = kept["texts"] if is_teacher else self._transcripts(student)
+        found["word errors"] = 100 * jiwer.wer(kept["texts"], texts)
         return found | self._milliseconds(student)
 
     def _transcripts(self, student: Student) -> list[str]:

@@ -8,6 +8,7 @@ Budget, stated before any run: 18 runs of 2000 updates of 80 s of speech each. T
 takes seconds. Ten minutes of libri_spk's training speakers are learned from, the speakers of the test split are asked,
 and both have pseudo-labels made by machine. Dense is looked at first: where it errs in more than half of the words,
 pruning has nothing to show. Every method takes the same number of updates; runs go on where they were interrupted.
+The miniature shows that the command works, and nothing else: its table is written beside its runs.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import machine, write
+from benchmarks.measure import RESULTS, machine, write
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.convert.whisper import at_own_length
 from pruned_upstream.training.parp import REPORT_FILE, ParpRecipe, run_parp
@@ -30,6 +32,7 @@ from . import weights
 from .speech import Clip, Speech
 
 MINUTES = 10
+LONGEST = 16  # seconds of a recording that is learned from
 ASKED = 40  # recordings
 METHODS = ("dense", "mpi", "omp", "parp", "parp_p")
 SPARSITIES = (0.5, 0.7)
@@ -38,7 +41,7 @@ STEPS = 2000
 USELESS = 0.5  # share of words
 SETTINGS = (
     "data.batch_seconds=80",
-    "data.max_seconds=16",
+    f"data.max_seconds={LONGEST}",
     "data.workers=2",
     "optimisation.accumulation=1",
     "optimisation.learning_rate=1e-4",
@@ -47,6 +50,8 @@ SETTINGS = (
     "masking.frames=0.3",
     "masking.channels=0.1",
 )
+MINIATURE = ("data.batch_seconds=16", "data.workers=0")
+MINIATURE_STEPS, MINIATURE_ASKED = 2, 2
 
 
 def main() -> None:
@@ -59,53 +64,61 @@ def main() -> None:
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--miniature", action="store_true", help="whether the command works: nothing that it says counts"
+    )
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if not arguments.table:
         wanted = weights.missing() + ([] if arguments.speech is None else Speech(arguments.speech).missing())
         if arguments.speech is None or wanted:
             sys.exit(f"not run: {', '.join(wanted) or '--speech'} is missing; `--help` says more")
+        speech, methods = Speech(arguments.speech), arguments.methods.split(",")
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
-        run(
-            Speech(arguments.speech),
-            arguments.root,
-            arguments.methods.split(","),
-            seeds,
-            arguments.steps,
-            arguments.device,
-        )
+        if arguments.miniature:
+            root = arguments.root / "miniature"
+            run(speech, root, methods, seeds[:1], MINIATURE_STEPS, "cpu", SPARSITIES[:1], miniature=True)
+            table(root, folder=root)
+            return
+        run(speech, arguments.root, methods, seeds, arguments.steps, arguments.device)
     table(arguments.root)
 
 
-def run(speech: Speech, root: Path, methods: list[str], seeds: list[int], steps: int, device: str) -> None:
-    """What is missing; dense first, and nothing after it where that is useless."""
+def run(
+    speech: Speech,
+    root: Path,
+    methods: list[str],
+    seeds: list[int],
+    steps: int,
+    device: str,
+    sparsities: Sequence[float] = SPARSITIES,
+    *,
+    miniature: bool = False,
+) -> None:
+    """What is missing; dense first, and nothing after it where that is useless, unless it is a miniature."""
     root.mkdir(parents=True, exist_ok=True)
     teacher = root / "teacher.safetensors"
     if not teacher.exists():
         save(teacher, at_own_length(weights.teacher()), provenance={"method": "conversion"})
-    train, test = manifests(speech, root)
+    train, test = manifests(speech, root, MINIATURE_ASKED if miniature else ASKED)
+    common = [f"teacher={teacher}", f"data.train=[{train}]", f"data.test=[{test}]", f"run.device={device}"]
+    common += [*SETTINGS, *(MINIATURE if miniature else ()), f"optimisation.steps={steps}"]
     for method in sorted(methods, key=lambda name: name != "dense"):
-        for sparsity in SPARSITIES if method != "dense" else (0.0,):
+        for sparsity in sparsities if method != "dense" else (0.0,):
             for seed in seeds:
                 folder = root / f"{method}-{sparsity:g}-{seed}"
                 if (folder / REPORT_FILE).exists():
                     continue
                 print(folder.name, flush=True)
-                own = [f"teacher={teacher}", f"data.train=[{train}]", f"data.test=[{test}]", f"run.folder={folder}"]
-                own += [
-                    f"run.seed={seed}",
-                    f"run.device={device}",
-                    f"optimisation.steps={steps}",
-                    f"parp.method={method}",
-                ]
+                own = [f"run.folder={folder}", f"run.seed={seed}", f"parp.method={method}"]
                 own += [f"parp.sparsity={sparsity}"] if sparsity else []
-                run_parp(load_recipe("parp_10min", ParpRecipe, [*SETTINGS, *own]))
-        if method == "dense" and min(_errors(root)["dense", 0.0]) > USELESS:
+                run_parp(load_recipe("parp_10min", ParpRecipe, [*common, *own]))
+        if method == "dense" and not miniature and min(_errors(root)["dense", 0.0]) > USELESS:
             print(f"dense errs in more than {USELESS:.0%} of the words: more updates or another rate, before pruning")
             return
 
 
-def manifests(speech: Speech, root: Path) -> tuple[Path, Path]:
+def manifests(speech: Speech, root: Path, asked: int) -> tuple[Path, Path]:
     """train.tsv and test.tsv, with the pseudo-labels in .wrd beside them."""
     with open(speech.root / "libri_spk" / "transcripts.csv", newline="", encoding="utf-8") as file:
         texts = {row["file"]: row["text"] for row in csv.DictReader(file)}
@@ -116,11 +129,11 @@ def manifests(speech: Speech, root: Path) -> tuple[Path, Path]:
 
     chosen, seconds = [], 0.0
     for clip, text in transcribed("train"):
-        if seconds < 60 * MINUTES:
+        if seconds < 60 * MINUTES and clip.seconds <= LONGEST:
             chosen.append((clip, text))
             seconds += clip.seconds
     return _manifest(speech, root / "train.tsv", chosen), _manifest(
-        speech, root / "test.tsv", transcribed("test")[:ASKED]
+        speech, root / "test.tsv", transcribed("test")[:asked]
     )
 
 
@@ -143,7 +156,7 @@ def _errors(root: Path) -> dict[tuple[str, float], list[float]]:
     return found
 
 
-def table(root: Path) -> None:
+def table(root: Path, folder: Path = RESULTS) -> None:
     rows = [
         {
             "method": method,
@@ -155,7 +168,13 @@ def table(root: Path) -> None:
         for (method, sparsity), errors in sorted(_errors(root).items())
     ]
     if rows:
-        write("whisper_parp", rows, machine(dtype="float32"), note="Pseudo-labels, greedy decoding. See the module.")
+        write(
+            "whisper_parp",
+            rows,
+            machine(dtype="float32"),
+            note="Pseudo-labels, greedy decoding. See the module.",
+            folder=folder,
+        )
 
 
 if __name__ == "__main__":
