@@ -76,7 +76,7 @@ def main() -> None:
                 for seed in map(int, arguments.seeds.split(",")):
                     for price in arguments.prices.split(","):
                         bench.run(price, steps, target, seed, arguments.set)
-    write_tables(arguments.root, arguments.page)
+    write_tables(arguments.root, arguments.page, choosing=arguments.choose)
 
 
 class Bench:
@@ -198,7 +198,7 @@ def _ridge(x: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(x.t() @ x + penalty, x.t() @ wanted)
 
 
-def write_tables(root: Path, page: str) -> None:
+def write_tables(root: Path, page: str, *, choosing: bool = False) -> None:
     """results/PAGE.md and .json."""
     answers = [json.loads(path.read_text()) for path in sorted((root / "answers").glob("*.json"))]
     if not answers:
@@ -231,7 +231,8 @@ def write_tables(root: Path, page: str) -> None:
         )
     where = "; ".join(f"{key} {value}" for key, value in machine().items())
     shared = f" Set for all: {', '.join(common)}." if common else ""
-    text = "\n".join(rows) + f"\n\nOne number for each seed.{shared} Measured on: {where}.\n"
+    asked = " Asked of the speakers that settings are chosen on." if choosing else ""
+    text = "\n".join(rows) + f"\n\nOne number for each seed.{asked}{shared} Measured on: {where}.\n"
     (RESULTS / f"{page}.md").write_text(text)
     (RESULTS / f"{page}.json").write_text(json.dumps({"machine": machine(), "answers": answers}, indent=1) + "\n")
     print(text)
