@@ -19,7 +19,7 @@ from pruned_upstream.pruning.cost import cost_of
 from . import page, weights
 from .asking import TRANSCRIBED, Interview, Student
 from .speech import Speech
-from .students import MAIN, METHODS, REPAIRED_ON, SPARSITIES, STEPS, TUNED, made, plain
+from .students import LAYER_0, MAIN, METHODS, REPAIRED_ON, SPARSITIES, STEPS, TUNED, made, plain
 
 TUNING_SEED = 10
 SEPARATOR = ";"  # names of methods have commas
@@ -64,6 +64,7 @@ class Benchmark:
 
     def run(self, names: list[str], sparsities: list[float], seeds: list[int], heads: bool) -> None:
         self._record("teacher", 0.0, 0, heads)
+        self._record_layer_0()
         for seed in seeds:
             for sparsity in sorted(sparsities, key=lambda s: s != MAIN):  # the main size first
                 for name in names:
@@ -75,6 +76,15 @@ class Benchmark:
         for name, variants in TUNED.items():
             for variant, changes in variants.items():
                 self._record(name, MAIN, TUNING_SEED, False, variant, changes)
+
+    def _record_layer_0(self) -> None:
+        path = self.root / self.split / f"{plain(LAYER_0)}.json"
+        if not path.exists():
+            config = load(self.teacher).config
+            answer = {"name": LAYER_0, "sparsity": 0.0, "seed": 0, "variant": "", "budget": ""}
+            size = count_parameters(config) - prunable_parameters(config)
+            answer |= {"parameters": size, "core": self.interview.layer_0()}
+            write_text(path, json.dumps(answer, indent=1) + "\n")
 
     def _record(
         self, name: str, sparsity: float, seed: int, heads: bool, variant: str = "", changes: tuple[str, ...] = ()

@@ -96,6 +96,13 @@ class Interview:
         found["word errors"] = 100 * jiwer.wer(kept["texts"], texts)
         return found | self._milliseconds(student)
 
+    def layer_0(self) -> dict[str, float]:
+        """The layer residual of what the transformer is given: what needs no layer at all."""
+        kept = torch.load(self.kept, weights_only=True)
+        both = [Items(kept[part].transpose(0, 1).float(), []) for part in ("taught", "asked")]
+        first = [Items(items.vectors[:, :1], []) for items in both]
+        return {"layer residual": questions.layer_residual((first[0], first[1]), (both[0], both[1]), TEACHER_LAYERS)}
+
     def _transcripts(self, student: Student) -> list[str]:
         decoder = Decoder(self.folder / "decoder")
         encoder, found = student.whole(), []

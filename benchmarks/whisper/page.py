@@ -12,7 +12,7 @@ from benchmarks.measure import RESULTS, machine
 from pruned_upstream.description.figures import COLOURS
 
 from .asking import ASKED, TAUGHT, TRANSCRIBED
-from .students import CROPS, LEARNING_RATE, METHODS, PRECISION, STEPS
+from .students import CROPS, LAYER_0, LEARNING_RATE, METHODS, PRECISION, STEPS
 
 EARLIER_STEPS = 60  # of the table at 67 %
 BUDGET = f"""Budget, stated before the test speakers were asked: one thread; for every method that learns {STEPS} steps
@@ -35,7 +35,7 @@ def write(root: Path) -> None:
         answers, tuning, earlier = known["answers"], known["tuning"], known["earlier"]
     here = machine(dtype="float32")
     lines = ["# Students of Whisper base's encoder, on real weights and real speech", "", *_shown(answers), ""]
-    lines += [BUDGET, "", "![quality against time](whisper.png)", ""]
+    lines += [BUDGET, "", "![quality against time](whisper.png)", "", "Both sizes, each with its own budget.", ""]
     for number, (budget, of_budget) in enumerate(_budgets(answers).items()):
         lines += _section(f"{CORE_TITLE}: {budget}", _table(of_budget, CORE), "" if number else CORE_TEXT)
     headed = [answer for answer in answers if "heads" in answer]
@@ -104,7 +104,7 @@ def _read(folder: Path) -> list[Answer]:
 
 def _groups(answers: Iterable[Answer]) -> dict[tuple[float, str, str], list[Answer]]:
     """Answers of one student's seeds together: by size, in the order of the methods."""
-    order = {name: number for number, name in enumerate(["teacher", *METHODS])}
+    order = {name: number for number, name in enumerate(["teacher", LAYER_0, *METHODS])}
     grouped: dict[tuple[float, str, str], list[Answer]] = {}
     for a in sorted(answers, key=lambda a: (a["sparsity"], order[a["name"]], a["variant"], a["seed"])):
         grouped.setdefault((a["sparsity"], a["name"], a["variant"]), []).append(a)
@@ -113,10 +113,10 @@ def _groups(answers: Iterable[Answer]) -> dict[tuple[float, str, str], list[Answ
 
 def _budgets(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
     """Answers by what their students were given, smaller students last; the teacher stands in each table."""
-    teachers = [answer for answer in answers if answer["name"] == "teacher"]
+    teachers = [answer for answer in answers if not answer["sparsity"]]
     found: dict[str, list[Answer]] = {}
     for answer in sorted(answers, key=lambda answer: answer["sparsity"]):
-        if answer["name"] != "teacher":
+        if answer["sparsity"]:
             found.setdefault(answer["budget"], [*teachers]).append(answer)
     return found
 
@@ -159,6 +159,9 @@ def _draw(answers: Sequence[Answer]) -> None:
             _curve(
                 axes, name, number, [[a["core"] for a in found if metric in a["core"]] for found in of_sizes], metric
             )
+        control = groups.get((0.0, LAYER_0, ""))
+        if control and metric in control[0]["core"]:
+            axes.axhline(control[0]["core"][metric], color="#888888", ls="--", lw=1, label=LAYER_0)
         axes.axvline(teacher["ms for 10 s"], color="black", lw=0.8)
         axes.text(teacher["ms for 10 s"], 0.5, "teacher", transform=axes.get_xaxis_transform(), rotation=90, ha="right")
         axes.set(xlabel="processor ms for 10 s, one thread", ylabel=label, yscale="log")
@@ -167,7 +170,7 @@ def _draw(answers: Sequence[Answer]) -> None:
         axes.tick_params(which="minor", labelsize=7)
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-    handles = figure.axes[0].get_legend_handles_labels()
+    handles = figure.axes[-1].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(RESULTS / "whisper.png", dpi=120)
 
@@ -187,5 +190,8 @@ def _curve(axes: Any, name: str, number: int, of_sizes: Sequence[Sequence[dict[s
     if METHODS[name].control:
         axes.errorbar(times, means, [below, above], color="#888888", ls=":", marker=".", label=name)
         return
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    axes.errorbar(times, means, [below, above], color=colour, marker=marker, ms=6, lw=1, label=name)
+    again, place = divmod(number, len(COLOURS))
+    look: dict[str, Any] = {"color": COLOURS[place], "marker": MARKERS[(number + again) % len(MARKERS)]}
+    if again:  # a colour for the second time
+        look |= {"ls": "--", "markerfacecolor": "white"}
+    axes.errorbar(times, means, [below, above], ms=6, lw=1, label=name, **look)

@@ -63,6 +63,7 @@ WHOLE_HEADS = ("gates.fine_grained=false",)
 NO_REPAIR = ("repair.after_cut=false",)
 REPAIRED = ("repair.after_cut=true",)
 FAST = (*WHOLE_HEADS, f"second_stage.steps={STEPS}")
+LAYER_0 = "layer 0"  # a control: the teacher without its transformer
 METHODS = {
     "random": Method(
         "of every kind of dimension in every layer as many as chance leaves", sizes=SPARSITIES, control=True
