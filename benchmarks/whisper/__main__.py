@@ -82,7 +82,7 @@ class Benchmark:
         if not path.exists():
             config = load(self.teacher).config
             answer = {"name": LAYER_0, "sparsity": 0.0, "seed": 0, "variant": "", "budget": ""}
-            size = count_parameters(config) - prunable_parameters(config)
+            size = count_parameters(config) - int(cost_of("transformer").counted(config))
             answer |= {"parameters": size, "core": self.interview.layer_0()}
             write_text(path, json.dumps(answer, indent=1) + "\n")
 
