@@ -148,7 +148,7 @@ def test_any_batch_and_any_length(exported):
 def test_a_difference_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):
     encoder, report = exported
     other = random_encoder(encoder.config, seed=7)
-    monkeypatch.setattr(export, "_convert", lambda encoder, path, **options: shutil.copyfile(report.path, path))
+    monkeypatch.setattr(export, "_convert", lambda encoder, graph, path, **options: shutil.copyfile(report.path, path))
     with pytest.raises(PrunedUpstreamError, match="differ from torch's"):
         export_onnx(other, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
