@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TIME_MAJOR_SAMPLES = 8_000  # fewer in a batch: laying out the filters costs more than their layout saves
 
+LARGE_KERNEL = 1 << 20  # weights of a position convolution whose spectrum, ten times as large, is not kept in training
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over `channels` living ones of `dense_channels`; those that are gone count as zeros.
@@ -273,6 +275,8 @@ class WeightNormConv(nn.Module):
         parameters = self.weight_v, self.weight_g
         if eager_on_cpu(x):
             if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+                if self.weight_v.numel() < LARGE_KERNEL:
+                    return F.gelu(self._learning(x, *parameters))
                 # computed once more in the backward pass: two spectra of the weights are larger than all else here
                 return F.gelu(checkpoint(self._learning, x, *parameters, use_reentrant=False, preserve_rng_state=False))
             return F.gelu(self._in_frequency_domain(x, self._kept.get(self._spectrum, *parameters)))

@@ -14,6 +14,7 @@ from tiny import SHAPES, fairseq_options, largest_difference, random_encoder, ti
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from pruned_upstream.model import frontend
 from pruned_upstream.model.config import Head, TransformerLayer
 from pruned_upstream.model.encoder import Dropout, Encoder
 from pruned_upstream.model.frontend import WeightNormConv
@@ -507,3 +508,17 @@ def test_every_adapter_learns(name, gated):
         optimiser.step()
     still = [name for name, p in learning.items() if p.numel() and torch.equal(p, before[name])]
     assert learning and not still
+
+
+def test_a_large_position_convolution_learns_the_same(monkeypatch):
+    """Its spectrum is computed once more in the backward pass, and the gradients stay."""
+    gradients = []
+    for limit in (frontend.LARGE_KERNEL, 0):
+        monkeypatch.setattr(frontend, "LARGE_KERNEL", limit)
+        encoder = random_encoder(tiny_config()).train()
+        wavs = torch.randn(2, 1600, generator=torch.Generator().manual_seed(0))
+        encoder(wavs).hidden_states[-1].square().sum().backward()
+        block = encoder.encoder.pos_conv[0]
+        gradients.append([block.weight_v.grad, block.weight_g.grad, encoder.post_extract_proj.weight.grad])
+    for kept, recomputed in zip(*gradients, strict=True):
+        assert kept.any() and torch.equal(kept, recomputed)
