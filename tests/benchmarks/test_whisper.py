@@ -47,6 +47,8 @@ def answer(name: str, sparsity: float, seed: int, errors: float) -> dict:
         "seed": seed,
         "variant": "",
         "parameters": 7_000_000,
+        "budget": f"{1000 * (1 - sparsity):.0f} steps",
+        "transcribed": 16,
         "core": core,
         "heads": heads,
     }
@@ -61,7 +63,7 @@ def test_the_page_has_every_student_once_with_the_range_of_its_seeds(tmp_path, m
         (tmp_path / "test" / f"{number}.json").write_text(json.dumps(found))
     page.write(tmp_path)
     text = (tmp_path / "whisper.md").read_text()
-    assert "| 50 % | the paper | 2 | 7.0 | 121.0 (120.0 to 122.0) | 21.0 (20.0 to 22.0) |" in text
+    assert "| 50 % | the paper | 2 | 7.0 | 121.0 (120.0 to 122.0) | 21.0 (20.0 to 22.0) | 16 |" in text
     assert text.count("| random | 1 |") == 2 * 3  # sizes, tables
     assert all(f"| {name} | " in text for name in METHODS)
     assert (tmp_path / "whisper.png").stat().st_size > 10_000
