@@ -219,7 +219,7 @@ def _show_upstream(console: Console, settings: Settings) -> bool:
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:
-    from ..report.scores_page import PAGE
+    from ..report.html import PAGE
     from ..superb.early import early_estimates
     from ..superb.guide import README
     from ..superb.report import Entry

@@ -61,11 +61,12 @@ def in_turn(
         DataError: the utterance is shorter than the front end's receptive field.
     """
     _check(device)
+    encoders = [encoder.to(device).eval() for encoder in encoders]
     waveform = torch.randn(1, round(utterance_seconds * SAMPLE_RATE), device=device)
     taken: list[list[float]] = [[] for _ in encoders]
     for repeat in range(repeats + 1):
         for times, encoder in zip(taken, encoders, strict=True):
-            elapsed = _forward(encoder.to(device).eval(), waveform)
+            elapsed = _forward(encoder, waveform)
             if repeat:  # the first pass derives weights and warms up
                 times.append(elapsed)
     return [statistics.median(times) for times in taken]

@@ -49,7 +49,23 @@ class OnnxOutput(NamedTuple):
     padding_mask: Tensor | None
 
 
-class OnnxEncoder(Extracts[OnnxOutput]):
+class _OnnxFile:
+    """A file that onnxruntime can be asked about, and what it says of itself."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = local_file(path)
+        self.header = read_onnx_header(self.path)
+        self.config = self.header.config
+        require_packages("onnxruntime")
+
+    def _run(self, session: InferenceSession, given: dict[str, Any]) -> list[Any]:
+        try:
+            return session.run(None, given)
+        except onnxruntime_errors() as error:
+            raise _unable(self.path, error) from error
+
+
+class OnnxEncoder(_OnnxFile, Extracts[OnnxOutput]):
     """An encoder that onnxruntime computes, on the CPU and with as many threads as torch; nothing in it learns.
 
     >>> encoder = OnnxEncoder("compact.int8.onnx")
@@ -61,10 +77,7 @@ class OnnxEncoder(Extracts[OnnxOutput]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = local_file(path)
-        self.header = read_onnx_header(self.path)
-        self.config = self.header.config
-        require_packages("onnxruntime")
+        super().__init__(path)
         self._sessions: dict[int, InferenceSession] = {}  # by process
 
     def compute(self, waveforms: Sequence[Tensor]) -> OnnxOutput:
@@ -78,11 +91,7 @@ class OnnxEncoder(Extracts[OnnxOutput]):
         self.config.require_frames(batch.size(1))
         require_memory(self.config, len(batch), batch.size(1), batch.device)
         lengths = torch.tensor([len(wav) for wav in waveforms])
-        session = self._session()
-        try:
-            outputs = session.run(None, {"waveforms": batch.numpy(), "lengths": lengths.numpy()})
-        except onnxruntime_errors() as error:
-            raise CheckpointError(f"onnxruntime cannot run {self.path} ({_reason(error)}); export it again") from error
+        outputs = self._run(self._session(), {"waveforms": batch.numpy(), "lengths": lengths.numpy()})
         *states, mask = (torch.from_numpy(output).to(waveforms[0].device) for output in outputs)
         shape = (len(waveforms), self.config.frames(batch.size(1)))
         if mask.shape != shape or any(state.shape != (*shape, self.config.embed_dim) for state in states):
@@ -114,7 +123,7 @@ class OnnxEncoder(Extracts[OnnxOutput]):
             )
 
 
-class OnnxStream:
+class OnnxStream(_OnnxFile):
     """A streaming model that onnxruntime computes chunk after chunk, from a file of `pruned-upstream export --live`.
 
     >>> for output in OnnxStream("live.onnx").stream(microphone):  # an iterator of arrays of any length
@@ -126,10 +135,7 @@ class OnnxStream:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = local_file(path)
-        self.header = read_onnx_header(self.path)
-        self.config = self.header.config
-        require_packages("onnxruntime")
+        super().__init__(path)
         self._session = open_session(self.path, torch.get_num_threads())
         self._inputs = self._session.get_inputs()
         names = [place.name for place in self._inputs]
@@ -142,12 +148,7 @@ class OnnxStream:
         outputs = [place.name for place in self._session.get_outputs()]
         for samples, frames in chunks(self.config, pieces):
             given = {"samples": samples.cpu().numpy(), "frames": np.array([frames])}
-            try:
-                answer = dict(zip(outputs, self._session.run(None, given | state), strict=True))
-            except onnxruntime_errors() as error:
-                raise CheckpointError(
-                    f"onnxruntime cannot run {self.path} ({_reason(error)}); export it again"
-                ) from error
+            answer = dict(zip(outputs, self._run(self._session, given | state), strict=True))
             state = {name: answer[name.replace("in.", "out.", 1)] for name in state}
             states = [answer[f"hidden_state_{i}"][:, :frames] for i in range(self.config.num_layers + 1)]
             yield OnnxOutput([torch.from_numpy(values) for values in states], None)
@@ -173,7 +174,11 @@ def open_session(path: str | Path, threads: int) -> InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except onnxruntime_errors() as error:
-        raise CheckpointError(f"onnxruntime cannot run {path} ({_reason(error)}); export it again") from error
+        raise _unable(path, error) from error
+
+
+def _unable(path: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"onnxruntime cannot run {path} ({_reason(error)}); export it again")
 
 
 def _reason(error: Exception) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 from ..files import atomic_files, write_text
 from ..superb.results import FILE_NAME, read_results
 from ..training.loop import STATE_FILE
+from .html import PAGE
 from .page import status, write_page
 from .runs import read_run
 
-PAGE, README, SCORES = "report.html", "README.md", "superb"
+README, SCORES = "README.md", "superb"
 
 # what a run's folder may hold, the most wanted first; docs/runs.md says the same
 CONTENTS = {

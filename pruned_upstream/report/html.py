@@ -18,6 +18,8 @@ from .svg import inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PAGE = "report.html"  # in the folder of what it is about
+
 
 @dataclass(frozen=True)
 class Grid:

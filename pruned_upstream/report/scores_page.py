@@ -14,14 +14,12 @@ from ..superb.published import TEACHER, published_rows
 from ..superb.report import ABSENT, STAR, Entry, overview, references
 from ..superb.results import RunResults
 from ..superb.scores import SUPERB_S, truncate
-from .html import Grid, duration, pictures, write_html
+from .html import PAGE, Grid, duration, pictures, write_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..jobs import Failure
-
-PAGE = "report.html"
 
 
 def write_scores_page(folder: str | Path, results: RunResults, failures: Mapping[str, Failure] | None = None) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from ..jobs import Failure
-from ..report.folder import PAGE, README
-from ..report.html import Grid, pictures, write_html
-from ..report.scores_page import PAGE as SCORES_PAGE
+from ..report.folder import README
+from ..report.html import PAGE, Grid, pictures, write_html
 from ..superb.metrics import METRICS
 from .grid import Sweep
-from .results import CSV_FILE, MISSED, TIMES_FILE, YAML_FILE, means_table, trade_offs
+from .results import CSV_FILE, MISSED, TIMES_FILE, YAML_FILE, means_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 JOBS_FOLDER = "jobs"
 
@@ -45,7 +47,7 @@ def write_guide(folder: Path, sweep: Sweep, finished: Collection[str]) -> None:
     for point in sweep.points:
         values = ", ".join(f"{key} {value}" for key, value in point.values.items())
         lines.append(f"| `{point.name}` | the run with {values}: {'' if point.name in finished else 'not '}finished |")
-    scored = f", in its `superb` a {SCORES_PAGE} about its scores" if sweep.scoring is not None else ""
+    scored = f", in its `superb` a {PAGE} about its scores" if sweep.scoring is not None else ""
     lines += [
         "",
         f"Each run has a README and a {PAGE} of its own{scored}.",
@@ -69,6 +71,7 @@ def write_sweep_page(
     sweep: Sweep,
     rows: Sequence[Mapping[str, Any]],
     means: Sequence[Mapping[str, Any]],
+    drawn: Iterable[tuple[str, Figure]],
     failures: Mapping[str, Failure],
 ) -> None:
     """Write the page.
@@ -77,12 +80,12 @@ def write_sweep_page(
         folder: as `write_guide`.
         rows: of the finished points.
         means: the same over seeds.
+        drawn: what each quality is called, and its figure, which takes on the colours of the page.
 
     Raises:
         PrunedUpstreamError: it cannot be written.
     """
     done = {row["point"] for row in rows}
-    drawn = trade_offs(sweep, means).values()
     write_html(
         folder / PAGE,
         "sweep.html",

@@ -176,8 +176,9 @@ def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
 def _milliseconds(sweep: Sweep, points: Sequence[Point]) -> list[float]:
     """What each point's shape takes for one utterance. Where one has not been measured, all are, for only times that
     were measured in turn compare."""
-    from ..description.latency import SAMPLE_RATE, in_turn
+    from ..description.latency import in_turn
     from ..model.checkpoint import read_header
+    from ..model.config import SAMPLE_RATE
     from ..model.encoder import Encoder
     from ..parsing import read_json
 

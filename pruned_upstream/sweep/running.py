@@ -93,7 +93,7 @@ def _run_locked(
         for name, (_, figure) in figures.items():
             save_figure(figure, unfinished / name)
         write_guide(unfinished, sweep, [point.name for point in sweep.points if sweep.is_finished(point)])
-        write_sweep_page(unfinished, sweep, rows, means, failures)
+        write_sweep_page(unfinished, sweep, rows, means, figures.values(), failures)
     return Outcome(rows, means, failures, [sweep.folder / name for name in figures])
 
 

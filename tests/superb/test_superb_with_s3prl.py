@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ pytest.importorskip("s3prl")
 soundfile = pytest.importorskip("soundfile")
 
 REPOSITORY = Path(__file__).parents[2]
+Found = TypeVar("Found")
 
 
 def write_tones(root: Path) -> None:
@@ -129,6 +132,15 @@ def test_nobody_but_a_stage_asks_for_cuda(tmp_path, how):
     assert set((tmp_path / "asked").read_text().splitlines()) == {f"{sys.executable} -m pruned_upstream.superb.stage"}
 
 
+def shared_and_alone(compute: Callable[..., Found], monkeypatch) -> tuple[Found, Found]:
+    """What `compute(form, workers)` finds where one process serves all stages, and where each has its own."""
+    with Workers(shared=True) as workers:
+        shared = compute("shared", workers)
+        assert len(workers.idle) == 1
+    monkeypatch.setattr(running, "SHORT_STEPS", -1)
+    return shared, compute("alone")
+
+
 def test_stages_that_share_a_process_compute_what_they_compute_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_tones(tmp_path / "data")
@@ -145,11 +157,7 @@ def test_stages_that_share_a_process_compute_what_they_compute_alone(tmp_path, m
             found.append((folder / "ks/test/test_predict.txt").read_text())
         return found
 
-    with Workers(shared=True) as workers:
-        shared = printed("shared", workers)
-        assert len(workers.idle) == 1
-    monkeypatch.setattr(running, "SHORT_STEPS", -1)
-    alone = printed("alone")
+    shared, alone = shared_and_alone(printed, monkeypatch)
     assert shared == alone and len(alone) > 6
 
 
@@ -173,11 +181,7 @@ def test_ten_tasks_in_one_process_leave_the_same_heads_as_each_alone(tmp_path, t
             }
         return found
 
-    with Workers(shared=True) as workers:
-        shared = heads_and_metrics("shared", workers)
-        assert len(workers.idle) == 1
-    monkeypatch.setattr(running, "SHORT_STEPS", -1)
-    alone = heads_and_metrics("alone")
+    shared, alone = shared_and_alone(heads_and_metrics, monkeypatch)
     assert len(shared) > 100 and shared.keys() == alone.keys()
     for name, value in alone.items():
         assert torch.equal(torch.as_tensor(shared[name]), torch.as_tensor(value)), name
