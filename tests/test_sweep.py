@@ -15,7 +15,8 @@ from pruned_upstream import cli
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.files import locked
 from pruned_upstream.jobs import Failure
-from pruned_upstream.report.folder import PAGE, README
+from pruned_upstream.report.folder import README
+from pruned_upstream.report.html import PAGE
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 from pruned_upstream.superb.running import Report
@@ -141,6 +142,19 @@ def test_a_sweep_is_interrupted_and_goes_on(source, tmp_path, monkeypatch):
     tree = yaml.safe_load((planned.folder / "results.yaml").read_text())
     assert [group["seeds"] for group in tree["over_seeds"]] == [2, 2]
     assert outcome.pictures == [planned.folder / "trade_off.png"]
+
+
+def test_a_point_that_was_killed_ahead_of_its_page_gets_it_and_is_not_trained_again(source):
+    planned = plan(source, ["optimisation.steps=1"], [Axis("run.seed", (0,))])
+    run_sweep(planned, "debug")
+    (point,) = planned.points
+    trained = (point.folder / "compact.safetensors").stat().st_mtime_ns
+    explained = {name: (point.folder / name).read_text() for name in (PAGE, README)}
+    for name in explained:
+        (point.folder / name).unlink()
+    run_sweep(planned, "debug")
+    assert (point.folder / README).read_text() == explained[README] and (point.folder / PAGE).is_file()
+    assert (point.folder / "compact.safetensors").stat().st_mtime_ns == trained
 
 
 def test_finished_points_are_told_in_the_order_of_the_grid(source):

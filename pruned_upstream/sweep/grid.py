@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..report.folder import SCORES
+from ..report.html import PAGE
 from ..report.runs import read_run
 from ..superb.layout import Data
 from ..superb.results import FILE_NAME, RunResults, read_results
@@ -116,8 +117,8 @@ class Sweep:
         return not amended and read_run(point.folder).finished
 
     def is_finished(self, point: Point) -> bool:
-        """Whether the point is trained and scored on all tasks that were asked for."""
-        if not self.is_trained(point):
+        """Whether the point is trained, scored on all tasks that were asked for, and has its page, which comes last."""
+        if not self.is_trained(point) or not (point.folder / PAGE).is_file():
             return False
         return self.scoring is None or set(self.scoring.tasks) <= set(scores_of(point).tasks)
 
