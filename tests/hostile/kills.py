@@ -5,6 +5,7 @@ run leaves, bit for bit (one thread; files that hold times, commands or duration
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib.util
 import json
@@ -201,6 +202,11 @@ def contents(folder: Path) -> dict[str, str]:
             found[name] = _readable(path)
         elif path.name == "results.yaml":
             found[name] = re.sub(r"seconds: \S+", "", path.read_text())
+        elif path.name == "results.csv":
+            rows = csv.DictReader(path.read_text().splitlines())
+            found[name] = str([{key: row[key] for key in row if key != "milliseconds"} for row in rows])
+        elif path.name == "times.json":
+            found[name] = str(sorted(json.loads(path.read_text())))  # the shapes that were measured
         elif path.suffix in (".pt", ".ckpt"):
             found[name] = _state_digest(path)
         else:
