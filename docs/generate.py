@@ -41,7 +41,7 @@ LAYERS = (
     ("model",),
 )
 # small modules at the top of the package that every room may use
-TOOLS = {"__init__", "__version__", "after_import", "errors", "extras", "files", "jobs", "parsing", "resources"}
+TOOLS = set("__init__ __version__ after_import errors extras files jobs parsing readme resources".split())
 SAME_ROOM = {"cli": "commands", "run_downstream": "superb"}
 
 

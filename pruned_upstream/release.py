@@ -15,6 +15,7 @@ from .model.config import EncoderConfig
 from .model.hub import RELEASED as MODEL
 from .model.hub import local_file
 from .model.size import count_parameters, parameters_by_part
+from .readme import README
 from .transformers_plugin.folders import describe, write_preprocessor
 
 
@@ -70,8 +71,8 @@ def write_release(
             written += [report.path.name for report in reports]
             sections.append(_runtimes(reports))
         sections.append(_widths(header.config))
-        write_text(unfinished / "README.md", "\n".join(section for section in sections if section))
-    return [folder / file_name for file_name in (*written, "README.md")]
+        write_text(unfinished / README, "\n".join(section for section in sections if section))
+    return [folder / file_name for file_name in (*written, README)]
 
 
 def without_places(text: str) -> str:

@@ -219,9 +219,9 @@ def _show_upstream(console: Console, settings: Settings) -> bool:
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:
+    from ..readme import README
     from ..report.html import PAGE
     from ..superb.early import early_estimates
-    from ..superb.guide import README
     from ..superb.report import Entry
     from ..superb.results import FILE_NAME
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from ..files import atomic_files, write_text
+from ..files import atomic_files
+from ..readme import write_readme
 from ..superb.results import FILE_NAME, read_results
 from ..training.loop import STATE_FILE
 from .html import PAGE
 from .page import status, write_page
 from .runs import read_run
 
-README, SCORES = "README.md", "superb"
+SCORES = "superb"
 
 # what a run's folder may hold, the most wanted first; docs/runs.md says the same
 CONTENTS = {
@@ -53,20 +55,22 @@ def explain(folder: Path) -> int:
     run, scored = read_run(folder), folder / SCORES
     states = sorted(folder.rglob(STATE_FILE))
     size = sum(path.stat().st_size for path in states)
-    lines = [f"# {run.name}", "", f"A run of `pruned-upstream {run.method_name}`: {status(run)}.", ""]
-    lines += ["| here | what it is |", "|---|---|"]
-    for pattern, meaning in CONTENTS.items():
-        there = {PAGE} if pattern == PAGE else {path.name for path in folder.glob(pattern)}
-        lines += [f"| `{name}` | {meaning} |" for name in sorted(there)]
+    about = f"A run of `pruned-upstream {run.method_name}`: {status(run)}."
+    contents, then = list(_contents(folder)), []
     if states:
         names = ", ".join(f"`{path.relative_to(folder)}`" for path in states)
-        lines += [f"| {names} | the training's state, {size / 1e6:.0f} MB: see below |"]
-        lines += [
-            "",
+        contents.append((names, f"the training's state, {size / 1e6:.0f} MB: see below"))
+        then.append(
             "The same command with a larger `optimisation.steps` and `--amend` extends the run from its state. If it "
-            "is not to be extended, the state may be deleted; the same command would then begin anew.",
-        ]
+            "is not to be extended, the state may be deleted; the same command would then begin anew."
+        )
     with atomic_files(folder) as unfinished:
         write_page(unfinished / PAGE, [run], [read_results(scored)] if (scored / FILE_NAME).is_file() else [])
-        write_text(unfinished / README, "\n".join([*lines, ""]))
+        write_readme(unfinished, run.name, about, contents, *then)
     return size
+
+
+def _contents(folder: Path) -> Iterator[tuple[str, str]]:
+    for pattern, meaning in CONTENTS.items():
+        there = {PAGE} if pattern == PAGE else {path.name for path in folder.glob(pattern)}  # the page is written last
+        yield from ((f"`{name}`", meaning) for name in sorted(there))

@@ -18,6 +18,8 @@ from .svg import inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..jobs import Failure
+
 PAGE = "report.html"  # in the folder of what it is about
 
 
@@ -53,10 +55,18 @@ def pictures(drawn: Iterable[tuple[str, str, Figure | None]]) -> Iterator[Pictur
             yield Picture(title, caption, inline_svg(figure, f"figure{number}", title))
 
 
-def write_html(path: str | Path, template: str, title: str, figures: Iterable[Picture], **content: Any) -> None:
+def write_html(
+    path: str | Path,
+    template: str,
+    title: str,
+    figures: Iterable[Picture],
+    failures: Mapping[str, Failure] | None = None,
+    **content: Any,
+) -> None:
     """Fill one of the room's templates.
 
     Args:
+        failures: what failed, and how; said first.
         content: what the template names.
 
     Raises:
@@ -72,8 +82,8 @@ def write_html(path: str | Path, template: str, title: str, figures: Iterable[Pi
         lstrip_blocks=True,
     )
     written = time.strftime("%Y-%m-%d %H:%M")
-    page = environment.get_template(template)
-    write_text(path, page.render(title=title, version=__version__, written=written, pictures=list(figures), **content))
+    content |= {"title": title, "version": __version__, "written": written, "pictures": list(figures)}
+    write_text(path, environment.get_template(template).render(failures=failures or {}, **content))
 
 
 def duration(seconds: float) -> str:

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from ..readme import write_readme
 from .metrics import TASK_METRICS
 from .results import RunResults
-
-README = "README.md"
 
 # what the folder may hold, the most wanted first; tasks stand between them
 CONTENTS = {
@@ -42,33 +40,26 @@ def write_guide(folder: Path, identity: Mapping[str, Any], results: RunResults |
     begun = [task for task in TASK_METRICS if task not in done and (folder / task).is_dir()]
     said = f"{len(done)} of ten tasks finished" + (f" ({', '.join(done)})" if done else "")
     said += f", {', '.join(begun)} begun" if begun else ""
-    lines = [f"# {identity['model']} on SUPERB", "", f"A run of `pruned-upstream superb`: {said}.", ""]
-    lines += ["| here | what it is |", "|---|---|"]
-    lines += [f"| `{name}` | {meaning} |" for name, meaning in CONTENTS.items() if _is_there(folder, name)]
-    lines += [f"| `{task}` | {'finished' if task in done else 'begun'} task |" for task in [*done, *begun]]
-    lines += [
-        "",
+    contents = [(f"`{name}`", meaning) for name, meaning in CONTENTS.items() if _is_there(folder, name)]
+    contents += [(f"`{task}`", f"{'finished' if task in done else 'begun'} task") for task in [*done, *begun]]
+    write_readme(
+        folder,
+        f"{identity['model']} on SUPERB",
+        f"A run of `pruned-upstream superb`: {said}.",
+        contents,
         "In the folder of a task: `config.yaml` is s3prl's configuration, `results.yaml` the result. Each folder "
         "with a `stdout.txt` is a run of s3prl: metrics there, bars and tracebacks in `stderr.txt`, the trained head "
         "in `states-STEP.ckpt`, the command in `finished.yaml`.",
-        "",
         "## How it goes on",
-        "",
         "The same command, after an interruption or a failure; finished tasks and stages are not run again, a training "
         "goes on from its last checkpoint. As far as it is known here, with the options of the first call:",
-        "",
         f"    {_command(folder, identity)}",
-        "",
         "Other tasks join with `--tasks`. To run a task anew, delete its folder.",
-        "",
         "## What can be done with it",
-        "",
-        f"    pruned-upstream score {_quoted(folder)} --compare",
-        f"    pruned-upstream predict {_quoted(folder / (done or list(TASK_METRICS))[0])} CLIP.wav",
+        f"    pruned-upstream score {_quoted(folder)} --compare\n"
+        f"    pruned-upstream predict {_quoted(folder / (done or list(TASK_METRICS))[0])} CLIP.wav\n"
         f"    pruned-upstream submission {_quoted(folder)} --data {_quoted(identity['data'])}",
-        "",
-    ]
-    write_text(folder / README, "\n".join(lines))
+    )
 
 
 def _is_there(folder: Path, name: str) -> bool:

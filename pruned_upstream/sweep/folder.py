@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_text
 from ..jobs import Failure
-from ..report.folder import README
+from ..readme import write_readme
 from ..report.html import PAGE, Grid, pictures, write_html
 from ..superb.metrics import METRICS
 from .grid import Sweep
@@ -40,30 +39,26 @@ def write_guide(folder: Path, sweep: Sweep, finished: Collection[str]) -> None:
         PrunedUpstreamError: it cannot be written.
     """
     varied = "; ".join(f"`{axis.key}` {', '.join(map(str, axis.values))}" for axis in sweep.axes)
-    lines = [f"# {sweep.folder.resolve().name}", ""]
-    lines += [f"A sweep of `pruned-upstream {sweep.method.name}` over {varied}:"]
-    lines += [f"{len(finished)} of {len(sweep.points)} runs finished.", "", "| here | what it is |", "|---|---|"]
-    lines += [f"| `{name}` | {meaning} |" for name, meaning in CONTENTS.items()]
+    contents = [(f"`{name}`", meaning) for name, meaning in CONTENTS.items()]
     for point in sweep.points:
         values = ", ".join(f"{key} {value}" for key, value in point.values.items())
-        lines.append(f"| `{point.name}` | the run with {values}: {'' if point.name in finished else 'not '}finished |")
+        state = "finished" if point.name in finished else "not finished"
+        contents.append((f"`{point.name}`", f"the run with {values}: {state}"))
     scored = f", in its `superb` a {PAGE} about its scores" if sweep.scoring is not None else ""
-    lines += [
-        "",
+    write_readme(
+        folder,
+        sweep.folder.resolve().name,
+        f"A sweep of `pruned-upstream {sweep.method.name}` over {varied}:\n"
+        f"{len(finished)} of {len(sweep.points)} runs finished.",
+        contents,
         f"Each run has a README and a {PAGE} of its own{scored}.",
-        "",
         "## How it goes on",
-        "",
         "The same command trains what is not finished: a finished run is never trained again, one that was interrupted "
         "goes on from its last state, and one that failed is tried again. More values behind `--sparsity`, `--seeds` "
         "or `--vary` add runs. A single run goes on by itself, too:",
-        "",
         f"    pruned-upstream {sweep.method.name} {sweep.points[0].folder}/recipe.yaml",
-        "",
         "To begin a run anew, delete its folder.",
-        "",
-    ]
-    write_text(folder / README, "\n".join(lines))
+    )
 
 
 def write_sweep_page(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pruned_upstream.report.folder import CONTENTS, README, explain
+from pruned_upstream.readme import README
+from pruned_upstream.report.folder import CONTENTS, explain
 from pruned_upstream.report.html import PAGE
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -22,8 +22,8 @@ import pytest
 
 from pruned_upstream.errors import ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.files import locked
+from pruned_upstream.readme import README
 from pruned_upstream.superb import running, stage, worker
-from pruned_upstream.superb.guide import README
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import read_results
 from pruned_upstream.superb.running import Settings, run
