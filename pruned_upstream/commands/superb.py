@@ -81,7 +81,6 @@ def superb(
     """
     from ..model.hub import local_file, plain_name
     from ..report.scores_page import write_scores_page
-    from ..superb.early import QUICK_TASKS
     from ..superb.launching import launch
     from ..superb.layout import Data
     from ..superb.running import Settings, run
@@ -89,9 +88,7 @@ def superb(
 
     console = terminal()
     corpora = Data(data, _paths(corpus, "--corpus"), s3prl_clone)
-    if quick and tasks:
-        raise ConfigError(f"--quick runs {', '.join(QUICK_TASKS)}; leave it out, or --tasks")
-    chosen = tuple(tasks.replace(" ", "").split(",")) if tasks else QUICK_TASKS if quick else None
+    chosen = _chosen(tasks, quick)
     checkpoint = checkpoint or file
     lacking = _show_inventories(console, corpora, select(chosen)) if check else 0
     if checkpoint is None and upstream is None:
@@ -100,10 +97,6 @@ def superb(
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
-    rates: dict[str, tuple[float, ...]] = {task: (_rate(value),) for task, value in pairs(lr, "--lr").items()}
-    if lr_search:
-        searched = [task.name for task in select(chosen) if task.dev is not None and task.name not in rates]
-        rates |= dict.fromkeys(searched, LEARNING_RATES)
     upstream = upstream or DEFAULT_UPSTREAM
     name = name or (plain_name(checkpoint) if checkpoint is not None else upstream)
     checkpoint = local_file(checkpoint) if checkpoint is not None else None
@@ -117,7 +110,7 @@ def superb(
         tasks=chosen,
         steps=steps,
         short=short,
-        learning_rates=rates,
+        learning_rates=_rates(lr, [task for task in select(chosen) if task.dev is not None] if lr_search else []),
         language_model=(language_model, lexicon) if language_model is not None and lexicon is not None else None,
         device=device,
         jobs=jobs,
@@ -251,6 +244,20 @@ def _table(results: RunResults) -> Table:
 
 def _paths(entries: Sequence[str] | None, option: str) -> dict[str, Path]:
     return {key: Path(value) for key, value in pairs(entries, option).items()}
+
+
+def _chosen(tasks: str | None, quick: bool) -> tuple[str, ...] | None:
+    from ..superb.early import QUICK_TASKS
+
+    if quick and tasks:
+        raise ConfigError(f"--quick runs {', '.join(QUICK_TASKS)}; leave it out, or --tasks")
+    return tuple(tasks.replace(" ", "").split(",")) if tasks else QUICK_TASKS if quick else None
+
+
+def _rates(given: Sequence[str] | None, searched: Sequence[Task]) -> dict[str, tuple[float, ...]]:
+    """Learning rates of each task: one that was given, or those to choose among."""
+    among = {task.name: LEARNING_RATES for task in searched}
+    return among | {task: (_rate(value),) for task, value in pairs(given, "--lr").items()}
 
 
 def _rate(value: str) -> float:
