@@ -21,7 +21,8 @@ MAX_DEPTH = 32  # of lists and mappings within each other
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # once aliases are followed: ten short lines can stand for a billion values
 MAX_INTEGER = 1 << 63
-MERGE_TAG = "tag:yaml.org,2002:merge"
+YAML_TAGS = "tag:yaml.org,2002:"
+MERGE_TAG, INTEGER_TAG = f"{YAML_TAGS}merge", f"{YAML_TAGS}int"
 MAX_DIGITS = 40  # of an integer in YAML, in any of its notations
 
 
@@ -63,11 +64,13 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
-    text = bounded_yaml(path)
+    loader = _loader(bounded_yaml(path))
     try:
-        return yaml.safe_load(text)
+        return loader.get_single_data()
     except (yaml.YAMLError, *MALFORMED) as error:
         raise ValueError(yaml_fault(error)) from error
+    finally:
+        loader.dispose()
 
 
 def read_mapping(path: Path, what: str = "") -> dict[str, Any]:
@@ -93,26 +96,32 @@ def bounded_yaml(path: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no YAML, too large, nested too deep, or refers to itself. Its text is not quoted, for the path
-            may lead to a file that is nobody's business.
+        ValueError: it is no YAML, too large, nested too deep, refers to itself, or a value is none of the kind that
+            its tag names. Its text is not quoted, for the path may lead to a file that is nobody's business.
     """
-    import yaml
-
     with open(path, "rb") as file:
         raw = file.read(MAX_YAML_BYTES + 1)
     if len(raw) > MAX_YAML_BYTES:
         raise ValueError(f"it has more than {MAX_YAML_BYTES / 1e6:g} MB")
     try:
         text = raw.decode("utf-8-sig")
-        root = _composed(text)
-        nodes = 0 if root is None else _expanded(root, {}, 0)
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
+    check_yaml(text)
+    return text
+
+
+def check_yaml(text: str) -> None:
+    """Refuse YAML that `bounded_yaml` refuses. Raises ValueError."""
+    import yaml
+
+    try:
+        root = _composed(text)
+        nodes = 0 if root is None else _expanded(root, {}, 0)
     except (yaml.YAMLError, *MALFORMED) as error:
         raise ValueError(yaml_fault(error)) from error
     if nodes > MAX_YAML_NODES:
         raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES:,} values")
-    return text
 
 
 def printable(text: str) -> str:
@@ -174,8 +183,9 @@ def _children(node: dict[str, Any] | list[Any]) -> Any:
     return node.values() if isinstance(node, dict) else node
 
 
-def _composed(text: str) -> yaml.Node | None:
-    """As `yaml.compose`, which takes quadratic time for what is nested deep, and seconds for each million values."""
+def _loader(text: str) -> yaml.SafeLoader:
+    """As PyYAML's, which takes quadratic time for what is nested deep, and seconds for each million values; and which
+    speaks Python where a value is none of its kind."""
     import yaml
 
     class Bounded(yaml.SafeLoader):
@@ -187,15 +197,48 @@ def _composed(text: str) -> yaml.Node | None:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
             if self.nodes > MAX_YAML_NODES:
                 raise ValueError(f"it holds more than {MAX_YAML_NODES:,} values")
+            tagged = getattr(self.peek_event(), "tag", None) is not None
             node = super().compose_node(parent, index)
+            if tagged and isinstance(node, yaml.ScalarNode):
+                _check_digits(node)
+                self.construct_object(node)  # other loaders, to whom this text may go, build such values alike
             self.depth -= 1
             return node
 
-    loader = Bounded(text)
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+            is_scalar = isinstance(node, yaml.ScalarNode)
+            if node.tag not in self.yaml_constructors:
+                raise _at(node, "the tag here is none of YAML's own")
+            try:
+                return super().construct_object(node, deep or is_scalar)
+            except (yaml.YAMLError, *MALFORMED) as error:
+                if not is_scalar:
+                    raise
+                kind = node.tag.removeprefix(YAML_TAGS)
+                raise _at(
+                    node, f"this is no {kind}; if it is meant as text, put it in quotes and leave out any tag"
+                ) from error
+
+    return Bounded(text)
+
+
+def _composed(text: str) -> yaml.Node | None:
+    loader = _loader(text)
     try:
         return loader.get_single_node()
     finally:
         loader.dispose()
+
+
+def _at(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    import yaml
+
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _check_digits(node: yaml.Node) -> None:
+    if node.tag == INTEGER_TAG and len(node.value) > MAX_DIGITS:
+        raise ValueError(f"line {node.start_mark.line + 1} holds an integer of {len(node.value)} digits")
 
 
 def _no_key_twice(node: yaml.Node) -> None:
@@ -217,8 +260,7 @@ def _expanded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
     if depth > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(node.value, str):
-        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
-            raise ValueError(f"line {node.start_mark.line + 1} holds an integer of {len(node.value)} digits")
+        _check_digits(node)
         return 1
     if id(node) not in known:
         known[id(node)] = None

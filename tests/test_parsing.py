@@ -41,7 +41,7 @@ BOMB = ["a: &a [x,x,x,x,x,x,x,x,x]"] + [
         ("a: &a [*a]", "contains itself"),
         ("a: [1, 2", "line 1"),
         ("[" * 3000, "nested"),
-        ("a: 2001-99-99", "month"),
+        ("a: 2001-99-99", "^line 1, column 4: this is no timestamp; if it is meant as text, put it in quotes"),
         ("\xff", "UTF-8"),
         (f"a: {'9' * 5000}", "line 1 holds an integer of 5000 digits"),
         (f"a:\n- -0x{'f' * 5000}", "line 2 holds an integer of 5003 digits"),
@@ -55,6 +55,47 @@ def test_yaml_that_is_refused(text, reason, tmp_path):
     (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=reason):
         read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("!!timestamp foo", "timestamp"),
+        ('!!timestamp ""', "timestamp"),
+        ("!!timestamp 2024-02-30", "timestamp"),
+        ('!!int ""', "int"),
+        ("!!int 1.5", "int"),
+        ("!!int 0x", "int"),
+        ("!!float x", "float"),
+        ('!!float ""', "float"),
+        ("!!bool maybe", "bool"),
+        ('!!binary "a"', "binary"),
+        ("!!binary \xe9", "binary"),
+        ("!!map a", "map"),
+        ("!!seq a", "seq"),
+        ("!!set a", "set"),
+        ("2024-02-30", "timestamp"),
+        ("2024-01-01 25:00:00", "timestamp"),
+        ("0b_", "int"),
+    ],
+)
+def test_a_value_that_is_none_of_its_kind_is_answered_in_our_words(value, kind, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"b: [1]\nkey:\n  - {value}\n", encoding="utf-8")
+    with pytest.raises(ValueError) as refused:
+        read_yaml(tmp_path / "a.yaml")
+    assert str(refused.value).startswith(f"line 3, column 5: this is no {kind}; "), refused.value
+
+
+@pytest.mark.parametrize("value", ["!secret hunter2", "!!python/name:os.system ''", "!secret [1]", "!secret {a: 1}"])
+def test_a_foreign_tag_is_refused_and_not_quoted(value, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"a: {value}\n")
+    with pytest.raises(ValueError, match="^line 1, column 4: the tag here is none of YAML's own$"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_values_with_tags_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text('a: !!str 1\nb: !!float 2\nc: !!int "3"\nd: ! x\ne: !!binary aGk=\n')
+    assert read_yaml(tmp_path / "a.yaml") == {"a": "1", "b": 2.0, "c": 3, "d": "x", "e": b"hi"}
 
 
 @pytest.mark.parametrize("text", ["{" * 100_000, "[" * 900_000, "[" + "a," * 450_000, "a: '" + "b\n" * 450_000])

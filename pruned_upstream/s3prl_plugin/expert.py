@@ -16,7 +16,7 @@ from ..model.encoder import Encoder, EncoderOutput
 from ..model.header import is_onnx
 from ..model.hub import local_file
 from ..model.onnx_file import OnnxEncoder
-from ..parsing import require, require_one_of
+from ..parsing import read_yaml, require, require_one_of, shown
 
 PRECISIONS = ("fp32", "bf16")
 STATES = ("layers", "distilhubert")
@@ -47,15 +47,13 @@ class Options:
     @classmethod
     def read(cls, path: str | Path) -> Options:
         """Raises ConfigError: the file cannot be read, or says something else."""
-        import yaml
-
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            tree = read_yaml(Path(path))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"the upstream's options {path} cannot be read: {error}") from error
         if not isinstance(tree, dict) or not tree.keys() <= {"precision", "states", "graphs"}:
             raise ConfigError(
-                f"{path} holds {tree!r}; a compact upstream takes `precision: bf16`, `states: distilhubert`, "
+                f"{path} holds {shown(tree)}; a compact upstream takes `precision: bf16`, `states: distilhubert`, "
                 "`graphs: true` and nothing else"
             )
         return cls(**tree)

@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hin
 
 from ..errors import ConfigError
 from ..files import write_text
-from ..parsing import MALFORMED, bounded_yaml, is_text, printable, require, require_one_of, shown, yaml_fault
+from ..parsing import (
+    MALFORMED,
+    bounded_yaml,
+    check_yaml,
+    is_text,
+    printable,
+    require,
+    require_one_of,
+    shown,
+    yaml_fault,
+)
 from ..resources import recipe_path
 
 if TYPE_CHECKING:
@@ -389,12 +399,13 @@ def _override(text: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{text}' does not override anything; write section.key=value")
     if not re.fullmatch(KEY, key):
         raise ConfigError(f"'{key}' is no recipe key; write section.key=value, and a list as key=[a,b]")
     try:
+        check_yaml(value)
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
         return tree
     except (yaml.YAMLError, OmegaConfBaseException, *MALFORMED) as error:

@@ -14,7 +14,7 @@ from pruned_upstream.errors import CheckpointError, ConfigError, DataError
 from pruned_upstream.export import TOLERANCE
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import TransformerLayer
-from pruned_upstream.s3prl_plugin.expert import UpstreamExpert
+from pruned_upstream.s3prl_plugin.expert import Options, UpstreamExpert
 
 pytest.importorskip("s3prl")
 
@@ -128,3 +128,20 @@ def test_bad_input_is_told(model_file, tmp_path):
         UpstreamExpert(tmp_path / "compact.safetensors")
     with pytest.raises(DataError, match="receptive field"):
         UpstreamExpert(model_file)(waveforms(399))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"graphs: !!timestamp foo\n", "line 1, column 9: this is no timestamp"),
+        (b"precision: bf16\nprecision: fp32\n", "line 2 gives a key a second time"),
+        (b"precision: caf\xe9\n", "it is not UTF-8"),
+        (b"precision: 2024-02-30\n", "this is no timestamp"),
+        (b"[1]\n", r"holds \[1\]; a compact upstream takes"),
+    ],
+)
+def test_options_that_are_spoiled_are_answered_by_a_sentence(content, said, tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        Options.read(path)

@@ -136,9 +136,9 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     "old, new, said",
     [
         ("per: 9.09", "per: 2024-01-01", "must map names to values, each a number"),
-        ("per: 9.09", "per: 2024-13-45", "month must be in"),
-        ("per: 9.09", "per: !!timestamp noon", "cannot be read"),
-        ("per: 9.09", "per: !!int nine", "cannot be read"),
+        ("per: 9.09", "per: 2024-13-45", "column 12: this is no timestamp"),
+        ("per: 9.09", "per: !!timestamp noon", "cannot be read: line .* this is no timestamp"),
+        ("per: 9.09", "per: !!int nine", "cannot be read: line .* this is no int"),
         ("per: 9.09", "per: 1.0e+308", "a measured value is a number from 0 to 1e"),
         ("per: 9.09", f"per: {'9' * 400}", "holds an integer of 400 digits"),
         ("parameters: 26571392", f"parameters: {'9' * 30}", "a number of astronomical size"),

@@ -110,6 +110,8 @@ def test_the_resolved_form_reads_back_equal(tmp_path: Path) -> None:
         ("steps", r"'steps' does not override anything; write section\.key=value"),
         ("=3", r"does not override anything"),
         ("data.train=[a", r"is not YAML"),
+        ("run.seed=!!int ''", r"the value of run\.seed is not YAML: line 1, column 1: this is no int"),
+        ("sparsity.target=!!float x", r"the value of sparsity\.target is not YAML: .* this is no float"),
     ],
 )
 def test_mistakes_are_named(override: str, complaint: str) -> None:
