@@ -64,7 +64,7 @@ def test_a_recipe_of_several_lines_is_a_paragraph_of_its_own(file, tmp_path):
 def test_scores_say_when_they_are_not_official(invoke, file, tmp_path):
     tasks = {
         "ks": TaskResult({"acc": 91.5}, official=False, notes=("self-made data",)),
-        "ic": TaskResult({"acc": 88.25}, official=True),
+        "ic": TaskResult({"acc": 88.25}, official=True, steps=200_000),
     }
     write_results(tmp_path / "run", RunResults("small", "pruned_upstream", tasks=tasks))
     invoke("release", file, "--out", tmp_path / "release", "--results", tmp_path / "run")

@@ -32,6 +32,10 @@ MARGIN = 0.25  # of the published models' span, by which points may lie outside 
 MOST_TASKS = 2  # that enter a line with a slope each; more enter by their mean
 
 
+class NoEstimate(Exception):
+    """Why nothing can be said yet; no mistake of anybody's."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One way to estimate.
@@ -74,26 +78,21 @@ class Estimate:
         )
 
 
-def estimate(metrics: Mapping[str, float], *, parameters: float | None = None) -> Estimate | None:
+def estimate(metrics: Mapping[str, float], *, parameters: float | None) -> Estimate:
     """The estimate from official results of some tasks.
 
     Args:
         metrics: metric key -> value in the papers' unit; of official results alone.
         parameters: of the model.
 
-    Returns:
-        None where nothing can be said: no task, or all ten; a model of another size than those published; points
-        farther outside theirs than a quarter of their span.
+    Raises:
+        NoEstimate: nothing can be said, and why: no task, or all ten; a model of unknown size, or of another than
+            those published; points farther outside theirs than a quarter of their span.
     """
     points = SUPERB_S.task_scores(metrics)
     rows = comparable_rows()
-    if not points or len(points) == len(TASK_METRICS):
-        return None
-    if parameters is not None and not SMALLEST <= parameters <= LARGEST:
-        return None
     known = {task: np.array([SUPERB_S.task_scores(row.metrics)[task] for row in rows]) for task in points}
-    if any(not _within(known[task], value) for task, value in points.items()):
-        return None
+    _check(points, known, parameters)
     scores = np.array([SUPERB_S(row.metrics) for row in rows])
     lines = _lines(tuple(points))
     line, error = _best(lines, known, scores)
@@ -103,14 +102,37 @@ def estimate(metrics: Mapping[str, float], *, parameters: float | None = None) -
 
 
 def early_estimates(entries: Sequence[Entry]) -> list[str]:
-    """A sentence for each model that has some of its tasks, official ones."""
-    found = [(entry.name, estimate(entry.official_metrics, parameters=entry.parameters)) for entry in entries]
-    return [f"{name}: {said}" for name, said in found if said is not None]
+    """A sentence for each model that has some of its tasks, official ones: the estimate, or why there is none."""
+    return [f"{entry.name}: {_said(entry)}" for entry in entries if 0 < len(_points(entry)) < len(TASK_METRICS)]
+
+
+def _points(entry: Entry) -> dict[str, float]:
+    return SUPERB_S.task_scores(entry.official_metrics)
+
+
+def _said(entry: Entry) -> str:
+    try:
+        return str(estimate(entry.official_metrics, parameters=entry.parameters))
+    except NoEstimate as why:
+        return f"no early estimate: {why}"
 
 
 def comparable_rows() -> list[PublishedRow]:
     """Published models of the size of compact ones."""
     return [row for row in published_rows() if row.parameters is not None and SMALLEST <= row.parameters <= LARGEST]
+
+
+def _check(points: Mapping[str, float], known: Mapping[str, np.ndarray], parameters: float | None) -> None:
+    if not points or len(points) == len(TASK_METRICS):
+        raise NoEstimate(f"it takes official results of some tasks, and there are {len(points)} of {len(TASK_METRICS)}")
+    sizes = f"{SMALLEST / 1e6:.0f} to {LARGEST / 1e6:.0f}M parameters"
+    if parameters is None:
+        raise NoEstimate(f"it rests on published models of {sizes}, and this model's parameters were not counted")
+    if not SMALLEST <= parameters <= LARGEST:
+        raise NoEstimate(f"it rests on published models of {sizes}, and this model has {parameters / 1e6:.2f}M")
+    outside = [task for task, value in points.items() if not _within(known[task], value)]
+    if outside:
+        raise NoEstimate(f"the points of {', '.join(outside)} lie far outside those of the published models")
 
 
 def _within(known: np.ndarray, value: float) -> bool:

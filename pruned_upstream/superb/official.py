@@ -55,3 +55,9 @@ SHA256: Mapping[str, str] = {
 
 TRAINING_CHECKPOINTS = tuple(range(20_000, 200_001, 20_000))
 """Steps at which SV is tested (s3prl, downstream/sv_voxceleb1/test_expdir.sh)."""
+
+SCORERS: Mapping[str, str] = {"qbe": "score-TWV-Cnxe.sh", "sd": "dscore"}
+"""Task -> what scores its predictions, or by whose conventions they are scored."""
+
+HASH_OF = "sha256 of "
+"""A result's details have the hash of each list it rests on under this and the list's name."""

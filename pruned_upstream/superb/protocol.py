@@ -119,7 +119,7 @@ class Plan:
     ) -> TaskResult:
         """The task's result, with all reasons why its numbers are not official ones."""
         reasons = [*self.deviations, *unofficial]
-        hashes = {f"sha256 of {name}": digest for name, digest in self.lists.items()}
+        hashes = {f"{official.HASH_OF}{name}": digest for name, digest in self.lists.items()}
         return TaskResult(
             metrics=metrics,
             official=not reasons,
@@ -336,7 +336,7 @@ def _term_weighted_value(plan: Plan, outcome: StageOutput, split: str) -> _TermW
     if plan.scoring is None:
         raise DataError("QbE has no scoring folder to score with")
     truth = f"groundtruth_quesst14_{split}"
-    script = plan.scoring / "score-TWV-Cnxe.sh"
+    script = plan.scoring / official.SCORERS["qbe"]
     why = "it is not in the scoring folder"
     if script.exists():
         command = [str(script.resolve()), str(outcome.folder.resolve()), truth, str(int(mtwv.MISSING_SCORE))]

@@ -1,7 +1,8 @@
 """What a run of the tasks measured: `results.yaml` in the run folder, written after every task that ends.
 
 The file is meant to be read by people and may be edited by them, so reading checks everything: unknown keys,
-wrong types, NaN, and numbers that no evaluation can give are refused with the place they stand at.
+wrong types, NaN, and numbers that no evaluation can give are refused with the place they stand at. A result that is
+called official and says elsewhere why it is not (`contradictions.py`) is read as one that is not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 from ..errors import DataError
 from ..files import write_text
 from ..parsing import is_text, read_yaml, shown
+from .contradictions import contradictions
 from .metrics import METRICS, TASK_METRICS
 
 FILE_NAME = "results.yaml"
@@ -134,7 +136,18 @@ def read_results(folder: str | Path) -> RunResults:
         raise DataError(f"{folder} is not a run folder: it holds no {FILE_NAME}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return _parse(tree, path)
+    results = _parse(tree, path)
+    tasks = {name: _believed(name, task) for name, task in results.tasks.items()}
+    return dataclasses.replace(results, tasks=tasks)
+
+
+def _believed(name: str, result: TaskResult) -> TaskResult:
+    """The result, not official where it contradicts itself."""
+    found = contradictions(name, result) if result.official else []
+    if not found:
+        return result
+    why = f"it is called official, and contradicts itself: {'; '.join(found)}"
+    return dataclasses.replace(result, official=False, notes=(why, *result.notes))
 
 
 def _plain(value: Any) -> Any:
@@ -161,11 +174,13 @@ def _parse(tree: Any, path: Path) -> RunResults:
     at.check(tree, "checkpoint", str, optional=True)
     at.check(tree, "parameters", int, optional=True, low=0)
     at.check(tree, "nonzero_parameters", int, optional=True, low=0)
+    at.check_not_above(tree, "nonzero_parameters", "parameters")
     for key in ("macs", "profiler_macs"):
         if tree[key] is not None:
             tree[key] = at.items(tree, key, int)
             if len(tree[key]) != MAC_BUCKETS or min(tree[key]) < 0:
                 raise at.error(key, f"must be {MAC_BUCKETS} counts, one for each official bucket of utterances")
+    at.check_not_above(tree, "profiler_macs", "macs")
     tree["provenance"] = at.mapping(tree, "provenance", str)
     if not isinstance(tree["tasks"], Mapping):
         raise at.error("tasks", "is not a mapping from task to result")
@@ -230,6 +245,14 @@ class _Place:
             raise self.error(key, f"is {shown(value)}; it must be {_NAMES[kind]}")
         if kind in (int, float) and not low <= value <= MOST:
             raise self.error(key, f"is {shown(value)}; it must be a number of at least {low:g}")
+
+    def check_not_above(self, tree: dict[str, Any], part: str, whole: str) -> None:
+        """A count, or each of several, is at most that of what it is a part of, where both are given."""
+        if tree[part] is None or tree[whole] is None:
+            return
+        parts, wholes = (value if isinstance(value, tuple) else (value,) for value in (tree[part], tree[whole]))
+        if any(less > more for less, more in zip(parts, wholes, strict=True)):
+            raise self.error(part, f"is {shown(tree[part])}, more than {whole}, which is {shown(tree[whole])}")
 
     def items(self, tree: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:
         value = tree[key]

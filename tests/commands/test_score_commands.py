@@ -12,6 +12,7 @@ from pruned_upstream.errors import DataError
 from pruned_upstream.superb.metrics import TASK_METRICS
 from pruned_upstream.superb.published import PAPER, published
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
+from pruned_upstream.superb.tasks import TASKS
 
 pytest.importorskip("matplotlib")
 
@@ -19,7 +20,9 @@ pytest.importorskip("matplotlib")
 def run_folder(folder: Path, model: str, *tasks: str) -> Path:
     metrics = published(PAPER).metrics
     results = {
-        task: TaskResult({metric.name: metrics[metric.key] for metric in TASK_METRICS[task]}, official=True)
+        task: TaskResult(
+            {metric.name: metrics[metric.key] for metric in TASK_METRICS[task]}, official=True, steps=TASKS[task].steps
+        )
         for task in tasks or TASK_METRICS
     }
     write_results(folder, RunResults(model, "pruned_wavlm", parameters=26_000_000, macs=(1, 2, 3, 4), tasks=results))
@@ -78,6 +81,18 @@ def test_a_percentage_that_looks_like_a_fraction_is_questioned(tmp_path, capsys)
 def test_a_partial_run_says_so(invoke, tmp_path):
     output = invoke("score", run_folder(tmp_path / "run", "ours", "ks"), "--format", "markdown")
     assert "no superb_s, missing tasks: pr, asr" in output and "(1/10)" in output
+
+
+def test_a_result_that_contradicts_itself_has_no_points_whatever_it_is_called(invoke, tmp_path):
+    run = run_folder(tmp_path / "run", "ours", "pr", "ks")
+    path = run / "results.yaml"
+    path.write_text(path.read_text().replace("steps: 200000", "steps: 4"))
+    said = " ".join(invoke("score", run, "--compare", "--format", "markdown").split())
+    assert (
+        "* ours, not official (ks): it is called official, and contradicts itself: steps is 4, officially 200000"
+        in said
+    )
+    assert "ours: no points for results that are not official" in said and "(1/10)" in said
 
 
 def test_an_unknown_teacher_is_refused_with_the_names_there_are(invoke, tmp_path):

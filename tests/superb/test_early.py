@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pruned_upstream.superb import early
-from pruned_upstream.superb.early import QUICK_TASKS, early_estimates, estimate
+from pruned_upstream.superb.early import QUICK_TASKS, NoEstimate, early_estimates, estimate
 from pruned_upstream.superb.metrics import TASK_METRICS
 from pruned_upstream.superb.published import published, published_rows
 from pruned_upstream.superb.report import Entry
@@ -26,7 +26,7 @@ def test_it_rests_on_published_models_of_one_size():
 def left_out(name: str, tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     """The estimate for a published model from the others alone."""
     monkeypatch.setattr(early, "published_rows", lambda: [row for row in published_rows() if row.name != name])
-    return estimate(on_tasks(published(name).metrics, tasks))
+    return estimate(on_tasks(published(name).metrics, tasks), parameters=25e6)
 
 
 def test_models_left_out_are_estimated_within_their_intervals(monkeypatch):
@@ -48,14 +48,14 @@ def test_the_error_is_that_of_leaving_one_out():
     inputs = np.column_stack([np.ones(len(ROWS)), points])
     hat = inputs @ np.linalg.inv(inputs.T @ inputs) @ inputs.T
     leave_one_out = (scores - hat @ scores) / (1 - np.diag(hat))
-    found = estimate(on_tasks(ROWS[0].metrics, QUICK_TASKS))
+    found = estimate(on_tasks(ROWS[0].metrics, QUICK_TASKS), parameters=25e6)
     assert found.error == pytest.approx(math.sqrt(np.mean(leave_one_out**2)), rel=1e-6)
 
 
 def test_pr_and_sid_tell_most_of_all_pairs():
     trained = [task for task in TASK_METRICS if task != "qbe"]
     errors = {
-        pair: estimate(on_tasks(published("DPHuBERT").metrics, pair)).error
+        pair: estimate(on_tasks(published("DPHuBERT").metrics, pair), parameters=25e6).error
         for pair in itertools.combinations(trained, 2)
     }
     assert min(errors, key=errors.get) == QUICK_TASKS
@@ -63,26 +63,40 @@ def test_pr_and_sid_tell_most_of_all_pairs():
 
 def test_more_tasks_tell_more():
     metrics = published("DPHuBERT").metrics
-    two, nine = (estimate(on_tasks(metrics, tasks)) for tasks in (("pr", "sid"), tuple(TASK_METRICS)[:-1]))
+    two, nine, one = (
+        estimate(on_tasks(metrics, tasks), parameters=25e6)
+        for tasks in (("pr", "sid"), tuple(TASK_METRICS)[:-1], ("ks",))
+    )
     assert nine.error < two.error < 15
     assert nine.high - nine.low < two.high - two.low
     assert nine.low <= SUPERB_S(metrics) <= nine.high
-    assert estimate(on_tasks(metrics, ("ks",))).error > 50, "KS alone tells little"
+    assert one.error > 50, "KS alone tells little"
+
+
+DPHUBERT = on_tasks(published("DPHuBERT").metrics, QUICK_TASKS)
 
 
 @pytest.mark.parametrize(
-    "metrics, parameters",
+    "metrics, parameters, why",
     [
-        ({}, 25e6),
-        (published("DPHuBERT").metrics, 25e6),  # all ten: that is a superb_s
-        (on_tasks(published("DPHuBERT").metrics, QUICK_TASKS), 95e6),
-        (on_tasks(published("DPHuBERT").metrics, QUICK_TASKS), 3e6),
-        ({"pr.per": 66.7, "sid.acc": 75.0}, 25e6),  # nobody published so many wrong phonemes
-        ({"pr.per": 8.0, "sid.acc": 12.0}, None),
+        ({}, 25e6, "there are 0 of 10"),
+        (published("DPHuBERT").metrics, 25e6, "there are 10 of 10"),  # that is a superb_s
+        (DPHUBERT, 95e6, "20 to 32M parameters, and this model has 95.00M"),
+        (DPHUBERT, 3e6, "this model has 3.00M"),
+        (DPHUBERT, None, "this model's parameters were not counted"),
+        ({"pr.per": 66.7, "sid.acc": 75.0}, 25e6, "the points of pr lie far outside"),  # nobody published such a PER
     ],
 )
-def test_it_keeps_silent_where_it_knows_nothing(metrics, parameters):
-    assert estimate(metrics, parameters=parameters) is None
+def test_it_says_why_where_it_knows_nothing(metrics, parameters, why):
+    with pytest.raises(NoEstimate, match=why):
+        estimate(metrics, parameters=parameters)
+
+
+@pytest.mark.parametrize("parameters, why", [(None, "were not counted"), (95_000_000, "this model has 95.00M")])
+def test_a_model_of_another_size_is_told_why_it_has_no_estimate(make_results, parameters, why):
+    (said,) = early_estimates([Entry.measured(make_results("big", tasks=("pr", "sid"), parameters=parameters))])
+    assert said.startswith("big: no early estimate: ") and why in said
+    assert early_estimates([Entry.measured(make_results("whole", parameters=parameters))]) == []
 
 
 def test_results_that_are_not_official_are_left_out(make_results):

@@ -11,6 +11,7 @@ import pytest
 
 from pruned_upstream.errors import DataError
 from pruned_upstream.superb import layout, official
+from pruned_upstream.superb.contradictions import REASONS
 from pruned_upstream.superb.layout import Data, take_inventory
 from pruned_upstream.superb.tasks import TASKS
 
@@ -231,6 +232,13 @@ def test_words_without_pronunciation_are_named(corpora):
     assert (
         "1 words of the transcripts are not in the lexicon, e.g. ON" in take_inventory("pr", Data(corpora)).problems[0]
     )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_reasons_why_data_are_not_official_are_known_where_edited_files_are_held_against_them(corpora, task):
+    (corpora / "VoxCeleb1/voxceleb1_test_v2.txt").rename(corpora / "VoxCeleb1/veri_test2.txt")
+    reasons = take_inventory(task, Data(corpora)).deviations(task)
+    assert reasons and all(REASONS.search(reason) for reason in reasons)
 
 
 @pytest.fixture

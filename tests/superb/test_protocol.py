@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruned_upstream.errors import ConfigError, PrunedUpstreamError
+from pruned_upstream.superb.contradictions import REASONS
 from pruned_upstream.superb.protocol import Plan, StageOutput, begin
 from pruned_upstream.superb.tasks import TASKS
 from pruned_upstream.superb.worker import STDOUT
@@ -31,6 +32,7 @@ def drive(plan, outputs, checkpoints=("dev-best.ckpt",)):
         try:
             stages = protocol.send(outcomes)
         except StopIteration as ended:
+            assert all(REASONS.search(note) for note in ended.value.notes), "edited files are held against these words"
             return rounds, ended.value
         rounds.append({stage.name: stage for stage in stages})
         outcomes = {}

@@ -22,7 +22,7 @@ RESULTS = RunResults(
     macs=(1, 2, 3, 4),
     profiler_macs=(1, 2, 3, 3),
     tasks={
-        "pr": TaskResult({"per": 9.09}, official=True, steps=100_000, seconds=12.5, folders=("pr",)),
+        "pr": TaskResult({"per": 9.09}, official=True, steps=100_000, seconds=31_012.5, folders=("pr",)),
         "sf": TaskResult({"f1": 87.14, "cer": 27.13}, official=False, notes=("20 steps instead of 200000",), steps=20),
         "qbe": TaskResult({"mtwv": 7.4}, official=True, folders=("qbe/layer_09_test",), details={"layer": 9}),
     },
@@ -84,6 +84,12 @@ def test_there_are_ten_tasks_and_eleven_metrics():
         (("tasks",), None, "tasks is not a mapping"),
         (("macs",), [1, 2, 3], "must be 4 counts"),
         (("parameters",), 26.57, "parameters is 26.57"),
+        (
+            ("nonzero_parameters",),
+            26_571_393,
+            "nonzero_parameters is 26571393, more than parameters, which is 26571392",
+        ),
+        (("profiler_macs",), [1, 2, 3, 5], r"profiler_macs is \(1, 2, 3, 5\), more than macs, which is"),
         (("version",), 2, "another version"),
         (("version",), True, "another version"),
         (("model",), "", "model is ''"),
