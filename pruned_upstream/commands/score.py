@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError
 from . import add, terminal
 
 if TYPE_CHECKING:
@@ -90,19 +91,28 @@ def submission(
         Path | None, typer.Option(help="Data root: compare every prediction's name with the test sets' own lists.")
     ] = None,
     clone: Annotated[Path | None, typer.Option(help="A clone of s3prl, for the lists it has.")] = None,
+    without: Annotated[str | None, typer.Option(help="Leave these tasks out, e.g. ks,sd.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for predict.zip and submission.yaml; the run's own.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name on the leaderboard.")] = None,
     method: Annotated[str, typer.Option(help="One word on how it was trained.")] = "",
     description: Annotated[str, typer.Option(help="A sentence or two.")] = "",
     url: Annotated[str, typer.Option(help="Where paper or model can be found.")] = "",
 ) -> None:
-    """predict.zip for the SUPERB leaderboard, checked, with a sheet for its form."""
+    """predict.zip for the SUPERB leaderboard, checked, with a sheet for its form.
+
+    Tasks that were not run are named. Predictions that are there and cannot be used end it: nothing is written.
+    """
     from ..superb.layout import Data
     from ..superb.results import read_results
     from ..superb.submission import gather_predictions, write_submission
+    from ..superb.tasks import select
 
     results = read_results(run)
-    collected = gather_predictions(run, results, data=None if data is None else Data(data, clone=clone))
+    if data is not None and not data.is_dir():
+        raise DataError(f"there is no folder {data}; --data names the folder with the corpora's folders")
+    corpora = None if data is None else Data(data, clone=clone)
+    left_out = [task.name for task in select(without.replace(" ", "").split(","))] if without else []
+    collected = gather_predictions(run, results, data=corpora, without=left_out)
     paths = write_submission(
         run if out is None else out,
         collected,

@@ -8,6 +8,7 @@ reference and prediction together, as dscore does where no UEM is given.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import numpy as np
 
 from ..errors import DataError
 from ..model.config import SAMPLE_RATE
+from ..parsing import MALFORMED
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEDIANS = (1, 11)
+DATA_SET, FRAME_SHIFT = "T_hat", "frame_shift"  # what s3prl calls its predictions, and the file beside them
+LARGEST = 10_000_000  # numbers of one recording; a day has so many frames of two speakers
 SCORER = "pyannote.metrics, by the conventions of dscore (no collar, overlapped speech scored)"
 
 
@@ -114,7 +118,7 @@ def error_rate(reference: Turns, hypothesis: Turns) -> float:
 
 
 def best_error_rate(predictions: str | Path, reference: str | Path, *, frame_shift: int) -> BestError:
-    """Score a folder of s3prl's `*.h5` predictions ("T_hat", (T, speakers)) against an RTTM file.
+    """Score a folder of s3prl's `*.h5` predictions against an RTTM file.
 
     Args:
         frame_shift: samples per frame, as s3prl's `frame_shift` file beside the predictions says.
@@ -123,7 +127,7 @@ def best_error_rate(predictions: str | Path, reference: str | Path, *, frame_shi
         DataError: recordings of the reference without a prediction, or unreadable files.
     """
     truth = read_rttm(reference)
-    activities = {path.stem: _read_activity(path) for path in sorted(Path(predictions).glob("*.h5"))}
+    activities = {path.stem: read_activity(path) for path in sorted(Path(predictions).glob("*.h5"))}
     if missing := sorted(truth.keys() - activities.keys()):
         raise DataError(
             f"{predictions}: no prediction for {len(missing)} of {len(truth)} recordings, e.g. {missing[0]}"
@@ -142,11 +146,44 @@ def best_error_rate(predictions: str | Path, reference: str | Path, *, frame_shi
     return min(candidates, key=lambda candidate: candidate.rate)
 
 
-def _read_activity(path: Path) -> np.ndarray:
+def read_activity(path: Path) -> np.ndarray:
+    """One recording's activity probabilities, (T, speakers), as s3prl writes them.
+
+    Raises:
+        DataError: the file is no HDF5, or cut off, or holds something else.
+    """
     import h5py
 
     try:
         with h5py.File(path) as file:
-            return file["T_hat"][:]
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path} is not a diarization prediction of s3prl: {error}") from error
+            stored = file[DATA_SET] if isinstance(file.get(DATA_SET, getlink=True), h5py.HardLink) else None
+            if not isinstance(stored, h5py.Dataset) or stored.external or stored.is_virtual:
+                raise DataError(f"{path} is no diarization prediction of s3prl: it holds no data set {DATA_SET}")
+            if stored.ndim != 2 or not 0 < stored.size <= LARGEST or stored.dtype.kind != "f":
+                raise DataError(
+                    f"{path} is no diarization prediction of s3prl: {DATA_SET} is {stored.dtype} of the shape "
+                    f"{stored.shape}, not one number for each frame and speaker"
+                )
+            activity = stored[:]
+    except (OSError, *MALFORMED) as error:
+        raise DataError(f"{path} is no HDF5 file, or was cut off") from error
+    if not ((activity >= 0) & (activity <= 1)).all():  # NaN is neither
+        raise DataError(f"{path} is no diarization prediction of s3prl: not all of its values are probabilities")
+    return activity
+
+
+def read_frame_shift(path: Path) -> int:
+    """Samples per frame, as s3prl writes it beside its predictions: a number, and a line feed.
+
+    Raises:
+        DataError: there is no such file, or it says something else.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read, and the scorer needs it: {error.strerror}") from error
+    if not re.fullmatch(rb"[1-9][0-9]{0,4}\n", text) or int(text) > SAMPLE_RATE:
+        raise DataError(
+            f"{path} does not hold what s3prl writes there: samples per frame, 1 to {SAMPLE_RATE}, in one line"
+        )
+    return int(text)

@@ -74,11 +74,17 @@ def read_detections(path: str | Path) -> Scores:
     """Read the scores of a `*.stdlist.xml` as s3prl's quesst14_dtw writes it: query -> recording -> score.
 
     Raises:
-        DataError: the file is absent or damaged, or a score is not a finite number.
+        DataError: the file is absent or damaged, a score is not a finite number, or stands there twice.
     """
     scores: dict[str, dict[str, float]] = {}
-    for detected in _parse_xml(Path(path)).iter("detected_termlist"):
-        of_query = scores.setdefault(_attribute(detected, "termid", path), {})
+    root = _parse_xml(Path(path))
+    if root.tag != "stdlist":
+        raise DataError(f"{path} is no list of detections: it holds a <{root.tag}>, not a <stdlist>")
+    for detected in root.iter("detected_termlist"):
+        query = _attribute(detected, "termid", path)
+        if query in scores:
+            raise DataError(f"{path}: the query {query} comes twice")
+        of_query = scores.setdefault(query, {})
         for term in detected.iter("term"):
             text = _attribute(term, "score", path)
             try:
@@ -87,7 +93,10 @@ def read_detections(path: str | Path) -> Scores:
                 score = np.nan
             if not np.isfinite(score):
                 raise DataError(f"{path}: '{text}' is not a score; the search produced no usable distances")
-            of_query[_stem(_attribute(term, "file", path))] = score
+            recording = _stem(_attribute(term, "file", path))
+            if recording in of_query:
+                raise DataError(f"{path}: the query {query} has two scores for {recording}")
+            of_query[recording] = score
     return scores
 
 

@@ -229,7 +229,9 @@ def _diarization(plan: Plan) -> Steps:
     if plan.reference is None:
         raise DataError("the diarization test set has no rttm to score against")
     best = diarization.best_error_rate(
-        folder / "scoring/predictions", plan.reference, frame_shift=int((folder / "frame_shift").read_text())
+        folder / "scoring/predictions",
+        plan.reference,
+        frame_shift=diarization.read_frame_shift(folder / diarization.FRAME_SHIFT),
     )
     return plan.result(
         {"der": 100 * best.rate},

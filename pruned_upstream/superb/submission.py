@@ -2,29 +2,41 @@
 
 Layout and file names are those of s3prl's submit/submit.py (commit 3fabd0e). Each file must hold one prediction for
 every item of the test set, no name twice: a keyword file whose names were not unique, and came in another order than
-the scorer's, was once scored 83 instead of 97 (s3prl issue 220). A file that fails is left out, with the reason.
-The zip is deterministic: the same predictions give the same bytes.
+the scorer's, was once scored 83 instead of 97 (s3prl issue 220). With a file that fails nothing is written; a task that
+was not run, or is to be left out, is named. The zip is deterministic: the same predictions give the same bytes.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
 import yaml
 
 from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_files, atomic_write, write_text
+from ..parsing import MALFORMED
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from . import official
+from .diarization import FRAME_SHIFT, read_activity, read_frame_shift
 from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data, kaldi_recordings
+from .prediction_files import (
+    IsValid,
+    any_text,
+    is_emotion,
+    is_intent,
+    is_keyword,
+    is_score,
+    is_speaker,
+    read_bytes,
+    read_predictions,
+    read_searches,
+)
 from .results import RunResults
 
 ZIP_NAME = "predict.zip"
@@ -43,7 +55,7 @@ class Part:
         task: the task, and `run`, which of the task's folders holds it.
         source: its name there.
         count: the part of `official.COUNTS` that it must have as many predictions as.
-        valid: whether a prediction can be meant so.
+        is_valid: whether a prediction can be meant so.
         optional: it is no fault to lack it.
     """
 
@@ -52,35 +64,30 @@ class Part:
     source: str
     count: str = "test"
     run: int = 0
-    valid: Callable[[str], bool] = bool
+    is_valid: IsValid = any_text
     optional: bool = False
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _is_intent(text: str) -> bool:
-    return text.count(",") == 2
-
-
 PARTS = (
-    # an empty transcript is a possible one
-    Part("pr_public/predict.ark", "pr", "test-hyp.ark", valid=lambda text: True),
-    Part("asr_public/predict.ark", "asr", "test-clean-noLM-hyp.ark", valid=lambda text: True),
-    Part("asr_lm_public/predict.ark", "asr", "test-clean-LM-hyp.ark", run=1, valid=lambda text: True, optional=True),
-    Part("ks_public/predict.txt", "ks", "test_predict.txt", valid=lambda text: text in KEYWORD_CLASSES),
+    Part("pr_public/predict.ark", "pr", "test-hyp.ark"),
+    Part("asr_public/predict.ark", "asr", "test-clean-noLM-hyp.ark"),
+    Part("asr_lm_public/predict.ark", "asr", "test-clean-LM-hyp.ark", run=1, optional=True),
+    Part("ks_public/predict.txt", "ks", "test_predict.txt", is_valid=is_keyword),
     Part("qbe_public/benchmark.stdlist.xml", "qbe", "benchmark.stdlist.xml", count="eval queries"),
-    Part("sid_public/predict.txt", "sid", "test_predict.txt", valid=lambda text: text.startswith("id1")),
-    Part("sv_public/predict.txt", "sv", "test_predict.txt", count="trials", valid=_is_number),
+    Part("sid_public/predict.txt", "sid", "test_predict.txt", is_valid=is_speaker),
+    Part("sv_public/predict.txt", "sv", "test_predict.txt", count="trials", is_valid=is_score),
     Part("sd_public/scoring/predictions", "sd", "scoring/predictions"),
-    Part("ic_public/predict.csv", "ic", "test_predict.csv", valid=_is_intent),
-    Part("sf_public/predict.ark", "sf", "test-hyp.ark", valid=lambda text: True),
+    Part("ic_public/predict.csv", "ic", "test_predict.csv", is_valid=is_intent),
+    Part("sf_public/predict.ark", "sf", "test-hyp.ark"),
     *(
-        Part(f"er_fold{number}_public/predict.txt", "er", f"test_fold{number}_predict.txt", session, number - 1)
+        Part(
+            f"er_fold{number}_public/predict.txt",
+            "er",
+            f"test_fold{number}_predict.txt",
+            session,
+            number - 1,
+            is_emotion,
+        )
         for number, session in enumerate(official.FOLDS, start=1)
     ),
 )
@@ -88,38 +95,51 @@ PARTS = (
 
 @dataclass
 class Submission:
-    """What was collected: zip entry -> content, and for what is not there the reason."""
+    """What was collected.
+
+    Attributes:
+        files: zip entry -> content.
+        missing: why a part is not there, which is no fault: its task was not run, or is to be left out.
+        damaged: why a part cannot be used whose task was run.
+        remarks: what else the reader must know.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    damaged: dict[Part, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
-def gather_predictions(folder: str | Path, results: RunResults, *, data: Data | None = None) -> Submission:
+def gather_predictions(
+    folder: str | Path, results: RunResults, *, data: Data | None = None, without: Collection[str] = ()
+) -> Submission:
     """Read and check every prediction file of a run.
 
     Args:
         folder: the run folder.
         data: the corpora; with them every name is compared with the test set's own list, without them the number of
             predictions with the official one.
+        without: tasks to leave out.
     """
     submission = Submission()
     for part in PARTS:
         task = results.tasks.get(part.task)
-        if task is None:
+        if part.task in without:
+            submission.missing[part.target] = "left out, as asked"
+        elif task is None:
             submission.missing[part.target] = "the task was not run, or failed"
         elif part.run >= len(task.folders):
             if not part.optional:
                 submission.missing[part.target] = "the results name no folder with its predictions"
         else:
             source = Path(folder) / task.folders[part.run] / part.source
-            if source.exists():
+            if source.exists() or not part.optional:
                 _add(submission, part, source, data)
-            elif not part.optional:
-                submission.missing[part.target] = f"{source} is missing"
     _drop_incomplete_folds(submission)
     submission.remarks += [
-        f"{name}: not official: {'; '.join(task.notes)}" for name, task in results.tasks.items() if not task.official
+        f"{name}: not official: {'; '.join(task.notes)}"
+        for name, task in results.tasks.items()
+        if not task.official and name not in without
     ]
     return submission
 
@@ -140,9 +160,11 @@ def write_submission(
         The two paths.
 
     Raises:
-        DataError: nothing was collected.
+        DataError: a prediction file cannot be used, or nothing was collected.
         PrunedUpstreamError: the folder cannot be written.
     """
+    if submission.damaged:
+        raise DataError(_complaint(submission.damaged))
     if not submission.files:
         reasons = "; ".join(f"{target}: {why}" for target, why in submission.missing.items())
         raise DataError(f"nothing can be submitted: {reasons}")
@@ -180,87 +202,95 @@ def _by_bucket(macs: tuple[int, ...] | None) -> dict[str, int] | None:
     return None if macs is None else {"total": sum(macs)} | dict(zip(BUCKETS, macs, strict=True))
 
 
+def _complaint(damaged: Mapping[Part, str]) -> str:
+    tasks = list(dict.fromkeys(part.task for part in damaged))
+    return (
+        f"nothing was written, for predictions of {', '.join(tasks)} cannot be used; leave them out with --without "
+        f"{','.join(tasks)}, or mend them (a task whose folder is deleted is run again by the same `superb`): "
+        f"{'; '.join(damaged.values())}"
+    )
+
+
 def _add(submission: Submission, part: Part, source: Path, data: Data | None) -> None:
     try:
         if part.task == "sd":
             names, files = _diarization(source, part.target)
         elif part.task == "qbe":
-            names, files = _queries(source), {part.target: source.read_bytes()}
+            names, files = _queries(source, data), {part.target: source.read_bytes()}
         else:
-            lines = _lines(source)
-            names = _checked_names(lines, part, source)
-            # s3prl takes keywords in the order in which the file system lists them
-            ordered = sorted(lines) if part.task == "ks" else lines
-            files = {part.target: "".join(f"{line}\n" for line in ordered).encode()}
-        _check_names(names, part, data)
-    # XML that names an encoding nobody knows is a LookupError, one that expat cannot take a ValueError
-    except (DataError, OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        submission.missing[part.target] = f"{source} cannot be submitted: {error}"
+            predictions = read_predictions(source, part.is_valid)
+            names, files = [name for name, _ in predictions], {part.target: source.read_bytes()}
+            if part.task == "ks":  # s3prl takes keywords in the order in which the file system lists them
+                files = {part.target: b"".join(sorted(files[part.target].splitlines(keepends=True)))}
+        _check_names(names, part, source, data)
+    except DataError as error:
+        submission.damaged[part] = str(error)
     else:
         submission.files |= files
 
 
-def _lines(source: Path) -> Names:
-    text = source.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        raise DataError("its last line is cut off")
-    return text.splitlines()
-
-
-def _checked_names(lines: Sequence[str], part: Part, source: Path) -> Names:
-    names = []
-    for number, line in enumerate(lines, start=1):
-        name, _, prediction = line.partition("," if source.suffix == ".csv" else " ")
-        if not name or not part.valid(prediction):
-            raise DataError(f"line {number}, '{line}', is no prediction of this task")
-        names.append(name)
-    return names
-
-
 def _diarization(source: Path, target: str) -> tuple[Names, dict[str, bytes]]:
     """Predictions of each recording, and the frame shift, without which the scorer assumes 160 samples."""
-    shift = source.parents[1] / "frame_shift"
-    if not shift.is_file():
-        raise DataError(f"{shift} is missing, and the scorer needs it")
+    shift = source.parents[1] / FRAME_SHIFT
+    read_frame_shift(shift)
     predictions = sorted(source.glob("*.h5"))
     for path in predictions:
-        if not path.read_bytes().startswith(b"\x89HDF\r\n\x1a\n"):
-            raise DataError(f"{path.name} is not an HDF5 file")
-    files = {f"{target}/{path.name}": path.read_bytes() for path in predictions}
-    files[f"{target.partition('/')[0]}/frame_shift"] = shift.read_bytes()
+        read_activity(path)
+    files = {f"{target}/{path.name}": read_bytes(path) for path in predictions}
+    files[f"{target.partition('/')[0]}/{FRAME_SHIFT}"] = read_bytes(shift)
     return [path.stem for path in predictions], files
 
 
-def _queries(source: Path) -> Names:
-    """Names of the queries; each must have a score for the same recordings."""
-    terms = ElementTree.parse(source).getroot().findall("detected_termlist")
-    recordings = [sorted(term.get("file", "") for term in query) for query in terms]
-    for query, of_query in zip(terms, recordings, strict=True):
-        if of_query != recordings[0] or not of_query:
-            raise DataError(f"the query {query.get('termid')} is not scored against the same recordings as the others")
-    return [query.get("termid", "") for query in terms]
+def _queries(source: Path, data: Data | None) -> Names:
+    """Names of the queries, each with a score for the recordings that are searched."""
+    searches = read_searches(source)
+    recordings = next(iter(searches.values()), [])
+    if data is None:
+        _check_count(recordings, source, official.COUNTS["qbe"]["recordings"], "recordings in each query")
+    else:
+        searched = _of_test_set(source, lambda: _english_names(data, "utterances")) or []
+        _check_items(recordings, source, searched, "recordings that are searched")
+    return list(searches)
 
 
-def _check_names(names: Sequence[str], part: Part, data: Data | None) -> None:
+def _check_names(names: Sequence[str], part: Part, source: Path, data: Data | None) -> None:
     twice = [name for name, times in Counter(names).items() if times > 1]
     # an official trial list may ask for one pair twice
     if twice and part.task != "sv":
-        raise DataError(f"{len(twice)} names come twice, e.g. {twice[0]}")
-    expected = None if data is None else _TEST_NAMES[part.task](data, part)
+        raise DataError(f"{source}: {len(twice)} names come twice, e.g. {twice[0]}")
+    expected = None if data is None else _of_test_set(source, lambda: _TEST_NAMES[part.task](data, part))
     if expected is None:
-        wanted = official.COUNTS[part.task][part.count]
-        if len(names) not in wanted:
-            raise DataError(f"it has {len(names)} predictions, the test set {' or '.join(map(str, wanted))} items")
+        _check_count(names, source, official.COUNTS[part.task][part.count], "predictions")
         return
+    _check_items(names, source, expected, "items of the test set")
+    if part.task in ("sv", "ic") and list(names) != expected:
+        raise DataError(f"{source}: its lines are not in the order of the test set's list")
+
+
+def _check_count(names: Sequence[str], source: Path, wanted: Sequence[int], what: str) -> None:
+    if len(names) not in wanted:
+        raise DataError(f"{source} has {len(names)} {what}, officially {' or '.join(map(str, wanted))}")
+
+
+def _check_items(names: Sequence[str], source: Path, expected: Sequence[str], what: str) -> None:
     absent, strangers = Counter(expected) - Counter(names), Counter(names) - Counter(expected)
     if absent or strangers:
         example = next(iter(absent or strangers))
         raise DataError(
-            f"of the test set's {len(expected)} items {absent.total()} are absent, and {strangers.total()} are none of "
-            f"its items, e.g. {example}"
+            f"{source}: of the {len(expected)} {what} {absent.total()} are absent, and {strangers.total()} are none of "
+            f"them, e.g. {example}"
         )
-    if part.task in ("sv", "ic") and list(names) != expected:
-        raise DataError("its lines are not in the order of the test set's list")
+
+
+def _of_test_set(source: Path, read: Callable[[], Names | None]) -> Names | None:
+    """Names from the corpora's own lists. Raises DataError, also where a list is damaged."""
+    try:
+        return read()
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+    except MALFORMED as error:
+        why = f"it is damaged ({error})"
+    raise DataError(f"{source} cannot be compared with the test set's own list, which cannot be read: {why}")
 
 
 def _drop_incomplete_folds(submission: Submission) -> None:
@@ -288,7 +318,11 @@ def _keyword_names(data: Data, part: Part) -> Names:
 
 
 def _query_names(data: Data, part: Part) -> Names:
-    listing = data.corpus("quesst14Database") / "scoring/language_key_eval.lst"
+    return _english_names(data, "eval")
+
+
+def _english_names(data: Data, key: str) -> Names:
+    listing = data.corpus("quesst14Database") / f"scoring/language_key_{key}.lst"
     return [Path(path).stem for path, language in _fields(listing) if language == "nnenglish"]
 
 

@@ -117,6 +117,27 @@ def test_submission_says_what_is_missing(invoke, tmp_path):
     assert "missing: pr_public/predict.ark: the task was not run, or failed" in output
 
 
+def test_predictions_that_cannot_be_used_end_it_and_a_task_can_be_left_out(invoke, tmp_path):
+    run = tmp_path / "run"
+    tasks = {
+        "asr": TaskResult({"wer": 10.0}, official=True, folders=("asr",)),
+        "ic": TaskResult({"acc": 90.0}, official=True, folders=("ic",)),
+    }
+    write_results(run, RunResults("ours", "u", tasks=tasks))
+    for name, text in {
+        "asr/test-clean-noLM-hyp.ark": "".join(f"1-2-{i:04d} A\n" for i in range(2620)),
+        "ic/test_predict.csv": "u1,activate,lights,none\nu2,activate,li\0ghts,none\n",
+    }.items():
+        (run / name).parent.mkdir()
+        (run / name).write_text(text)
+    with pytest.raises(DataError, match=r"nothing was written, .* --without ic, .* line 2 holds .* U\+0000"):
+        invoke("submission", run)
+    assert not (run / "predict.zip").exists() and not (run / "submission.yaml").exists()
+    assert "missing: ic_public/predict.csv: left out, as asked" in invoke("submission", run, "--without", "ic")
+    with pytest.raises(DataError, match="there is no folder nowhere"):
+        invoke("submission", run, "--data", "nowhere")
+
+
 def test_some_tasks_give_an_early_estimate_that_is_no_superb_s(invoke, tmp_path):
     run, out = run_folder(tmp_path / "run", "ours", "pr", "sid"), tmp_path / "report"
     said = invoke("score", run, "--format", "markdown", "--out", out)

@@ -8,6 +8,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +18,8 @@ from pruned_upstream.superb.official import COUNTS, FOLDS
 from pruned_upstream.superb.results import RunResults, TaskResult
 from pruned_upstream.superb.submission import PARTS, gather_predictions, write_submission
 
-H5 = b"\x89HDF\r\n\x1a\n"
+h5py = pytest.importorskip("h5py")
+
 MIXTURES = ("1-2-3_4-5-6", "7-8-9_10-11-12")
 TRIALS = (("id10270/a/00001", "id10271/b/00002"), ("id10271/b/00002", "id10270/a/00001"))
 
@@ -25,6 +27,12 @@ TRIALS = (("id10270/a/00001", "id10271/b/00002"), ("id10271/b/00002", "id10270/a
 def write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def write_activity(path: Path, values, name: str = "T_hat", **how) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_dataset(name, data=values, **how)
 
 
 @pytest.fixture
@@ -38,6 +46,10 @@ def data(tmp_path) -> Data:
         root / "quesst14Database/scoring/language_key_eval.lst",
         "quesst14Database/eval_queries/q1.wav nnenglish\nquesst14Database/eval_queries/q2.wav albanian\n"
         "quesst14Database/eval_queries/q3.wav nnenglish\n",
+    )
+    write(
+        root / "quesst14Database/scoring/language_key_utterances.lst",
+        "".join(f"quesst14Database/Audio/doc{i}.wav nnenglish\n" for i in (1, 2)),
     )
     write(
         root / "VoxCeleb1/veri_test_class.txt",
@@ -78,7 +90,7 @@ def run(tmp_path) -> tuple[Path, RunResults]:
     ]
     write(folder / "sv/test_predict.txt", "".join(trials))
     for mixture in MIXTURES:
-        write(folder / f"sd/scoring/predictions/{mixture}.h5", H5 + mixture.encode())
+        write_activity(folder / f"sd/scoring/predictions/{mixture}.h5", np.full((30, 2), 0.25, "float32"))
     write(folder / "sd/frame_shift", "320\n")
     write(folder / "ic/test_predict.csv", "u2,activate,lights,kitchen\nu1,bring,shoes,none\n")
     write(folder / "sf/test-hyp.ark", "Amy-snips-test-1 A\nAmy-snips-test-2 B-x C E-x\n")
@@ -98,7 +110,7 @@ def run(tmp_path) -> tuple[Path, RunResults]:
 
 def test_a_whole_run_is_collected_in_the_leaderboards_layout(run, data):
     submission = gather_predictions(*run, data=data)
-    assert submission.missing == {} and submission.remarks == []
+    assert submission.missing == submission.damaged == {} and submission.remarks == []
     assert sorted(submission.files) == [
         "asr_public/predict.ark",
         "er_fold1_public/predict.txt",
@@ -172,100 +184,233 @@ def test_the_sheet_has_what_the_form_asks_for(run, data, tmp_path):
     assert form["remarks"] == ["ks: not official: 200 steps instead of 200000"]
 
 
-DAMAGE = {
-    "pr_public/predict.ark": ("pr/test-hyp.ark", "1-2-0000 T\n", "1 are absent"),
-    "asr_public/predict.ark": ("asr/test-clean-noLM-hyp.ark", "1-2-0000 A\n1-2-0001 B", "cut off"),
-    "ks_public/predict.txt": ("ks/test_predict.txt", "yes-0a_nohash_0.wav maybe\n", "is no prediction"),
-    "sid_public/predict.txt": ("sid/test_predict.txt", "id10001-x-00002 id10001\n" * 2, "come twice"),
-    "sv_public/predict.txt": (
-        "sv/test_predict.txt",
-        "id10270-a-00001_id10271-b-00002 0.5\nid10271-b-00002_id10270-a-00001 nan\n",
-        "is no prediction",
-    ),
-    "ic_public/predict.csv": ("ic/test_predict.csv", "u1,a,b,c\nu2,a,b,c\n", "not in the order"),
-    "sf_public/predict.ark": ("sf/test-hyp.ark", "Amy-snips-test-1 A\nBob-snips-test-2 B\n", "1 are none of its items"),
-    "qbe_public/benchmark.stdlist.xml": (
-        "qbe/layer_5/benchmark.stdlist.xml",
-        "<stdlist><detected",
-        "no element|unclosed",
-    ),
-    "sd_public/scoring/predictions": (f"sd/scoring/predictions/{MIXTURES[0]}.h5", "text", "not an HDF5 file"),
+SOURCES = {
+    "pr": "pr/test-hyp.ark",
+    "asr": "asr/test-clean-noLM-hyp.ark",
+    "ks": "ks/test_predict.txt",
+    "qbe": "qbe/layer_5/benchmark.stdlist.xml",
+    "sid": "sid/test_predict.txt",
+    "sv": "sv/test_predict.txt",
+    "ic": "ic/test_predict.csv",
+    "sf": "sf/test-hyp.ark",
+    "er": "er/fold3/test_fold3_predict.txt",
 }
+TEXTS = [task for task in SOURCES if task != "qbe"]
+MIXTURE = f"sd/scoring/predictions/{MIXTURES[0]}.h5"
 
 
-@pytest.mark.parametrize("target", DAMAGE)
-def test_a_damaged_file_is_left_out_with_its_name_and_the_reason(run, data, target):
-    folder, results = run
-    source, content, words = DAMAGE[target]
-    write(folder / source, content)
+def complaint(folder: Path, results: RunResults, data: Data | None, *, task: str) -> str:
+    """Why nothing was submitted; there is nothing half-written, and all other tasks can be submitted."""
     submission = gather_predictions(folder, results, data=data)
-    assert list(submission.missing) == [target]
-    assert not any(entry.startswith(target) for entry in submission.files)
-    assert Path(source).parts[0] in submission.missing[target]
-    assert re.search(words, submission.missing[target])
-    assert len(submission.files) >= 13, "the other tasks are still there"
+    assert {part.task for part in submission.damaged} == {task}
+    with pytest.raises(DataError, match=f"nothing was written, .* leave them out with --without {task}") as refusal:
+        write_submission(folder / "out", submission, results, name="ours")
+    assert not (folder / "out").exists()
+    rest = gather_predictions(folder, results, data=data, without=[task])
+    assert rest.damaged == {} and set(rest.missing.values()) == {"left out, as asked"} and len(rest.files) >= 11
+    return str(refusal.value)
 
 
-STRANGE = {
-    "qbe_public/benchmark.stdlist.xml": (
-        "qbe/layer_5/benchmark.stdlist.xml",
-        b'<?xml version="1.0" encoding="klingon"?><s/>',
-    ),
-    "sid_public/predict.txt": ("sid/test_predict.txt", "id10001-x-00002 id10001\n".encode("utf-16")),
-    "sf_public/predict.ark": ("sf/test-hyp.ark", b"Amy-snips-test-1 caf\xe9\nAmy-snips-test-2 B\n"),
+SPOILED = {
+    "it is cut off in the last line": (lambda raw: raw[:-1], "its last line is cut off"),
+    "it is empty": (lambda raw: b"", "is empty"),
+    "a byte order mark": (lambda raw: b"\xef\xbb\xbf" + raw, "begins with a byte order mark"),
+    "UTF-16 with its mark": (lambda raw: raw.decode().encode("utf-16"), "is UTF-16 or UTF-32"),
+    "UTF-16 without": (lambda raw: raw.decode().encode("utf-16-le"), "is UTF-16 or UTF-32"),
+    "Latin-1": (lambda raw: raw.replace(b"\n", b"\xe9\n", 1), "line 1 is not UTF-8: it holds the byte 0xe9"),
+    "a NUL": (lambda raw: raw[:-2] + b"\0" + raw[-2:], r"holds the control character U\+0000"),
+    "an escape": (lambda raw: raw[:-1] + b"\x1b[31m\n", r"holds the control character U\+001B"),
+    "a line separator": (lambda raw: raw[:-1] + "\u2028\n".encode(), r"holds the control character U\+2028"),
+    "one line as on Windows": (lambda raw: raw[:-1] + b"\r\n", "holds a carriage return"),
+    "all lines as on an old Mac": (lambda raw: raw.replace(b"\n", b"\r"), "line 1 holds a carriage return"),
+    "a line twice": (lambda raw: raw + raw.splitlines(keepends=True)[-1], "names come twice|2 are none|1 are none"),
+    "a line less": (lambda raw: b"".join(raw.splitlines(keepends=True)[:-1]), "1 are absent, and 0 are none"),
+    "one too many": (lambda raw: raw + b"x" + raw.splitlines(keepends=True)[-1], "0 are absent, and 1 are none"),
+    "an empty line": (lambda raw: raw + b"\n", "'' is no prediction of this task"),
+    "a name alone": (lambda raw: raw + b"name\n", "'name' is no prediction of this task"),
 }
 
 
-@pytest.mark.parametrize("target", STRANGE)
-@pytest.mark.parametrize("with_corpora", [True, False])
-def test_a_file_of_an_unknown_encoding_is_left_out_with_its_name(run, data, target, with_corpora):
+@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("task", TEXTS)
+def test_a_text_file_that_is_spoiled_ends_the_submission(run, data, task, how):
     folder, results = run
-    source, content = STRANGE[target]
-    write(folder / source, content)
-    missing = gather_predictions(folder, results, data=data if with_corpora else None).missing
-    assert "cannot be submitted" in missing[target] and Path(source).name in missing[target]
+    source, (spoil, words) = folder / SOURCES[task], SPOILED[how]
+    source.write_bytes(spoil(source.read_bytes()))
+    said = complaint(folder, results, data, task=task)
+    assert str(source) in said and re.search(words, said)
 
 
-@pytest.mark.parametrize("fold", ["[]", "{}", '{"labels": {"neu": 0}, "meta_data": [1]}', "{"])
-def test_metadata_that_are_no_mapping_leave_the_fold_out(run, data, fold):
+@pytest.mark.parametrize(
+    ("task", "line", "wrong"),
+    [
+        ("ks", "yes-0a_nohash_0.wav yes", "maybe"),
+        ("sid", "id10001-x-00002 id10001", "id11252"),
+        ("sid", "id10001-x-00002 id10001", "id10001\u0661"),
+        ("sv", "id10270-a-00001_id10271-b-00002 0.5", "nan"),
+        ("sv", "id10270-a-00001_id10271-b-00002 0.5", "1_0"),
+        ("sv", "id10270-a-00001_id10271-b-00002 0.5", "1e999"),
+        ("ic", "u2,activate,lights,kitchen", "u2,activate,,kitchen"),
+        ("ic", "u2,activate,lights,kitchen", "u2,activate,lights"),
+        ("er", "Session3_1 neu", "happy"),
+    ],
+)
+def test_a_prediction_that_none_of_the_task_can_mean_is_shown(run, data, task, line, wrong):
     folder, results = run
-    write(data.corpus("IEMOCAP") / "meta_data" / FOLDS[1] / "test_meta_data.json", fold)
-    missing = gather_predictions(folder, results, data=data).missing
-    assert "test_meta_data.json" in missing["er_fold2_public/predict.txt"]
+    source = folder / SOURCES[task]
+    spoiled = wrong if task == "ic" else f"{line.partition(' ')[0]} {wrong}"
+    source.write_text(source.read_text().replace(line, spoiled))
+    assert f"'{spoiled}' is no prediction of this task" in complaint(folder, results, data, task=task)
 
 
-def test_queries_scored_against_fewer_recordings_are_refused(run, data):
+def test_lines_in_another_order_than_the_list_are_refused(run, data):
     folder, results = run
-    term = '<term file="doc1" score="1"/>'
-    write(
-        folder / "qbe/layer_5/benchmark.stdlist.xml",
-        f'<s><detected_termlist termid="q1">{term}</detected_termlist><detected_termlist termid="q3"/></s>',
-    )
-    missing = gather_predictions(folder, results, data=data).missing
-    assert "q3 is not scored against the same recordings" in missing["qbe_public/benchmark.stdlist.xml"]
+    lines = (folder / SOURCES["ic"]).read_text().splitlines(keepends=True)
+    (folder / SOURCES["ic"]).write_text("".join(reversed(lines)))
+    assert "not in the order of the test set's list" in complaint(folder, results, data, task="ic")
+
+
+def queries(*names: str, terms: str = '<term file="doc1" score="1"/><term file="doc2" score="2"/>') -> str:
+    lists = "".join(f'<detected_termlist termid="{name}">{terms}</detected_termlist>' for name in names)
+    return f"<stdlist>{lists}</stdlist>"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("<stdlist><detected", "cannot be read as XML"),
+        ("", "is empty"),
+        ('<?xml version="1.0" encoding="klingon"?><stdlist/>', "cannot be read as XML: unknown encoding"),
+        ("\ufeff" + queries("q1", "q3"), "begins with a byte order mark"),
+        (queries("q1", "q3").replace("stdlist", "s"), "holds a <s>, not a <stdlist>"),
+        (queries("q1", "q1", "q3"), "the query q1 comes twice"),
+        (queries("q1"), "of the 2 items of the test set 1 are absent"),
+        (queries("q1", "q3", "q9"), "0 are absent, and 1 are none of them, e.g. q9"),
+        (
+            queries("q1", "q3", terms='<term file="doc1" score="1"/>'),
+            "2 recordings that are searched 1 are absent",
+        ),
+        (queries("q1", "q3", terms='<term file="doc1" score="1"/>' * 2), "q1 has two scores for doc1"),
+        (queries("q1", "q3", terms='<term file="doc1" score="inf"/>'), "'inf' is not a score"),
+        (queries("q1", "q3", terms='<term file="doc1"/>'), "a <term> lacks the attribute score"),
+        (queries("q1")[:-10] + '<detected_termlist termid="q3"/></stdlist>', "q3 is not scored against the same"),
+    ],
+)
+def test_searches_that_are_spoiled_end_the_submission(run, data, content, words):
+    folder, results = run
+    write(folder / SOURCES["qbe"], content)
+    said = complaint(folder, results, data, task="qbe")
+    assert words in said and SOURCES["qbe"] in said
+
+
+def test_searches_in_utf_16_are_refused(run, data):
+    folder, results = run
+    write(folder / SOURCES["qbe"], queries("q1", "q3").encode("utf-16"))
+    assert "begins with a byte order mark" in complaint(folder, results, data, task="qbe")
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "words"),
+    [
+        (np.zeros((0, 2), "float32"), {}, "of the shape (0, 2), not one number for each"),
+        (np.zeros(30, "float32"), {}, "of the shape (30,), not"),
+        (np.zeros((1, 30, 2), "float32"), {}, "of the shape (1, 30, 2), not"),
+        (np.zeros((30, 2), "int64"), {}, "T_hat is int64"),
+        (np.full((30, 2), np.nan, "float32"), {}, "not all of its values are probabilities"),
+        (np.full((30, 2), 1.5, "float32"), {}, "not all of its values are probabilities"),
+        (np.zeros((30, 2), "float32"), {"name": "P"}, "it holds no data set T_hat"),
+        (np.zeros((30, 2), "float32"), {"name": "T_hat/x"}, "it holds no data set T_hat"),
+        (None, {"shape": (10**9, 2), "chunks": (1000, 2), "dtype": "float32"}, "of the shape (1000000000, 2), not"),
+    ],
+)
+def test_diarization_that_is_spoiled_ends_the_submission(run, data, values, how, words):
+    folder, results = run
+    write_activity(folder / MIXTURE, values, **how)
+    said = complaint(folder, results, data, task="sd")
+    assert words in said and MIXTURE in said
+
+
+def test_a_data_set_that_lies_in_another_file_is_not_followed(run, data):
+    folder, results = run
+    write_activity(folder / "elsewhere.h5", np.zeros((30, 2), "float32"))
+    with h5py.File(folder / MIXTURE, "w") as file:
+        file["T_hat"] = h5py.ExternalLink(str(folder / "elsewhere.h5"), "T_hat")
+    assert "it holds no data set T_hat" in complaint(folder, results, data, task="sd")
+
+
+@pytest.mark.parametrize("kept", [0, 8, 900, -1])
+def test_diarization_that_is_cut_off_is_refused(run, data, kept):
+    folder, results = run
+    (folder / MIXTURE).write_bytes((folder / MIXTURE).read_bytes()[:kept])
+    assert f"{MIXTURE} is no HDF5 file, or was cut off" in complaint(folder, results, data, task="sd")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "320",
+        "0\n",
+        "-320\n",
+        "320.0\n",
+        "nan\n",
+        "320\r\n",
+        "3_20\n",
+        "99999\n",
+        "320\n320\n",
+        "\u0663\n",
+        "x" * 99,
+    ],
+)
+def test_a_frame_shift_is_what_s3prl_writes(run, data, content):
+    folder, results = run
+    write(folder / "sd/frame_shift", content)
+    assert "sd/frame_shift does not hold what s3prl writes there" in complaint(folder, results, data, task="sd")
 
 
 def test_diarization_without_its_frame_shift_is_refused(run, data):
     folder, results = run
     (folder / "sd/frame_shift").unlink()
-    missing = gather_predictions(folder, results, data=data).missing
-    assert "frame_shift is missing" in missing["sd_public/scoring/predictions"]
+    assert "sd/frame_shift cannot be read, and the scorer needs it" in complaint(folder, results, data, task="sd")
+
+
+@pytest.mark.parametrize("task", TEXTS)
+def test_a_file_that_a_finished_task_has_lost_ends_the_submission(run, data, task):
+    folder, results = run
+    (folder / SOURCES[task]).unlink()
+    assert f"{folder / SOURCES[task]} is no file" in complaint(folder, results, data, task=task)
+
+
+@pytest.mark.parametrize("fold", ["[]", "{}", '{"labels": {"neu": 0}, "meta_data": [1]}', "{"])
+def test_metadata_that_are_no_mapping_end_the_submission(run, data, fold):
+    folder, results = run
+    write(data.corpus("IEMOCAP") / "meta_data" / FOLDS[1] / "test_meta_data.json", fold)
+    assert "test_meta_data.json" in complaint(folder, results, data, task="er")
+
+
+def test_a_test_set_that_is_not_there_is_named(run, data):
+    folder, results = run
+    (data.corpus("fluent_speech_commands_dataset") / "data/test_data.csv").unlink()
+    said = complaint(folder, results, data, task="ic")
+    assert "cannot be compared with the test set's own list, which cannot be read" in said and "test_data.csv" in said
 
 
 def test_four_folds_are_no_emotion_recognition(run, data):
     folder, results = run
-    (folder / "er/fold3/test_fold3_predict.txt").unlink()
-    submission = gather_predictions(folder, results, data=data)
-    assert not any(target.startswith("er_") for target in submission.files)
-    assert "test_fold3_predict.txt is missing" in submission.missing["er_fold3_public/predict.txt"]
+    er = dataclasses.replace(results.tasks["er"], folders=results.tasks["er"].folders[:4])
+    submission = gather_predictions(folder, dataclasses.replace(results, tasks=results.tasks | {"er": er}), data=data)
+    assert not any(entry.startswith("er_") for entry in submission.files) and not submission.damaged
+    assert "the results name no folder" in submission.missing["er_fold5_public/predict.txt"]
     assert "all five folds" in submission.missing["er_fold1_public/predict.txt"]
 
 
 def test_without_the_corpora_the_official_number_of_items_decides(run):
     submission = gather_predictions(*run)
     assert submission.files == {}
-    assert "it has 2 predictions, the test set 2620 items" in submission.missing["pr_public/predict.ark"]
-    assert "the test set 37720 items" in submission.missing["sv_public/predict.txt"]
+    reasons = {part.target: why for part, why in submission.damaged.items()}
+    assert "has 2 predictions, officially 2620" in reasons["pr_public/predict.ark"]
+    assert "has 2 predictions, officially 37720" in reasons["sv_public/predict.txt"]
+    assert "has 2 recordings in each query, officially 2438" in reasons["qbe_public/benchmark.stdlist.xml"]
     counts = [COUNTS[part.task][part.count] for part in PARTS]
     assert all(counts), "every part has an official number"
 
