@@ -220,7 +220,7 @@ class SelfAttention(nn.Module):
         slices = x.unflatten(-1, (self.num_heads, self.head_dim))  # (B, T, H, d / H)
         if not self.all_heads:
             slices = slices[:, :, self.head_ids]
-        if is_plain(self.grep_linear, nn.Linear):
+        if is_plain(self.grep_linear, nn.Linear) and self.grep_linear.bias is not None:
             # the four outputs of each gate are summed before the sigmoid, so their weights can be
             weight = self.grep_linear.weight.unflatten(0, (2, -1)).sum(1)  # (2, d / H)
             bias = self.grep_linear.bias.unflatten(0, (2, -1)).sum(1)  # (2,)

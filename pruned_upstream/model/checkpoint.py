@@ -82,18 +82,30 @@ def save(
         masks: of tensors that are zero where their mask is False; of these the file holds the rest alone.
 
     Raises:
+        ConfigError: `encoder` is no Encoder, or holds other tensors than its `config` describes.
         PrunedUpstreamError: the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"an Encoder can be saved, and this is a {type(encoder).__name__}; give the Encoder in it, of peft "
+            "`model.merge_and_unload()`"
+        )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    misfit = _misfit(_blank(encoder.config, encoder.dropout), tensors)
+    if misfit:
+        raise ConfigError(
+            f"the encoder is not what its config describes, so no file of it could be loaded: {misfit}; merge adapters, "
+            "masks and parametrizations first, and change `config` with its layers"
+        )
     metadata = {
         "format": FORMAT,
         "version": SPARSE_VERSION if masks else VERSION,
         "config": encoder.config.to_json(),
         "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     if masks:
         metadata["sparse"] = json.dumps({name: list(mask.shape) for name, mask in masks.items()}, sort_keys=True)
         for name, mask in masks.items():
@@ -190,23 +202,31 @@ def assemble(
             or holds NaN or infinity; it is named, and `source` too.
     """
     _check_storage(config, tensors, source)
-    with torch.device("meta"):  # no random weights are drawn to be thrown away
-        encoder = Encoder(config, dropout)
-    wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or extra:
-        raise CheckpointError(
-            f"{source} does not fit its own description: missing tensors {_some(missing)}, unexpected {_some(extra)}"
-        )
-    for name, shape in wanted.items():
-        if tuple(tensors[name].shape) != shape:
-            raise CheckpointError(
-                f"{source}: tensor {name} has shape {tuple(tensors[name].shape)} where the description wants {shape}"
-            )
+    encoder = _blank(config, dropout)
+    misfit = _misfit(encoder, tensors)
+    if misfit:
+        raise CheckpointError(f"{source} does not fit its own description: {misfit}")
     state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
     _check_finite(state, source)
     nn.Module.load_state_dict(encoder, state, strict=True, assign=True)
     return encoder.eval()
+
+
+def _blank(config: EncoderConfig, dropout: Dropout) -> Encoder:
+    with torch.device("meta"):  # no random weights are drawn to be thrown away
+        return Encoder(config, dropout)
+
+
+def _misfit(blank: Encoder, tensors: Mapping[str, Tensor]) -> str | None:
+    """Which tensors an encoder of this shape lacks, has too many or has in another shape; None where all fit."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        return f"missing tensors {_some(missing)}, unexpected {_some(extra)}"
+    for name, shape in wanted.items():
+        if tuple(tensors[name].shape) != shape:
+            return f"tensor {name} has shape {tuple(tensors[name].shape)} where the description wants {shape}"
+    return None
 
 
 def _check_storage(config: EncoderConfig, tensors: Mapping[str, Tensor], source: str) -> None:

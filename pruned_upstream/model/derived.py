@@ -7,13 +7,15 @@ A form that reads a sub-module's weights instead of calling it would pass over w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeGuard, TypeVar
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 Kind = TypeVar("Kind", bound=nn.Module)
+FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.GroupNorm)}  # as torch wrote them
 
 
 def captured() -> bool:
@@ -21,9 +23,15 @@ def captured() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def transformed() -> bool:
+    """Whether tensors are more than their values: batches under `vmap`, or with a tangent in forward mode."""
+    # torch has no public word for either
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
 def eager_on_cpu(tensor: Tensor) -> bool:
     """Whether a form of a computation may be taken that pays on a CPU alone, and that no graph should hold."""
-    return tensor.device.type == "cpu" and not captured()
+    return tensor.device.type == "cpu" and not captured() and not transformed()
 
 
 def in_bf16(tensor: Tensor) -> bool:
@@ -43,7 +51,7 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether calling `module` does no more than the forward of torch's `kind` with the parameters it has.
 
     Adapters, quantised modules, parametrizations and FSDP change the class, `torch.nn.utils.prune` and weight norms
-    use hooks, some libraries replace `forward` of the one module, and torchao the class of its parameters.
+    use hooks, some libraries replace `forward` of the one module or of its class, and torchao the class of its parameters.
     """
     hooks = (
         module._forward_hooks,
@@ -59,8 +67,15 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
         type(module) is kind
         and not any(hooks)
         and "forward" not in vars(module)
+        and FORWARDS.get(kind, kind.forward) is kind.forward
         and all(p is None or type(p) in (nn.Parameter, Tensor) for p in module._parameters.values())
     )
+
+
+class _Computed(NamedTuple):
+    result: Tensor
+    sources: tuple[Tensor, ...]  # their values; of trusted ones the tensors themselves
+    versions: tuple[int, ...]  # of trusted ones
 
 
 class Kept:
@@ -74,32 +89,32 @@ class Kept:
 
     def __init__(self) -> None:
         self.trusting = False
-        self._sources: tuple[Tensor, ...] = ()  # their values; of trusted ones the tensors themselves
-        self._versions: tuple[int, ...] = ()
-        self._result: Tensor | None = None
+        self._computed: _Computed | None = None  # replaced as a whole, for several threads may ask at once
 
     def get(self, compute: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """`compute(*sources)`, where `sources` are all that it depends on."""
         trusting = self.trusting and not any(source.is_inference() for source in sources)  # these have no version
-        if self._result is None or not self._unchanged(sources, trusting):
+        computed = self._computed
+        if computed is None or not _unchanged(computed, sources, trusting):
             # normal tensors even under inference_mode: a frozen encoder may be asked for input gradients later
             with torch.inference_mode(False), torch.no_grad():
                 # held by an alias, so that no other tensor can come to lie at the address
-                self._sources = tuple(s.detach() if trusting else s.detach().clone() for s in sources)
-                self._versions = tuple(source._version for source in self._sources) if trusting else ()
-                self._result = compute(*self._sources)
-        return self._result
-
-    def _unchanged(self, sources: tuple[Tensor, ...], trusting: bool) -> bool:
-        if trusting:
-            return bool(self._versions) and all(map(_untouched, self._sources, self._versions, sources))
-        return not self._versions and all(map(_same, self._sources, sources))
+                held = tuple(s.detach() if trusting else s.detach().clone() for s in sources)
+                versions = tuple(source._version for source in held) if trusting else ()
+                computed = self._computed = _Computed(compute(*held), held, versions)
+        return computed.result
 
     def __deepcopy__(self, memo: object) -> Kept:
         return Kept()
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
+
+
+def _unchanged(computed: _Computed, sources: tuple[Tensor, ...], trusting: bool) -> bool:
+    if trusting:
+        return bool(computed.versions) and all(map(_untouched, computed.sources, computed.versions, sources))
+    return not computed.versions and all(map(_same, computed.sources, sources))
 
 
 def _same(kept: Tensor, now: Tensor) -> bool:

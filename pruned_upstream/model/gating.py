@@ -46,7 +46,8 @@ def gated_outputs(linear: nn.Module, x: Tensor, gate: Tensor | None) -> Tensor:
     if gate is None:
         return linear(x)
     if is_plain(linear, nn.Linear) and _rows(x) >= linear.in_features:
-        return F.linear(x, linear.weight * gate.unsqueeze(1), linear.bias * gate)
+        bias = None if linear.bias is None else linear.bias * gate
+        return F.linear(x, linear.weight * gate.unsqueeze(1), bias)
     return linear(x) * gate
 
 

@@ -8,6 +8,7 @@ outside: their group norm counts padding, so that padding a waveform would chang
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from .derived import captured, transformed
 
 BUCKET = 64  # frames: 1.28 s
 MOST = 16  # graphs kept; the one that waited longest goes
@@ -59,12 +62,18 @@ def _autocast_without_cache(device: str, dtype: torch.dtype | None) -> AbstractC
     return nullcontext() if dtype is None else torch.autocast(device, dtype, cache_enabled=False)
 
 
+def _is_touched(module: nn.Module) -> bool:
+    """Whether calling the module does something that no recording can see."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
+
+
 class FrameGraphs:
     """Recordings of an encoder's transformer, made when a shape is met for the first time.
 
-    They read the weights where these lie, so that what is written in place counts. Where a parameter was replaced, or
-    the module takes another precision or device, a recording is made anew; where something hooks into a module, and
-    wherever gradients are wanted, nothing is replayed.
+    They read the weights where these lie, so that what is written in place counts. Where a parameter or a module was
+    replaced, or the module takes another precision or device, a recording is made anew; where something hooks into a
+    module, and wherever gradients are wanted, nothing is replayed. Threads wait for each other: inputs and outputs of a
+    recording lie in one place.
 
     Args:
         record: makes a recording; another than CUDA's serves tests.
@@ -81,14 +90,16 @@ class FrameGraphs:
         self.most = most
         self.record = record
         self._kept: OrderedDict[tuple, Recording] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
 
     def serves(self, module: nn.Module, x: Tensor) -> bool:
         """Whether `module` may be replayed for `x` instead of run."""
         return (
             (x.is_cuda or self.record is not None)
             and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+            and not captured()
+            and not transformed()
+            and not any(_is_touched(m) or m.training for m in module.modules())
         )
 
     def run(
@@ -99,16 +110,17 @@ class FrameGraphs:
         Args:
             pads: whether padded frames leave the others alone; else each length has a recording of its own.
         """
-        recording = self._recording(module, forward, x, self.bucket if pads else 1)
         frames = x.size(1)
-        recording.x[:, :frames].copy_(x)
-        recording.mask.fill_(True)
-        if padding_mask is None:
-            recording.mask[:, :frames].fill_(False)
-        else:
-            recording.mask[:, :frames].copy_(padding_mask)
-        recording.replay()
-        return list(recording.states[:, :, :frames].clone().unbind())
+        with self._one_at_a_time:
+            recording = self._recording(module, forward, x, self.bucket if pads else 1)
+            recording.x[:, :frames].copy_(x)
+            recording.mask.fill_(True)
+            if padding_mask is None:
+                recording.mask[:, :frames].fill_(False)
+            else:
+                recording.mask[:, :frames].copy_(padding_mask)
+            recording.replay()
+            return list(recording.states[:, :, :frames].clone().unbind())
 
     def _recording(self, module: nn.Module, forward: Forward, x: Tensor, bucket: int) -> Recording:
         batch, frames, dim = x.shape
@@ -116,7 +128,8 @@ class FrameGraphs:
         device = x.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         places = tuple(parameter.data_ptr() for parameter in module.parameters())
-        key = (batch, width, x.dtype, x.device, autocast, places)
+        kinds = tuple(map(type, module.modules()))  # a parametrization leaves the parameter where it was
+        key = (batch, width, x.dtype, x.device, autocast, places, kinds)
         if key not in self._kept:
             if len(self._kept) >= self.most:
                 self._kept.popitem(last=False)

@@ -8,7 +8,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import random_encoder, unequal_waveforms
+from tiny import random_encoder, tiny_config, unequal_waveforms
+from torch import nn
+from torch.nn.utils import prune
 
 import pruned_upstream.files as files
 from pruned_upstream.errors import CheckpointError, ConfigError, PrunedUpstreamError
@@ -340,3 +342,26 @@ def test_names_that_no_file_can_have():
     for name in ("a" * 300, "a\0b", "x/" * 3000):
         with pytest.raises(CheckpointError, match="there is no model file"):
             load(name)
+
+
+def without_layers(encoder):
+    encoder.encoder.layers = encoder.encoder.layers[:1]
+
+
+def masked(encoder):
+    prune.l1_unstructured(encoder.encoder.layers[0].fc1, "weight", 0.5)
+
+
+def narrowed(encoder):
+    encoder.encoder.layers[0].fc1 = nn.Linear(24, 20)
+
+
+@pytest.mark.parametrize("change", [without_layers, masked, narrowed])
+def test_what_could_not_be_loaded_is_not_saved(change, tmp_path):
+    encoder = random_encoder(tiny_config())
+    change(encoder)
+    with pytest.raises(ConfigError, match=r"not what its config describes.*encoder\.layers"):
+        save(tmp_path / "model.safetensors", encoder)
+    with pytest.raises(ConfigError, match="this is a Sequential"):
+        save(tmp_path / "model.safetensors", nn.Sequential(encoder))
+    assert not list(tmp_path.iterdir())

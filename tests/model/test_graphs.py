@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
+from torch import nn
+from torch.nn.utils import parametrize
 
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.graphs import FrameGraphs
@@ -145,3 +149,49 @@ def test_a_recording_holds_no_cast_that_ends_with_autocast():
         assert largest_difference(found, expected) < 0.05
     encoder.extract(wavs)
     assert asked == [(True, False), (False, True)]
+
+
+@torch.no_grad()
+def test_what_leaves_every_parameter_in_its_place_is_seen():
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    encoder, wavs = replayed(random_encoder(tiny_config())), unequal_waveforms((500,))
+    before = encoder.extract(wavs).hidden_states
+    layer = encoder.encoder.layers[0]
+    layer.fc1.bias = None
+    encoder.extract(wavs)
+    made = PlainRecording.made
+    parametrize.register_parametrization(layer.fc1, "weight", Doubled())
+    encoder.eval().extract(wavs)
+    assert PlainRecording.made == made + 1
+    layer.fc2.forward = lambda x: torch.zeros(*x.shape[:-1], 24)
+    after = encoder.extract(wavs).hidden_states
+    assert PlainRecording.made == made + 1 and largest_difference(after, before) > 1e-3
+
+
+def test_threads_do_not_write_into_each_others_recording():
+    encoder = replayed(random_encoder(tiny_config()))
+    waveforms = [[torch.randn(500)] for _ in range(4)]
+    with torch.no_grad():
+        wanted = [encoder.extract(wavs).hidden_states for wavs in waveforms]
+    (recording,) = encoder.graphs._kept.values()
+    plain, at_once = recording.replay, []
+
+    def replay():
+        at_once.append(1)
+        time.sleep(0.02)
+        assert len(at_once) == 1
+        plain()
+        at_once.pop()
+
+    recording.replay = replay
+
+    @torch.no_grad()
+    def extract(wavs):
+        return encoder.extract(wavs).hidden_states
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in zip(pool.map(extract, waveforms), wanted, strict=True):
+            assert largest_difference(found, expected) == 0

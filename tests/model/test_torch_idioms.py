@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -522,3 +523,122 @@ def test_a_large_position_convolution_learns_the_same(monkeypatch):
         gradients.append([block.weight_v.grad, block.weight_g.grad, encoder.post_extract_proj.weight.grad])
     for kept, recomputed in zip(*gradients, strict=True):
         assert kept.any() and torch.equal(kept, recomputed)
+
+
+# torch's own classes, told to do something else ----------------------------------------------------------------------
+
+LONG = 2 * frontend.TIME_MAJOR_SAMPLES  # of which a CPU would compute a plain front end channels last
+
+
+def altered_blocks():
+    """Of the tiny front end, what stands at a place of `conv_layers`: nothing but classes of torch."""
+    return {
+        "dilation": ("1.0", nn.Conv1d(16, 16, 3, 2, dilation=2, bias=False)),
+        "groups": ("1.0", nn.Conv1d(16, 16, 3, 2, groups=16, bias=False)),
+        "circular": ("1.0", nn.Conv1d(16, 16, 3, 2, padding=1, padding_mode="circular", bias=False)),
+        "padding by a word": ("2.0", nn.Conv1d(16, 16, 3, padding="same", bias=False)),
+        "another kernel": ("0.0", nn.Conv1d(1, 16, 7, 5, bias=True)),
+        "norm of groups": ("0.2", nn.GroupNorm(4, 16)),
+        "norm without weights": ("0.2", nn.GroupNorm(16, 16, affine=False)),
+    }
+
+
+@pytest.mark.parametrize("change", sorted(altered_blocks()))
+@torch.no_grad()
+def test_another_convolution_or_norm_of_torch_is_computed_as_it_is(change):
+    torch.manual_seed(0)
+    encoder, waveforms = random_encoder(tiny_config()), torch.randn(1, LONG)
+    name, module = altered_blocks()[change]
+    encoder.feature_extractor.conv_layers.set_submodule(name, module)
+    found = encoder(waveforms).hidden_states
+    for block in encoder.feature_extractor.conv_layers:  # so all of them are called
+        block.register_forward_hook(lambda *_: None)
+    assert largest_difference(found, encoder(waveforms).hidden_states) < 1e-5
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@torch.no_grad()
+def test_maps_without_a_bias_in_place_of_those_with_one(gated):
+    encoder, waveforms = random_encoder(tiny_config()), torch.randn(2, 800)
+    gates = gates_of(encoder) if gated else None
+    for name, module in parts(encoder):
+        if type(module) is nn.Linear:
+            module.bias.zero_()
+    wanted = encoder(waveforms, gates=gates).hidden_states
+    for name, module in parts(encoder):
+        if type(module) is nn.Linear:
+            module.bias = None
+    assert largest_difference(encoder(waveforms, gates=gates).hidden_states, wanted) < 1e-6
+
+
+@torch.no_grad()
+def test_a_class_of_torch_with_another_forward(monkeypatch):
+    """As profilers and tracers put one."""
+    encoder, waveforms, plain, heard = random_encoder(tiny_config()), torch.randn(1, LONG), nn.Conv1d.forward, []
+    monkeypatch.setattr(nn.Conv1d, "forward", lambda self, x: heard.append(self) or plain(self, x))
+    encoder(waveforms)
+    assert heard == [block.convolution for block in encoder.feature_extractor.conv_layers]
+
+
+# torch.func, forward mode, threads -----------------------------------------------------------------------------------
+
+
+def test_tangents_of_every_parameter(encoder):
+    """Forward mode against differences; what is kept between calls knows values alone."""
+    encoder = encoder.double()
+    generator = torch.Generator().manual_seed(5)
+    here = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
+    along = {name: 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in here.items()}
+    waveforms = torch.randn(1, 400, generator=generator, dtype=torch.double)
+
+    def last(parameters):
+        return torch.func.functional_call(encoder, parameters, (waveforms,)).hidden_states[-1]
+
+    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        last(here)
+        _, found = torch.func.jvp(last, (here,), (along,))
+        step = 1e-6
+        ahead, behind = (last({name: here[name] + s * along[name] for name in here}) for s in (step, -step))
+    assert largest_difference([found], [(ahead - behind) / (2 * step)]) < 1e-6
+
+
+@torch.no_grad()
+def test_an_ensemble_under_vmap(encoder):
+    members = [encoder, copy.deepcopy(encoder)]
+    for parameter in members[1].parameters():
+        parameter.mul_(1.1)
+    stacked, _ = torch.func.stack_module_state(members)
+    waveforms = torch.randn(1, LONG)
+
+    def last(parameters):
+        return torch.func.functional_call(encoder, parameters, (waveforms,)).hidden_states[-1]
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # others warn that they are slow under it
+        found_of_members = torch.vmap(last)(stacked)
+    for found, member in zip(found_of_members, members, strict=True):
+        assert largest_difference([found], [member(waveforms).hidden_states[-1]]) < 1e-5
+
+
+def test_threads_that_ask_at_once_after_a_write(monkeypatch):
+    """Whoever asks while another computes anew must not be given what was kept before."""
+    encoder, waveforms = random_encoder(tiny_config()), torch.randn(1, 800)
+    block = encoder.encoder.pos_conv[0]
+    plain, begun, go_on = block._spectrum, threading.Event(), threading.Event()
+
+    def waits(*parameters):
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(10)
+        return plain(*parameters)
+
+    with torch.no_grad():
+        encoder(waveforms)
+        block.weight_v.mul_(torch.rand_like(block.weight_v))
+        monkeypatch.setattr(block, "_spectrum", waits)
+        other = threading.Thread(target=torch.no_grad()(encoder), args=(waveforms,))
+        other.start()
+        begun.wait(10)
+        found = encoder(waveforms).hidden_states
+        go_on.set()
+        other.join()
+        assert largest_difference(found, same_weights_elsewhere(encoder)(waveforms).hidden_states) < 1e-6
