@@ -97,8 +97,8 @@ def save(
     misfit = _misfit(_blank(encoder.config, encoder.dropout), tensors)
     if misfit:
         raise ConfigError(
-            f"the encoder is not what its config describes, so no file of it could be loaded: {misfit}; merge adapters, "
-            "masks and parametrizations first, and change `config` with its layers"
+            f"the encoder is not what its config describes, so no file of it could be loaded: {misfit}; merge "
+            "adapters, masks and parametrizations first, and change `config` with its layers"
         )
     metadata = {
         "format": FORMAT,

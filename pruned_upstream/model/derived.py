@@ -51,7 +51,7 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether calling `module` does no more than the forward of torch's `kind` with the parameters it has.
 
     Adapters, quantised modules, parametrizations and FSDP change the class, `torch.nn.utils.prune` and weight norms
-    use hooks, some libraries replace `forward` of the one module or of its class, and torchao the class of its parameters.
+    use hooks, some libraries replace `forward` of the module or of its class, and torchao the class of its parameters.
     """
     hooks = (
         module._forward_hooks,

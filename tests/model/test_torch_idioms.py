@@ -561,13 +561,12 @@ def test_another_convolution_or_norm_of_torch_is_computed_as_it_is(change):
 def test_maps_without_a_bias_in_place_of_those_with_one(gated):
     encoder, waveforms = random_encoder(tiny_config()), torch.randn(2, 800)
     gates = gates_of(encoder) if gated else None
-    for name, module in parts(encoder):
-        if type(module) is nn.Linear:
-            module.bias.zero_()
+    maps = [module for module in encoder.modules() if type(module) is nn.Linear]
+    for module in maps:
+        module.bias.zero_()
     wanted = encoder(waveforms, gates=gates).hidden_states
-    for name, module in parts(encoder):
-        if type(module) is nn.Linear:
-            module.bias = None
+    for module in maps:
+        module.bias = None
     assert largest_difference(encoder(waveforms, gates=gates).hidden_states, wanted) < 1e-6
 
 
