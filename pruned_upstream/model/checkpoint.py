@@ -66,6 +66,7 @@ from .onnx_file import read_onnx_header
 from .size import count_parameters
 
 MASK, VALUES = ".mask", ".values"
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def save(
@@ -163,11 +164,13 @@ def load(
         graphs: on a GPU and without gradients the transformer is replayed from CUDA graphs (`graphs.py`).
 
     Raises:
-        ConfigError: `dtype` is not a floating point type, or there is no such device here.
+        ConfigError: `dtype` is none of these, `dropout` no Dropout, or there is no such device here.
         CheckpointError: as `read_header`; or a tensor is missing, unexpected or of another shape.
     """
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigError(f"dtype is {dtype}; it must be a floating point type of torch, as torch.bfloat16")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype}; it must be {', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}")
+    if not isinstance(dropout, Dropout):
+        raise ConfigError(f"dropout is {dropout}; it must be a Dropout, as Dropout(hidden=0.1)")
     _require_device(device)
     path = local_file(path)
     header, tensors = _read(path, with_tensors=True)
@@ -187,7 +190,12 @@ def _require_device(device: str | torch.device) -> None:
     """Raises ConfigError for a device that torch does not know or does not find."""
     try:
         torch.empty(0, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's words for it, by kind of device
+    except (
+        AssertionError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # torch's words for it, by kind of device
         reason = printable(str(error)).strip().partition("\n")[0]
         raise ConfigError(f"device is {device}, which cannot be used here ({reason}); use cpu") from error
 

@@ -15,7 +15,9 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 Kind = TypeVar("Kind", bound=nn.Module)
-FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.GroupNorm)}  # as torch wrote them
+FORWARDS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.GroupNorm)
+}  # as torch wrote them
 
 
 def captured() -> bool:

@@ -23,13 +23,14 @@ from ..errors import DataError
 from . import streaming
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias, windows_pay
 from .config import EncoderConfig, TransformerLayer, pieces
-from .derived import captured
+from .derived import captured, transformed
 from .extraction import Extracts
 from .frontend import ChannelNorm, ConvFeatureExtractor, PositionBlock, WeightNormConv, position_convolution
 from .gating import EncoderGates, LayerGates, gated_inputs
 from .graphs import FrameGraphs
 from .log_mel import FramesInWindows, sinusoids, waveforms_in_windows
 from .memory import require_memory
+from .waveforms import as_lengths
 
 if TYPE_CHECKING:
     from .typed import ModuleListOf
@@ -292,31 +293,42 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
     def forward(
         self,
         waveforms: Tensor,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         *,
         gates: EncoderGates | None = None,
     ) -> EncoderOutput:
         """Args:
             waveforms: (B, S), zero-padded, as `prepare` gives them.
-            lengths: (B,) samples of each utterance; None when none is padded.
+            lengths: (B,) samples of each utterance, whole numbers from 0 to S; None when none is padded.
             gates: multipliers; None for an encoder without gates.
 
         Raises:
-            DataError: the batch is no (B, S) of floating point numbers, or `lengths` no (B,); it is shorter than the
-                front end's receptive field, or too long for the memory that is free.
+            DataError: the batch is no (B, S) of floating point numbers, or `lengths` are none of it (their values are
+                looked at on a CPU alone); it is shorter than the front end's receptive field, or too long for the
+                memory that is free.
         """
+        if not isinstance(waveforms, Tensor):
+            raise DataError(
+                f"waveforms are {type(waveforms).__name__}; they must be a tensor (B, samples). `extract` takes other "
+                "forms"
+            )
         if waveforms.dim() != 2 or not waveforms.is_floating_point():
             raise DataError(
                 f"waveforms are of shape {tuple(waveforms.shape)} and type {waveforms.dtype}; they must be (B, "
                 "samples) of floating point numbers. `extract` takes other forms"
             )
-        if lengths is not None and lengths.shape != waveforms.shape[:1]:
-            raise DataError(
-                f"lengths are of shape {tuple(lengths.shape)}; they must be ({waveforms.size(0)},), one for each"
-            )
         samples = waveforms.size(1)
         self.config.require_frames(samples)
-        if not captured():
+        if lengths is not None:
+            lengths = as_lengths(lengths, waveforms.size(0))
+            lengths = lengths if lengths.device == waveforms.device else lengths.to(waveforms.device)
+        if not (captured() or transformed()):
+            if not len(waveforms):
+                raise DataError("there is no waveform to compute; give at least one")
+            if lengths is not None and lengths.is_cpu and not (lengths.min() >= 0 and lengths.max() <= samples):
+                raise DataError(
+                    f"lengths go from {lengths.min()} to {lengths.max()}, and waveforms have {samples} samples"
+                )
             require_memory(self.config, len(waveforms), samples, waveforms.device)
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples)

@@ -11,6 +11,7 @@ are from launch to launch.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def local_file(name: str | Path) -> Path:
         CheckpointError: the name cannot be read; the repository, revision or file does not exist or is not ours to
             read; the hub cannot be reached and the cache does not have the file; huggingface_hub is not installed.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise CheckpointError(f"{type(name).__name__} is no name of a model file; give a path, or a name on the hub")
     place = _place(name)
     if place is None:
         return Path(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def _waveform(item: Any, name: str) -> Tensor:
     """One waveform (samples,) from whatever one can be."""
     if isinstance(item, (str, os.PathLike)):
         return read_audio(item)
+    if isinstance(item, Real):
+        raise DataError(f"{name} is the number {item}; give waveforms alone, at 16 kHz")
     waveform = _tensor(item, name)
     if waveform.ndim == 2 and 1 in waveform.shape:
         waveform = waveform.flatten()
@@ -95,6 +98,20 @@ def _waveform(item: Any, name: str) -> Tensor:
     return waveform
 
 
+def as_lengths(lengths: Any, count: int) -> Tensor:
+    """Samples of each of `count` waveforms, (count,). Raises DataError: they are not so many whole numbers."""
+    try:
+        given = torch.as_tensor(lengths)
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    except (TypeError, ValueError, RuntimeError):
+        whole = False
+    if not whole or given.shape != (count,):
+        raise DataError(
+            f"lengths must be {count} whole numbers, one for each waveform; they are {printable(str(lengths))}"
+        )
+    return given if given.dtype == torch.int64 else given.long()
+
+
 def _rows(batch: Tensor, lengths: Sequence[int] | Tensor | None) -> list[Tensor]:
     if batch.ndim != 2:
         raise DataError(f"the batch has the shape {tuple(batch.shape)}; it must be (B, samples)")
@@ -105,14 +122,11 @@ def _rows(batch: Tensor, lengths: Sequence[int] | Tensor | None) -> list[Tensor]
         )
     if lengths is None:
         return list(batch)
-    given = torch.as_tensor(lengths)
-    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-    if not whole or given.shape != (count,):
-        raise DataError(f"lengths must be {count} whole numbers, one for each waveform; they are {lengths}")
-    for number, length in enumerate(given.tolist()):
+    given = as_lengths(lengths, count).tolist()
+    for number, length in enumerate(given):
         if not 0 <= length <= samples:
             raise DataError(f"waveform {number} has {samples} samples, of which lengths claims {length}")
-    return [row[:length] for row, length in zip(batch, given.tolist(), strict=True)]
+    return [row[:length] for row, length in zip(batch, given, strict=True)]
 
 
 def _tensor(item: Any, name: str) -> Tensor:
@@ -126,6 +140,8 @@ def _tensor(item: Any, name: str) -> Tensor:
         raise DataError(f"{name} is {type(item).__name__}, not audio ({error})") from error
     if tensor.layout != torch.strided or tensor.is_nested:
         raise DataError(f"{name} is a {'nested' if tensor.is_nested else 'sparse'} tensor; give a dense one")
+    if tensor.is_meta:
+        raise DataError(f"{name} is a tensor without values (meta); give samples")
     if tensor.is_floating_point():
         return tensor if tensor.dtype == torch.float64 else tensor.float()
     if tensor.dtype not in SCALES:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 
-from pruned_upstream.errors import ConfigError, DataError
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.onnx_file import OnnxEncoder
 from pruned_upstream.model.waveforms import as_waveforms
@@ -120,6 +120,10 @@ MISTAKES = {
     "relative lengths": ((torch.stack([WAV, WAV]), [1.0, 0.5]), "2 whole numbers"),
     "long lengths": ((torch.stack([WAV, WAV]), [1600, 1601]), "waveform 1 has 1600 samples"),
     "yes and no as lengths": ((torch.stack([WAV, WAV]), [True, True]), "2 whole numbers"),
+    "words as lengths": ((torch.stack([WAV, WAV]), "ab"), "2 whole numbers"),
+    "none among lengths": ((torch.stack([WAV, WAV]), [None, 3]), "2 whole numbers"),
+    "a waveform and its rate": (((WAV, 16000),), "waveform 1 is the number 16000"),
+    "without values": ((torch.zeros(1600, device="meta"),), "without values"),
     "negative lengths": ((torch.stack([WAV, WAV]), [1600, -1]), "waveform 1"),
 }
 
@@ -165,9 +169,20 @@ def test_precision_from_file_to_hidden_states(name, dtype, tmp_path):
 
 def test_a_precision_that_is_none(tiny, tmp_path):
     save(tmp_path / "model.safetensors", tiny)
-    for dtype in (torch.int8, "half"):
-        with pytest.raises(ConfigError, match="dtype is"):
+    for dtype in (torch.int8, torch.float8_e4m3fn, "half", None):
+        with pytest.raises(ConfigError, match=r"dtype is .*; it must be torch\.float32, .* or torch\.float16"):
             load(tmp_path / "model.safetensors", dtype=dtype)
+
+
+def test_arguments_of_load_of_another_type(tiny, tmp_path):
+    save(tmp_path / "model.safetensors", tiny)
+    for name in (None, 3, b"model.safetensors", ["model.safetensors"]):
+        with pytest.raises(CheckpointError, match="is no name of a model file"):
+            load(name)
+    with pytest.raises(ConfigError, match=r"dropout is 0\.1; it must be a Dropout"):
+        load(tmp_path / "model.safetensors", dropout=0.1)
+    with pytest.raises(ConfigError, match=r"device is 3\.5"):
+        load(tmp_path / "model.safetensors", device=3.5)
 
 
 def test_a_device_that_is_none(tiny, tmp_path):
@@ -184,13 +199,31 @@ def test_a_device_that_is_none(tiny, tmp_path):
         ((WAV,), r"waveforms are of shape \(1600,\)"),
         ((WAV[None, None],), r"waveforms are of shape \(1, 1, 1600\)"),
         ((torch.ones(1, 1600, dtype=torch.long),), "type torch.int64"),
-        ((torch.stack([WAV, WAV]), torch.tensor([1600])), r"lengths are of shape \(1,\); they must be \(2,\)"),
-        ((WAV[None], torch.tensor(1600)), r"lengths are of shape \(\)"),
+        ((torch.stack([WAV, WAV]), torch.tensor([1600])), "lengths must be 2 whole numbers"),
+        ((WAV[None], torch.tensor(1600)), "lengths must be 1 whole numbers"),
+        ((FLOATS[None],), r"waveforms are ndarray; they must be a tensor \(B, samples\)"),
+        ((torch.zeros(0, 1600),), "no waveform"),
+        ((torch.stack([WAV, WAV]), [1.0, 0.5]), "whole numbers"),
+        ((torch.stack([WAV, WAV]), torch.tensor([1.0, 0.5])), "whole numbers"),
+        ((torch.stack([WAV, WAV]), torch.tensor([True, True])), "whole numbers"),
+        ((torch.stack([WAV, WAV]), [1600, 1601]), "lengths go from 1600 to 1601, and waveforms have 1600"),
+        ((torch.stack([WAV, WAV]), torch.tensor([-1, 3])), "lengths go from -1 to 3"),
+        ((torch.stack([WAV, WAV]), "ab"), "whole numbers"),
     ],
 )
 def test_forward_takes_a_batch(tiny, given, message):
     with pytest.raises(DataError, match=message):
         tiny(*given)
+
+
+@torch.no_grad()
+def test_lengths_of_forward_in_every_form(tiny):
+    batch = torch.stack([WAV, WAV])
+    expected = tiny(batch, torch.tensor([1600, 800]))
+    for lengths in ([1600, 800], (1600, 800), np.array([1600, 800], np.uint16), torch.tensor([1600, 800]).int()):
+        output = tiny(batch, lengths)
+        assert torch.equal(output.padding_mask, expected.padding_mask)
+        assert largest_difference(output.hidden_states, expected.hidden_states) == 0
 
 
 # batches of equal length ---------------------------------------------------------------------------------------------
