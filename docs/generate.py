@@ -41,7 +41,7 @@ LAYERS = (
     ("model",),
 )
 # small modules at the top of the package that every room may use
-TOOLS = set("__init__ __version__ after_import errors extras files jobs parsing readme resources".split())
+TOOLS = set("__init__ __version__ after_import errors extras files jobs machine parsing readme resources".split())
 SAME_ROOM = {"cli": "commands", "run_downstream": "superb"}
 
 

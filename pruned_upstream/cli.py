@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import PrunedUpstreamError
 from .extras import remedy
+from .machine import fault, signals_as_interruptions
 from .parsing import printable
 
 if TYPE_CHECKING:
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
 USAGE_ERROR = 2
 INTERRUPTED = 130
 LONGEST_SENTENCE = 2000  # characters
-NO_MEMORY = "there is not enough memory; take smaller batches, or a larger machine"
-# what torch says in a RuntimeError where the machine is at fault, and what to do
-MACHINE_FAULTS = {
-    "DataLoader worker": "a data loading process was killed, mostly for want of memory; take fewer data.workers or ask "
-    "for more memory, and give the same command again: it goes on from the last state",
-    "can't allocate memory": NO_MEMORY,
-    "out of memory": NO_MEMORY,
-}
 
 
 def build_app() -> typer.Typer:
@@ -50,7 +43,8 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """The console script: run the command, and say mistakes of the user in a sentence, with exit code 2."""
     try:
-        build_app()()
+        with signals_as_interruptions():
+            build_app()()
     except PrunedUpstreamError as error:
         _complain(str(error))
     except ModuleNotFoundError as error:
@@ -58,20 +52,22 @@ def main() -> None:
         if sentence is None:
             raise
         _complain(sentence)
-    except OSError as error:  # a full disk, a folder without permission: the machine's fault, wherever it shows
-        place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror or error}; mend that, and give the same command again")
-    except MemoryError:
-        _complain(NO_MEMORY)
-    except RuntimeError as error:
-        sentence = next((said for words, said in MACHINE_FAULTS.items() if words in str(error)), None)
+    except (OSError, MemoryError, RuntimeError) as error:  # the machine's fault, wherever it shows
+        sentence = fault(error)
         if sentence is None:
             raise
         _complain(sentence)
+    except KeyboardInterrupt:  # ahead of typer
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
     except SystemExit as ended:  # typer makes one of a KeyboardInterrupt, and says nothing
         if ended.code == INTERRUPTED:
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            _say_interrupted()
         raise
+
+
+def _say_interrupted() -> None:
+    print("interrupted; the same command goes on where it stopped", file=sys.stderr)
 
 
 def _complain(sentence: str) -> None:

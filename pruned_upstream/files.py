@@ -161,7 +161,7 @@ def _beside(path: Path, said: str = "") -> Iterator[Path]:
     except PrunedUpstreamError:
         raise
     except Exception as error:
-        fault = error if isinstance(error, OSError) else _disk_fault(temporary)
+        fault = error if isinstance(error, OSError) else disk_fault(temporary)
         if fault is None:
             raise
         raise PrunedUpstreamError(
@@ -177,14 +177,19 @@ def _place(path: Path) -> Path:
     return Path(*(part for part in path.parts if not UNFINISHED.fullmatch(part)))
 
 
-def _disk_fault(folder: Path | None) -> OSError | None:
+def disk_fault(folder: Path | None) -> OSError | None:
     """What is wrong with the disk, if anything: libraries have errors of their own for a full one, torch a RuntimeError
     about positions, so that the disk itself is asked."""
+    if folder is None:
+        return None
+    probe = folder / f".probe.{os.getpid()}"
     try:
-        if folder is not None:
-            (folder / "probe").write_bytes(bytes(PROBE_BYTES))
+        probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
         return error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
     return None
 
 

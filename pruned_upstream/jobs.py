@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
 from .files import locked, write_text
+from .machine import signals_as_interruptions
 from .parsing import read_json
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ LAUNCHERS: tuple[Launcher, ...] = ("slurm", "local", "debug")
 POLL_SECONDS = 0.2
 LOG_LINES = 15
 TIMEOUT_MINUTES = 72 * 60
+ENDING_SECONDS = 10.0  # that a job of this machine gets at least to end what it has started
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LOCK, QUEUED = ".launch.lock", "queued.json"
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "PREEMPTED", "REQUEUED")  # SLURM's words
 UNLISTED_SECONDS = 600.0  # after which a job that SLURM does not know is not a new one any more
@@ -65,6 +68,7 @@ class Resumable(Generic[Result]):
     def __call__(self) -> Result | Failure:
         """Do the work in this environment, while the lock is held."""
         if self.lock is not None:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # submitit would only write down that it came
             threading.Thread(target=_end_when_free, args=(self.lock,), daemon=True).start()
         for variable, value in self.environment.items():
             if value is None:
@@ -115,7 +119,7 @@ def run_jobs(
         parameters: submitit's, e.g. `slurm_partition`, `timeout_min`, `gpus_per_node`.
         name: of the jobs in SLURM's queue.
         at_once: jobs that are submitted at the same time; all by default.
-        grace_seconds: for jobs on this machine that save their work on SIGTERM: so long they are waited for.
+        grace_seconds: so long jobs on this machine, which save their work on SIGTERM, are waited for.
         ended: is told of each job as it ends.
 
     Raises:
@@ -127,7 +131,7 @@ def run_jobs(
     lock = folder.absolute() / LOCK if launcher == "local" else None
     waiting = dict(work)
     results: dict[str, Result | Failure] = {}
-    with locked(folder, LOCK), _signals_as_interruptions():
+    with locked(folder, LOCK), signals_as_interruptions():
         queue = _Queue(folder) if launcher == "slurm" else None
         running = queue.taken_up(waiting) if queue is not None else {}
         waiting = {job_name: task for job_name, task in waiting.items() if job_name not in running}
@@ -135,7 +139,8 @@ def run_jobs(
             while waiting or running:
                 while waiting and (at_once is None or len(running) < at_once):
                     job_name = next(iter(waiting))
-                    running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment, lock))
+                    with _deaf_children() if lock is not None else contextlib.nullcontext():
+                        running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment, lock))
                     if queue is not None:
                         queue.note(job_name, running[job_name].job_id)
                 for job_name in [name for name, job in running.items() if job.done()]:
@@ -144,37 +149,36 @@ def run_jobs(
                 if running:
                     time.sleep(POLL_SECONDS)
         except BaseException:
-            _cancel(running.values(), grace_seconds if launcher == "local" else 0.0)
+            _end_local(running.values(), grace_seconds) if lock is not None else _cancel(running.values())
             raise
     return {job_name: results[job_name] for job_name in work}
 
 
 @contextlib.contextmanager
-def _signals_as_interruptions() -> Iterator[None]:
-    """What would end this process at once, and leave its jobs behind, is raised as Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
+def _deaf_children() -> Iterator[None]:
+    """Processes started here hear SIGTERM alone, which `_end_local` sends. What a terminal sends reaches every process
+    of its session, and submitit's would leave with a traceback, and kill their jobs a second later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _cancel(jobs: Collection[Any], grace_seconds: float) -> None:
-    """End jobs. submitit gives local ones a second; those that save what they did are asked before, and waited for."""
-    if grace_seconds:
-        give_up = time.monotonic() + grace_seconds
-        for job in jobs:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(job.job_id), signal.SIGTERM)  # a local job's number is its process, which passes it on
-        while not all(job.done() for job in jobs) and time.monotonic() < give_up:
-            time.sleep(POLL_SECONDS)
+def _end_local(jobs: Collection[Any], grace_seconds: float) -> None:
+    """Ask jobs of this machine to end, and wait for them; what does not end in time dies as the lock is given up."""
+    give_up = time.monotonic() + max(grace_seconds, ENDING_SECONDS)
+    for job in jobs:
+        if not job.done():
+            os.kill(int(job.job_id), signal.SIGTERM)  # a local job's number is its process, which passes it on
+    while not all(job.done() for job in jobs) and time.monotonic() < give_up:
+        time.sleep(POLL_SECONDS)
+    for job in jobs:
+        if not job.done():
+            os.kill(int(job.job_id), signal.SIGKILL)
+
+
+def _cancel(jobs: Collection[Any]) -> None:
     for job in jobs:
         job.cancel()
 

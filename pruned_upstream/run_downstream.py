@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
+from .machine import fault, lost_file
 from .resources import downstream_config_path
 
 USAGE_ERROR = 2
@@ -34,8 +35,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         run(sys.argv[1:] if arguments is None else arguments)
     except PrunedUpstreamError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
+        _complain(sentence(error))
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = fault(error)
+        if said is None:
+            raise
+        _complain(said)
+
+
+def _complain(said: str) -> None:
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
 
 
 def run(arguments: list[str]) -> None:
@@ -64,7 +74,7 @@ def run(arguments: list[str]) -> None:
         ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            f"{error.filename or error} does not exist; is the path in the config, or given with -o, the right one?"
+            f"{lost_file(error)} does not exist; is the path in the config, or given with -o, the right one?"
         ) from error
     finally:
         sys.argv, builtins.isinstance = before  # s3prl's main exchanges the second

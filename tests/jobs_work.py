@@ -10,6 +10,11 @@ from pathlib import Path
 def work(folder: Path) -> str:
     with open(folder / "pids", "a") as file:
         print(os.getpid(), file=file)
-    while not (folder / "go").exists():
-        time.sleep(0.05)
+    try:
+        while not (folder / "go").exists():
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        time.sleep(2.0)  # longer than submitit is patient
+        (folder / "saved").touch()
+        raise
     return "done"

@@ -106,6 +106,7 @@ def launched(folder: Path, launcher: str, **environment: str) -> subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -138,6 +139,20 @@ def test_a_killed_local_launch_leaves_no_orphan(tmp_path):
     again = launched(tmp_path, "local")
     assert again.communicate()[0] == "{'one': 'done'}\n"
     assert len(pids.read_text().split()) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at Linux's /proc")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGUSR1", "SIGTERM"])
+def test_what_a_terminal_sends_to_everybody_is_the_launchers_business(tmp_path, name):
+    """Ctrl-C reaches every process of the session; submitit's would print a traceback each, and kill their jobs."""
+    launch = launched(tmp_path, "local")
+    wait_for((tmp_path / "pids").exists)
+    os.killpg(launch.pid, signal.Signals[name])
+    _, said = launch.communicate(timeout=30)
+    assert "_local.py" not in said and said.count("Traceback") == 1  # this program's own, of its KeyboardInterrupt
+    (job,) = map(int, (tmp_path / "pids").read_text().split())
+    assert not is_alive(job)
+    assert (tmp_path / "saved").exists()
 
 
 SBATCH = """#!{python}

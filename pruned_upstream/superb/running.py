@@ -46,7 +46,7 @@ import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
 from ..files import locked, write_text
-from ..jobs import LOG_LINES, Failure
+from ..jobs import Failure
 from ..model.hub import plain_name
 from ..parsing import read_mapping, require, shown
 from . import configuration
@@ -57,7 +57,7 @@ from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
 from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, write_results
 from .tasks import Task, select
-from .worker import STDERR, Worker, Workers
+from .worker import Worker, Workers
 
 if TYPE_CHECKING:
     from ..model.config import EncoderConfig
@@ -405,7 +405,8 @@ class _Scheduler:
                 self._enqueue(run, run.stage_finished(stage))
         elif run.failure is None:
             self.queue = deque(entry for entry in self.queue if entry[0] is not run)
-            run.fail(Failure(f"{run.task.name}/{stage.name} {process.failure}", tail(folder / STDERR)))
+            failure = process.failure or Failure("it ended")
+            run.fail(Failure(f"{run.task.name}/{stage.name}: {failure.reason}", failure.log_tail))
             self.observer.task_ended(run.task, run.failure)
         if process.done and stage.steps <= SHORT_STEPS:
             self.workers.give_back(process, run.folder)
@@ -429,16 +430,6 @@ def _threads(settings: Settings) -> int | None:
     return settings.threads or max(1, (os.cpu_count() or 1) // settings.jobs)
 
 
-def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
-    """The last lines of a log, progress bars left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ()
-    written = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return tuple(line for line in written if line and "it/s]" not in line and "s/it]" not in line)[-lines:]
-
-
 def check_upstream(settings: Settings) -> dict[str, int]:
     """Build the upstream on its device, and leave nothing behind; returns its layers and parameters.
 
@@ -458,7 +449,7 @@ def _upstream_facts(settings: Settings, workers: Workers) -> dict[str, int]:
 
 
 def _probe(settings: Settings, folder: Path, workers: Workers) -> dict[str, int]:
-    """Raises PrunedUpstreamError: it cannot be built; the message ends with the last words of its log."""
+    """Raises PrunedUpstreamError: it cannot be built; the message ends with the reason."""
     upstream = {
         "name": settings.upstream,
         "checkpoint": str(settings.checkpoint.absolute()) if settings.checkpoint is not None else None,
@@ -470,10 +461,8 @@ def _probe(settings: Settings, folder: Path, workers: Workers) -> dict[str, int]
         process.probe(upstream, facts=folder / FACTS, folder=folder)
         process.wait()
         if process.failure is not None:
-            why = (tail(folder / STDERR, 1) or (process.failure,))[0]
-            raise PrunedUpstreamError(
-                f"the upstream {settings.upstream} cannot be built: {why.removeprefix('error: ')}"
-            )
+            why = (process.failure.reason, *process.failure.log_tail)[-1]
+            raise PrunedUpstreamError(f"the upstream {settings.upstream} cannot be built: {why}")
         facts = read_mapping(folder / FACTS)
     except BaseException:
         process.stop()

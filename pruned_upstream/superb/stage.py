@@ -3,7 +3,7 @@
     python -m pruned_upstream.superb.stage CONNECTION PARENT
 
 `worker.Worker` starts it and sends orders; it may do several short stages of a task one after another, since most of
-what a short one takes is the import of torch and s3prl. Each stage is `run_downstream.main` with the arguments that a
+what a short one takes is the import of torch and s3prl. Each stage is `run_downstream.run` with the arguments that a
 user would type, with its output in files, and with four changes that leave every number as it is: checkpoints appear
 whole or not at all, steps are reported, data loaders keep the configured number of processes, and SV measures lengths
 in threads.
@@ -11,6 +11,7 @@ in threads.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import io
@@ -19,23 +20,26 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 from .. import after_import
-from ..errors import ConfigError, PrunedUpstreamError
-from ..files import atomic_write, write_text
+from ..errors import ConfigError
+from ..files import atomic_write, disk_fault, write_text
+from ..jobs import LOG_LINES
+from ..machine import fault, last_words
 
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
-STEP, DONE = "step", "done"
+STEP, DONE, FAILED = "step", "done", "failed"
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 REPORT_SECONDS = 0.1
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve orders until the other end is closed; a stage that fails ends the process with its exit code.
+    """Serve orders until the other end is closed; a stage that fails says why, and ends the process.
 
     Args:
         arguments: the file descriptor by which orders come and reports go, and the process id of who sends them.
@@ -49,17 +53,36 @@ def main(arguments: Sequence[str]) -> None:
             order = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        _send_output_to(Path(order["folder"]), "ab" if order["append"] else "wb")
-        if not changed:
-            prepare(functools.partial(_report, connection))
-            changed = True
-        if "probe" in order:
-            probe_upstream(**order["probe"])
-        else:
-            run_s3prl(order["arguments"])
-        sys.stdout.flush()
-        sys.stderr.flush()
-        connection.send_bytes(json.dumps({DONE: True}).encode())
+        folder = Path(order["folder"])
+        try:
+            _send_output_to(folder, "ab" if order["append"] else "wb")
+            if not changed:
+                prepare(functools.partial(_report, connection))
+                changed = True
+            if "probe" in order:
+                probe_upstream(**order["probe"])
+            else:
+                run_s3prl(order["arguments"])
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception as error:
+            _say(connection, {FAILED: _described(error, folder)})
+            sys.exit(1)
+        _say(connection, {DONE: True})
+
+
+def _described(error: Exception, folder: Path) -> dict[str, Any]:
+    """Why the stage failed, in a sentence; a traceback only where neither user nor machine is at fault. It goes into
+    the log, too, where there is room for it."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    said = fault(error)
+    if said is None and (full := disk_fault(folder)) is not None:  # libraries have words of their own for it
+        said = fault(full)
+    if said is not None:
+        return {"reason": said, "log_tail": []}
+    return {"reason": f"{type(error).__name__}: {last_words(error)}", "log_tail": lines[-LOG_LINES:]}
 
 
 def prepare(report: Any) -> None:
@@ -76,35 +99,35 @@ def prepare(report: Any) -> None:
 
 def run_s3prl(arguments: Sequence[str]) -> None:
     """One run of s3prl's command line."""
-    from ..run_downstream import main as run_downstream
+    from ..run_downstream import run
 
-    run_downstream(list(arguments))
+    run(list(arguments))
 
 
 def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, device: str | None, facts: str) -> None:
-    """Build the upstream once, where it will compute, and write what it is: hidden states, parameters, device."""
+    """Build the upstream once, where it will compute, and write what it is: hidden states, parameters, device.
+
+    Raises:
+        PrunedUpstreamError: there is none of that name, no such device, or it cannot be built.
+    """
     import torch
     import yaml
 
     from ..model.size import nonzero_parameters
-    from ..run_downstream import chosen_device, sentence
+    from ..run_downstream import chosen_device
     from ..s3prl_plugin.registry import register
 
     register()
     from s3prl import hub
 
-    try:
-        if name not in hub.options():
-            raise ConfigError(
-                f"s3prl has no upstream '{name}'; `python -c 'from s3prl import hub; print(hub.options())'` lists them"
-            )
-        place = chosen_device(device)
-        upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).to(place).eval()
-        with torch.no_grad():
-            hidden_states = upstream([torch.randn(16000, device=place)])["hidden_states"]
-    except PrunedUpstreamError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+    if name not in hub.options():
+        raise ConfigError(
+            f"s3prl has no upstream '{name}'; `python -c 'from s3prl import hub; print(hub.options())'` lists them"
+        )
+    place = chosen_device(device)
+    upstream = getattr(hub, name)(ckpt=checkpoint, model_config=model_config, refresh=False).to(place).eval()
+    with torch.no_grad():
+        hidden_states = upstream([torch.randn(16000, device=place)])["hidden_states"]
     found = {
         "layers": len(hidden_states),
         "parameters": sum(parameter.numel() for parameter in upstream.parameters()),
@@ -115,7 +138,11 @@ def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, 
 
 
 def _report(connection: Connection, step: int) -> None:
-    connection.send_bytes(json.dumps({STEP: step}).encode())
+    _say(connection, {STEP: step})
+
+
+def _say(connection: Connection, words: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(words).encode())
 
 
 def _die_with(parent: int) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from .stage import DONE, STDERR, STDOUT, STEP
+from ..jobs import LOG_LINES, Failure
+from ..machine import killed
+from .stage import DONE, FAILED, STDERR, STDOUT, STEP
 
 __all__ = ["STDERR", "STDOUT", "Worker", "Workers"]
 
@@ -34,6 +36,7 @@ class Worker:
     Attributes:
         step: optimisation steps that the present stage has made.
         done: whether it has ended well; the process then waits for the next order.
+        log: the file of the present stage's errors.
     """
 
     def __init__(self, *, threads: int | None = None) -> None:
@@ -50,6 +53,8 @@ class Worker:
                 start_new_session=True,  # a group of its own, so that `stop` reaches its data loaders, too
             )
         self.step, self.done = 0, True
+        self.log = Path()
+        self._told: Failure | None = None
 
     def run(self, arguments: Sequence[str], *, folder: Path, append: bool = False) -> None:
         """Begin a run of s3prl's command line with its output in `folder`.
@@ -65,7 +70,7 @@ class Worker:
 
     def _order(self, order: Mapping[str, Any], folder: Path, append: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.done = 0, False
+        self.step, self.done, self._told, self.log = 0, False, None, folder / STDERR
         with contextlib.suppress(BrokenPipeError):  # it has died meanwhile: `failure` says so
             self.connection.send_bytes(json.dumps({**order, "folder": str(folder), "append": append}).encode())
 
@@ -75,21 +80,26 @@ class Worker:
             while not self.done and self.connection.poll(timeout):
                 word = json.loads(self.connection.recv_bytes())
                 self.step, self.done = word.get(STEP, self.step), DONE in word
+                if FAILED in word:
+                    self._told = Failure(word[FAILED]["reason"], tuple(word[FAILED]["log_tail"]))
                 timeout = 0.0
         except (EOFError, ConnectionResetError):
             self.process.wait()
 
     @property
-    def failure(self) -> str | None:
-        """Why the process has ended in the middle of a stage, or None if it has not."""
+    def failure(self) -> Failure | None:
+        """Why the process has ended in the middle of a stage, or None if it has not: the error that ended it, in the
+        stage's own words; of a process that could not say any, its end. What other threads printed is in the log."""
         code = None if self.done else self.process.poll()
         if code is None:
             return None
-        if code < 0:
-            name = signal.Signals(-code).name
-            hint = " (often: the machine ran out of memory)" if -code == signal.SIGKILL else ""
-            return f"was killed by {name}{hint}"
-        return f"ended with exit code {code}"
+        if self._told is None:
+            self.look()  # the last word may have come after the last look
+        if self._told is not None:
+            return self._told
+        if code == -signal.SIGKILL:
+            return Failure(killed(-code))
+        return Failure(killed(-code) if code < 0 else f"ended with exit code {code}", tail(self.log))
 
     def wait(self) -> None:
         """Wait until the stage has ended, well or not."""
@@ -153,3 +163,13 @@ class Workers:
     def _stop(idle: list[tuple[Worker, Path | None]]) -> None:
         while idle:
             idle.pop()[0].stop()
+
+
+def tail(path: Path, lines: int = LOG_LINES) -> tuple[str, ...]:
+    """The last lines of a log, progress bars left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ()
+    written = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    return tuple(line for line in written if line and "it/s]" not in line and "s/it]" not in line)[-lines:]

@@ -40,7 +40,7 @@ def started(monkeypatch) -> list[running.Settings]:
         seen.append(settings)
         return Report(
             RunResults(settings.model_name, settings.upstream, tasks={"ks": task}),
-            {"pr": Failure("pr/train was killed by SIGKILL", ("last words",))},
+            {"pr": Failure("pr/train: killed by SIGKILL", ("last words",))},
         )
 
     monkeypatch.setattr(running, "run", pretend)
@@ -80,7 +80,7 @@ def test_a_failed_task_is_reported_with_the_end_of_its_log(started, tmp_path):
     assert result.exit_code == 1
     assert "96.57" in result.output
     assert "no: 4 training steps" in result.output.replace("\n", " ")
-    assert "pr failed: pr/train was killed by SIGKILL" in result.output
+    assert "pr failed: pr/train: killed by SIGKILL" in result.output
     assert "last words" in result.output
     assert started[0].tasks == ("ks", "pr")
 

@@ -5,6 +5,8 @@ python imitation.py CONNECTION PARENT
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import signal
 import sys
@@ -12,7 +14,9 @@ import time
 from pathlib import Path
 
 import yaml
+from torch.utils.data import DataLoader
 
+from pruned_upstream.errors import ConfigError
 from pruned_upstream.superb import stage
 
 
@@ -20,11 +24,20 @@ def option(arguments: list[str], name: str) -> str:
     return arguments[arguments.index(name) + 1]
 
 
+def log_writer() -> None:
+    """As tensorboardX's, which ends in a thread of its own with whatever error it has."""
+    print("Traceback (most recent call last):\nOSError: write of curves failed", file=sys.stderr, flush=True)
+
+
+def read(batch: list[Path]) -> bytes:
+    return batch[0].read_bytes()
+
+
 def run_s3prl(arguments: list[str]) -> None:
     """Trainings write states-1 ... states-3 and, if one is there, go on behind the last; tests print a metric.
 
-    Files beside the training's folder change what it does: `hang` in the run folder, `fail`, `die`, `slow` in the
-    task's.
+    Files beside the training's folder change what it does: `hang` in the run folder, `fail`, `full`, `lost`, `die`,
+    `slow` in the task's.
     """
     print(f"process {os.getpid()}", file=sys.stderr)
     if option(arguments, "-m") == "evaluate":
@@ -47,15 +60,20 @@ def run_s3prl(arguments: list[str]) -> None:
             time.sleep(60)
         if (folder.parent / "fail").exists():
             raise RuntimeError("the dog ate it")
+        if (folder.parent / "full").exists():
+            atexit.register(log_writer)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if (folder.parent / "lost").exists():
+            DataLoader([folder / "a.wav"], num_workers=1, collate_fn=read).__iter__().__next__()
         if (folder.parent / "die").exists():
+            log_writer()
             os.kill(os.getpid(), signal.SIGKILL)
     (folder / "dev-best.ckpt").touch()
 
 
 def probe_upstream(name: str, checkpoint: str | None, model_config: str | None, device: str | None, facts: str) -> None:
     if name == "impossible":
-        print("error: no such upstream", file=sys.stderr)
-        sys.exit(2)
+        raise ConfigError("no such upstream")
     Path(facts).write_text(yaml.safe_dump({"layers": 2, "parameters": 7, "device": device}))
 
 

@@ -122,7 +122,7 @@ def test_a_failing_task_does_not_stop_the_others_and_leaves_its_last_words(setti
     (settings.folder / "ks/fail").touch()
     report = run(settings)
     assert list(report.results.tasks) == ["ic"]
-    assert report.failures["ks"].reason == "ks/train ended with exit code 1"
+    assert report.failures["ks"].reason == "ks/train: RuntimeError: the dog ate it"
     assert report.failures["ks"].log_tail[-1] == "RuntimeError: the dog ate it"
 
     (settings.folder / "ks/fail").unlink()
@@ -175,7 +175,22 @@ def test_a_killed_worker_is_named_with_its_signal(settings):
     (settings.folder / "ks").mkdir(parents=True)
     (settings.folder / "ks/die").touch()
     report = run(replace(settings, tasks=("ks",)))
-    assert report.failures["ks"].reason.startswith("ks/train was killed by SIGKILL")
+    assert report.failures["ks"].reason.startswith("ks/train: killed by SIGKILL")
+    assert "not enough memory" in report.failures["ks"].reason
+    assert report.failures["ks"].log_tail == ()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("full", "No space left on device; mend that"), ("lost", "train/a.wav: No such file or directory; mend that")],
+)
+def test_a_stage_says_the_error_that_ended_it_and_not_what_another_thread_printed_last(settings, fault, said):
+    (settings.folder / "ks").mkdir(parents=True)
+    (settings.folder / "ks" / fault).touch()
+    failure = run(replace(settings, tasks=("ks",))).failures["ks"]
+    assert failure.reason.startswith("ks/train: ") and said in failure.reason
+    assert failure.log_tail == ()
+    assert "Traceback" in (settings.folder / "ks/train" / worker.STDERR).read_text()  # the log keeps it
 
 
 def test_short_stages_of_one_task_share_a_process_and_two_tasks_do_not(settings, monkeypatch):
@@ -291,8 +306,8 @@ def test_the_tail_of_a_log_leaves_progress_bars_out(tmp_path):
     log.write_text(
         "first\ntrain:  10%|#  | 1/10 [00:01<00:09,  1.00it/s]\rtrain: 20%|# | 2/10 [00:02, 1.00it/s]\nlast\n\n"
     )
-    assert running.tail(log) == ("first", "last")
-    assert running.tail(tmp_path / "absent") == ()
+    assert worker.tail(log) == ("first", "last")
+    assert worker.tail(tmp_path / "absent") == ()
 
 
 def test_an_interrupted_checkpoint_is_not_seen(tmp_path, monkeypatch):
