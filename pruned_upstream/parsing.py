@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,30 @@ def parse_json(text: str) -> Any:
         level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
         depth += 1
     return tree
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file of a corpus.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} is not UTF-8: see line {line}") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path} is damaged: line {line} holds a zero byte")
+    return text
+
+
+def repeated(values: Iterable[str]) -> list[str]:
+    """Those that come more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def read_json(path: Path) -> Any:

@@ -43,12 +43,13 @@ def register() -> None:
     >>> from s3prl.nn import S3PRLUpstream
     >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
     """
-    from . import caches, compat, deferral, parts
+    from . import caches, compat, deferral, parts, recordings
 
     compat.apply()
     deferral.defer()
     parts.supply()
     caches.lead()
+    recordings.guard()
     after_import.after("s3prl.hub", add_entries)
 
 

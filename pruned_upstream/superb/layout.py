@@ -23,17 +23,19 @@ folder: PR's lexicons, SID's split list, SV's trial list, ER's folds.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import DataError
-from ..parsing import shown
-from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
-from . import official
+from ..parsing import read_text, repeated, shown
+from ..s3prl_plugin import recordings
+from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech, snips, vocabularies
+from . import kaldi, mtwv, official
 from .official import FOLDS
 from .tasks import TASKS
 
@@ -49,8 +51,14 @@ OFFICIAL_SPLIT_LISTS = ("veri_test_class.txt", "iden_split.txt")  # the second i
 OFFICIAL_TRIAL_LIST = "voxceleb1_test_v2.txt"
 SHOWN = 3
 """Reasons of a kind that a note gives in full; ER alone has ten lists."""
-KALDI_FILES = {"segments": 4, "utt2spk": 2, "spk2utt": 2, "reco2dur": 2, "rttm": 8}
-"""File of a kaldi folder -> fields that its lines have, at least."""
+SAMPLED = 16
+"""Recordings of a list that are opened; a look at each of a corpus would take minutes."""
+SPEAKER_IDS = range(10001, 11252)
+"""VoxCeleb1's; the head of speaker identification has a class for each."""
+NOISE_SECONDS = 1.0
+"""What keyword spotting cuts from background noise, for silence."""
+SLOTS = ("action", "object", "location")
+Sampled = TypeVar("Sampled")
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ class Inventory:
         substitutes: what stands in for official lists.
         changed: lists that have the name of one that s3prl ships, and another content.
         lists: SHA-256 of the lists that the result rests on, by file name.
+        as_they_are: whether s3prl neither mixes nor resamples the recordings.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -133,6 +142,7 @@ class Inventory:
     substitutes: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     lists: dict[str, str] = field(default_factory=dict)
+    as_they_are: bool = True
 
     def exists(self, path: Path, what: str) -> bool:
         """Whether a path exists; if not, the problem is noted."""
@@ -158,16 +168,39 @@ class Inventory:
             )
         if empty:
             self.problems.append(f"{len(empty)} of {len(files)} recordings of {wanted_by} are empty, e.g. {empty[0]}")
-        if files and not missing and not empty:
-            self.problems += [problem for file in {files[0], files[-1]} if (problem := _unreadable(file))]
+        if not missing and not empty:
+            self.problems += [fault for file in _sample(files) if (fault := self._fault(file))][:SHOWN]
         return len(files)
 
-    def record(self, path: Path, name: str | None = None) -> None:
-        """Note a list's hash; one that s3prl ships and that is another here is a substitute."""
+    def _fault(self, file: Path) -> str | None:
+        import soundfile
+
+        try:
+            found = soundfile.info(file)
+        except soundfile.SoundFileError as error:
+            return f"{file} cannot be read as audio: {error}"
+        if not found.frames:
+            return f"{file} holds no sound"
+        return recordings.wrong_format(file, found.samplerate, found.channels) if self.as_they_are else None
+
+    def record(self, path: Path, name: str | None = None) -> bool:
+        """Note a list's hash; one that s3prl ships and that is another here is a substitute.
+
+        Returns:
+            whether it is s3prl's, bit by bit; what it says is then right.
+        """
         name = name or path.name
         self.lists[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         if self.lists[name] != official.SHA256.get(name, self.lists[name]):
             self.changed.append(name)
+        return self.lists[name] == official.SHA256.get(name)
+
+    def check(self, require: Callable[..., Any], *args: Any) -> None:
+        """Note what a function raises that refuses bad input."""
+        try:
+            require(*args)
+        except DataError as error:
+            self.problems.append(str(error))
 
     def deviations(self, task: str) -> list[str]:
         """Why a result on these data is not official; empty if it is."""
@@ -185,18 +218,16 @@ class Inventory:
 
 
 def take_inventory(task: str, data: Data) -> Inventory:
-    """Look at every file that the task needs, by name and size, and at a few by content."""
-    inventory = Inventory()
+    """Look at each list that the task needs, line by line, and at its recordings by name and size, some by content."""
+    inventory = Inventory(as_they_are=task not in recordings.MIXED_AND_RESAMPLED)
     missing = [corpus for corpus in TASKS[task].corpora if not data.corpus(corpus).is_dir()]
     if missing and not (task == "sd" and data.corpus("Libri2Mix").is_dir()):
         inventory.problems += [f"the folder {data.corpus(corpus)} is missing" for corpus in missing]
         return inventory
     try:
         _INVENTORIES[task](data, inventory)
-    except UnicodeDecodeError as error:
-        inventory.problems.append(f"a list of {task} is not UTF-8: {error}")
-    except (OSError, ValueError, KeyError, DataError) as error:
-        inventory.problems.append(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
+    except (OSError, DataError) as error:
+        inventory.problems.append(str(error))
     return inventory
 
 
@@ -209,6 +240,8 @@ def _librispeech(data: Data, found: Inventory) -> list[librispeech.Utterance]:
             found.problems.append(str(error))
             continue
         found.counts[part] = found.audio([utterance.path for utterance in utterances], split)
+        if silent := librispeech.untranscribed(data.corpus("LibriSpeech"), utterances, split):
+            found.problems.append(f"{len(silent)} recordings of {split} have no transcript, e.g. {silent[0]}")
         everything += utterances
     return everything
 
@@ -222,7 +255,11 @@ def _pr(data: Data, found: Inventory) -> None:
             "or name the clone"
         )
         return
-    librispeech.require_pronunciations(utterances, librispeech.read_lexicon(lexicons))
+    pronunciations = librispeech.read_lexicon(lexicons)
+    found.check(librispeech.require_pronunciations, utterances, pronunciations)
+    strangers = {phone for phones in pronunciations.values() for phone in phones} - set(vocabularies.PHONEMES)
+    if strangers:
+        found.problems.append(f"the lexicon has phonemes outside the vocabulary: {' '.join(sorted(strangers))}")
     for lexicon in lexicons:
         found.record(lexicon)
     if tuple(lexicon.name for lexicon in lexicons) != OFFICIAL_LEXICONS:
@@ -232,7 +269,9 @@ def _pr(data: Data, found: Inventory) -> None:
 
 
 def _asr(data: Data, found: Inventory) -> None:
-    _librispeech(data, found)
+    letters = {letter for utterance in _librispeech(data, found) for letter in utterance.transcript.upper()}
+    if strangers := letters - {" ", *vocabularies.ASR_CHARACTERS}:
+        found.problems.append(f"transcripts have characters outside the dictionary: {' '.join(sorted(strangers))}")
 
 
 def _ks(data: Data, found: Inventory) -> None:
@@ -242,13 +281,43 @@ def _ks(data: Data, found: Inventory) -> None:
     for name in KEYWORD_CLASSES[:10]:
         found.exists(training / name, "recordings of a keyword")
     if found.exists(noise, "the noises from which silence is cut"):
-        found.audio(_wavs(noise), "the background noise")
-    found.counts["train and dev"] = found.audio([wav for word in words for wav in _wavs(word)], training.name)
+        if not found.audio(_wavs(noise), "the background noise"):
+            found.problems.append(f"{noise} holds no .wav file")
+        _long_enough(_wavs(noise), found)
+    spoken = [wav for word in words for wav in _wavs(word)]
+    found.counts["train and dev"] = found.audio(spoken, training.name)
+    parts = {_keyword_part(wav) for wav in spoken}
+    if "train" not in parts:
+        found.problems.append(f"{training} has no recording to train on: who speaks in one decides on its part")
+    elif "dev" not in parts:
+        found.substitutes.append("the development set is background noise alone")
     classes = [testing / name for name in KEYWORD_CLASSES if found.exists(testing / name, "one of the 12 test classes")]
     strangers = sorted({path.name for path in testing.iterdir() if path.is_dir()} - set(KEYWORD_CLASSES))
     if strangers:
         found.problems.append(f"{testing / strangers[0]} is none of the 12 test classes")
     found.counts["test"] = found.audio([wav for folder in classes for wav in _wavs(folder)], testing.name)
+    if not found.counts["test"]:
+        found.problems.append(f"{testing} holds no recording")
+
+
+def _long_enough(noises: Iterable[Path], found: Inventory) -> None:
+    import soundfile
+
+    for noise in noises:
+        try:
+            seconds = soundfile.info(noise).duration
+        except soundfile.SoundFileError:
+            continue  # `audio` has said it
+        if seconds < NOISE_SECONDS:
+            found.problems.append(f"{noise} lasts {seconds:g} s; s3prl cuts pieces of {NOISE_SECONDS:g} s from it")
+
+
+def _keyword_part(recording: Path) -> str:
+    """Where s3prl puts it, by a hash of its speaker (downstream/speech_commands/expert.py, `split_dataset`)."""
+    largest = (1 << 27) - 1
+    digest = hashlib.sha1(recording.name.partition("_nohash_")[0].encode(), usedforsecurity=False).hexdigest()
+    percentage = int(digest, 16) % (largest + 1) * (100 / largest)
+    return "dev" if percentage < 10 else "left out" if percentage < 20 else "train"
 
 
 def _qbe(data: Data, found: Inventory) -> None:
@@ -256,16 +325,17 @@ def _qbe(data: Data, found: Inventory) -> None:
     for part, key in {"recordings": "utterances", "dev queries": "dev", "eval queries": "eval"}.items():
         listing = root / "scoring" / f"language_key_{key}.lst"
         if found.exists(listing, "which recordings are English"):
-            lines = _rows(listing, 2, "a path and a language")
+            lines = _rows(listing, 2, "a path and a language", more=False)
             # a listed path starts with the name that the archive once had
-            english = [root / path.partition("/")[2] for path, language, *_ in lines if language == "nnenglish"]
+            english = [root / path.partition("/")[2] for path, language in lines if language == "nnenglish"]
+            _once(listing, map(str, english))
             found.counts[part] = found.audio(english, listing.name)
+            if not english:
+                found.problems.append(f"{listing} names no English recording (nnenglish)")
     for split in ("dev", "eval"):
         folder = root / f"scoring/groundtruth_quesst14_{split}"
         if found.exists(folder, "where the queries occur"):
-            for pattern in ("*.rttm", "*.ecf.xml", "*.tlist.xml"):
-                if not list(folder.glob(pattern)):
-                    found.problems.append(f"{folder} holds no {pattern}")
+            found.check(mtwv.read_ground_truth, folder)
 
 
 def _sid(data: Data, found: Inventory) -> None:
@@ -275,6 +345,14 @@ def _sid(data: Data, found: Inventory) -> None:
         return
     found.record(listing)
     entries = _rows(listing, 2, "1, 2 or 3 and a path")
+    _once(listing, (name for _, name, *_ in entries))
+    for which, name, *_ in entries:
+        if which not in ("1", "2", "3"):
+            raise DataError(f"{listing} lists {shown(name)} for part {shown(which)}; there are 1, 2 and 3")
+        speaker = name.partition("/")[0]
+        if not (speaker[:2] == "id" and speaker[2:].isdecimal() and int(speaker[2:]) in SPEAKER_IDS):
+            there = f"id{SPEAKER_IDS[0]} to id{SPEAKER_IDS[-1]}"
+            raise DataError(f"{listing} lists {shown(name)}; the speakers of VoxCeleb1 are {there}")
     halves = {speaker: half for half in ("dev", "test") for speaker in _names(root / half / "wav")}
     for number, part in {"1": "train", "2": "dev", "3": "test"}.items():
         files = [name for which, name, *_ in entries if which == number]
@@ -297,14 +375,32 @@ def _sv(data: Data, found: Inventory) -> None:
             f"{root} holds no {OFFICIAL_TRIAL_LIST}: copy it from a clone of s3prl, or name the clone"
         )
         return
-    found.record(listing)
+    known = found.record(listing)
     if listing.name != OFFICIAL_TRIAL_LIST:
         found.substitutes.append(f"trial list {listing.name} instead of {OFFICIAL_TRIAL_LIST}")
     trials = _rows(listing, 3, "1 or 0 and two paths")
     if not {label for label, *_ in trials} <= {"0", "1"}:
         found.problems.append(f"{listing} is no list of trials: it has lines that begin with neither 1 nor 0")
     found.counts["trials"] = len(trials)
+    if not known:
+        _check_trials(listing, trials, found)
     found.audio(sorted({root / "test/wav" / name for _, *pair in trials for name in pair}), listing.name)
+
+
+def _check_trials(listing: Path, trials: Sequence[Sequence[str]], found: Inventory) -> None:
+    labels: dict[tuple[str, str], str] = {}
+    for label, *pair in trials:
+        if labels.setdefault((pair[0], pair[1]), label) != label:
+            trial = shown(" ".join(pair[:2]))
+            found.problems.append(f"{listing} has the trial {trial} with both labels")
+            return
+    if len(set(labels.values())) < 2:
+        kind = "the same speaker" if "1" in labels.values() else "different speakers"
+        found.problems.append(f"{listing} has trials of {kind} alone; an equal error rate needs both")
+    if len(labels) < len(trials):
+        found.substitutes.append(
+            f"{listing.name} has {len(trials) - len(labels)} of {len(trials)} trials a second time"
+        )
 
 
 def _sd(data: Data, found: Inventory) -> None:
@@ -319,54 +415,86 @@ def _sd(data: Data, found: Inventory) -> None:
             )
         return
     for split in libri2mix.TURN_FILES:
-        if found.all_exist([root / split / name for name in KALDI_FILES], "part of a kaldi folder"):
-            for name, fields in KALDI_FILES.items():
-                _rows(root / split / name, fields, "those of kaldi")
-            found.counts[split] = found.audio(kaldi_recordings(root / split).values(), f"diarization/{split}")
+        if found.all_exist([root / split / name for name in kaldi.REQUIRED], "part of a kaldi folder"):
+            found.check(_kaldi_folder, root / split, found)
 
 
-def kaldi_recordings(folder: Path) -> dict[str, Path]:
-    """Recording -> audio file of a kaldi folder; without a wav.scp, from its folder `wav`, as s3prl has it."""
-    scp = folder / "wav.scp"
-    if not scp.exists():
-        return {path.stem: path for path in sorted((folder / "wav").glob("*.wav"))}
-    lines = (line.split(None, 1) for line in scp.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {recording: Path(path) for recording, path in lines if not path.endswith("|")}  # "|" ends a shell command
+def _kaldi_folder(folder: Path, found: Inventory) -> None:
+    import soundfile
+
+    audio = kaldi.recordings(folder)
+    found.counts[folder.name] = found.audio(audio.values(), f"diarization/{folder.name}")
+    seconds = kaldi.require_sound(folder)
+    for recording in _sample(list(audio)):
+        with contextlib.suppress(soundfile.SoundFileError):  # `audio` has said it
+            lasts = soundfile.info(audio[recording]).duration
+            if abs(lasts - seconds[recording]) > kaldi.TOLERANCE:
+                raise DataError(
+                    f"{folder / 'reco2dur'} says that {shown(recording)} lasts {seconds[recording]:g} s; it lasts "
+                    f"{lasts:g} s"
+                )
 
 
 def _ic(data: Data, found: Inventory) -> None:
     root = data.corpus("fluent_speech_commands_dataset")
-    known: dict[str, set[str]] = {}
+    known: dict[str, set[Any]] = {}
+    listed: dict[str, list[str]] = {}
     for part in ("train", "valid", "test"):
         table = root / "data" / f"{part}_data.csv"
         if not found.exists(table, "the list of commands"):
             continue
-        with open(table, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or (absent := {"path", "action", "object", "location"} - rows[0].keys()):
-            found.problems.append(f"{table} lacks rows or the columns {', '.join(sorted(absent)) if rows else ''}")
-            continue
-        if any(not row[key] or "\0" in row[key] for row in rows for key in ("path", "action", "object", "location")):
-            found.problems.append(f"{table} has lines without a path, an action, an object or a location")
-            continue
-        found.counts[part] = found.audio([root / row["path"] for row in rows], table.name)
-        for slot in ("action", "object", "location"):
-            values = {row[slot] for row in rows}
+        rows = _commands(table)
+        listed[part] = list(rows["path"])
+        _once(table, listed[part])
+        found.counts[part] = found.audio([root / path for path in listed[part]], table.name)
+        for slot in SLOTS:
+            values = set(rows[slot])
             if unseen := values - known.setdefault(slot, values):
-                found.problems.append(f"{table}: the {slot} '{min(unseen)}' does not occur in train_data.csv")
+                found.problems.append(
+                    f"{table}: the {slot} {shown(min(unseen, key=str))} does not occur in train_data.csv"
+                )
+    if shared := repeated(path for paths in listed.values() for path in paths):
+        found.problems.append(f"{root / 'data'}: the recording {shown(shared[0])} is in several of the lists")
+
+
+def _commands(table: Path) -> Any:
+    """One of IC's lists as s3prl reads it, with pandas, to which `None` or `NA` is no value."""
+    import pandas
+
+    try:
+        rows = pandas.read_csv(table)
+    except (ValueError, OSError) as error:  # the first: not UTF-8, no columns, or lines of several lengths
+        raise DataError(f"{table} cannot be read as a csv file in UTF-8: {error}") from error
+    absent = [column for column in ("path", *SLOTS) if column not in rows]
+    if absent or not len(rows):
+        raise DataError(f"{table} lacks {'the columns ' + ', '.join(absent) if absent else 'lines'}")
+    for column in ("path", *SLOTS):
+        if rows[column].isna().any():
+            line = int(rows[column].isna().argmax()) + 2
+            raise DataError(f"{table}, line {line}: there is no {column}, or one that means none (None, NA, null)")
+    if any("\0" in str(path) for path in rows["path"]):
+        raise DataError(f"{table} is damaged: a path holds a zero byte")
+    return rows
 
 
 def _sf(data: Data, found: Inventory) -> None:
     root = data.corpus("SNIPS")
-    if found.exists(root / "all.iob.snips.txt", "sentences and slots"):
-        _rows(root / "all.iob.snips.txt", 2, "a recording and its sentence")
-    if found.exists(root / "slots.txt", "the names of the slots"):
-        _rows(root / "slots.txt", 1, "a slot")
+    sentences: Mapping[str, str] | None = None
+    if found.exists(root / snips.SENTENCES, "sentences and slots"):
+        sentences = snips.read_sentences(root / snips.SENTENCES)
+    if found.exists(root / snips.SLOTS, "the names of the slots"):
+        found.check(snips.require_slots, sentences or {}, snips.read_slots(root / snips.SLOTS), root / snips.SLOTS)
     for part in ("train", "valid", "test"):
         if found.exists(root / part, "recordings"):
-            found.counts[part] = found.audio(sorted((root / part).rglob("*.wav")), f"SNIPS/{part}")
-            if not found.counts[part]:
+            wavs = sorted((root / part).rglob("[!.]*.wav"))
+            found.counts[part] = found.audio(wavs, f"SNIPS/{part}")
+            if not wavs:
                 found.problems.append(f"{root / part} holds no .wav file")
+            if sentences and (silent := [wav for wav in wavs if wav.stem not in sentences]):
+                found.problems.append(
+                    f"{len(silent)} of {len(wavs)} recordings of SNIPS/{part} have no line in {snips.SENTENCES}, e.g. "
+                    f"{silent[0]}"
+                )
 
 
 def _er(data: Data, found: Inventory) -> None:
@@ -374,20 +502,29 @@ def _er(data: Data, found: Inventory) -> None:
     if folds is None:
         found.substitutes.append("folds written from EmoEvaluation, in another order than s3prl's meta_data")
         found.counts |= {part: sizes[0] for part, sizes in official.COUNTS["er"].items()}  # that is reason enough
+        for session in FOLDS:
+            labels = found.exists(root / session / "dialog/EmoEvaluation", "the emotion labels")
+            if found.exists(root / session / "sentences/wav", "recordings") and labels:
+                entries = iemocap.read_labels(root, session)
+                found.audio([root / entry["path"] for entry in entries], session)
+        return
+    read, known = {}, True
     for session in FOLDS:
-        if folds is None:
-            found.exists(root / session / "dialog/EmoEvaluation", "the emotion labels")
-            found.exists(root / session / "sentences/wav", "recordings")
+        lists = {part: folds / session / f"{part}_meta_data.json" for part in ("train", "test")}
+        if not found.all_exist(lists.values(), "a fold"):
             continue
-        for part in ("train", "test"):
-            listing = folds / session / f"{part}_meta_data.json"
-            if found.exists(listing, "a fold"):
-                recordings = iemocap.read_fold(listing).recordings
-                if not recordings:
-                    found.problems.append(f"{listing} lists no recording")
-                found.record(listing, f"{session}/{listing.name}")
-                name = session if part == "test" else f"{session}, {part}"
-                found.counts[name] = found.audio([root / path for path in recordings], name)
+        for part, listing in lists.items():
+            read[session, part] = fold = iemocap.read_fold(listing)
+            known &= found.record(listing, f"{session}/{listing.name}")
+            if not fold.recordings:
+                found.problems.append(f"{listing} lists no recording")
+            name = session if part == "test" else f"{session}, {part}"
+            found.counts[name] = found.audio([root / path for path in fold.recordings], name)
+    if not known:
+        whole = [session for session in FOLDS if (session, "test") in read]
+        found.check(
+            iemocap.require_apart, {session: (read[session, "train"], read[session, "test"]) for session in whole}
+        )
 
 
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {
@@ -395,22 +532,27 @@ _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {
 }  # fmt: skip
 
 
-def _rows(path: Path, fields: int, what: str) -> list[list[str]]:
-    """The lines of a list, split at blanks, each with so many fields or more.
+def _rows(path: Path, fields: int, what: str, *, more: bool = True) -> list[list[str]]:
+    """The lines of a list, split at blanks, each with so many fields or, where `more` are left unread, at least those.
 
     Raises:
         DataError: a line is damaged, or there is none.
     """
-    try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8") from error
-    if not rows:
+    rows = [line.split() for line in read_text(path).splitlines()]
+    if not any(rows):
         raise DataError(f"{path} is empty")
-    for row in rows:
-        if len(row) < fields or "\0" in "".join(row):
+    for number, row in enumerate(rows, 1):
+        if not row:
+            raise DataError(f"{path}: line {number} is empty, which s3prl cannot read")
+        if len(row) < fields or (len(row) > fields and not more):
             raise DataError(f"{path}: the line {shown(' '.join(row))} is damaged; its fields are {what}")
     return rows
+
+
+def _once(listing: Path, names: Iterable[str]) -> None:
+    """Raise DataError if something is listed several times."""
+    if twice := repeated(names):
+        raise DataError(f"{listing} lists {shown(twice[0])} several times")
 
 
 def _first(entries: Sequence[str], separator: str) -> str:
@@ -442,10 +584,8 @@ def _wavs(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.wav"))
 
 
-def _unreadable(file: Path) -> str | None:
-    import soundfile
-
-    try:
-        return None if soundfile.info(file).frames else f"{file} holds no sound"
-    except soundfile.SoundFileError as error:
-        return f"{file} cannot be read as audio: {error}"
+def _sample(files: Sequence[Sampled]) -> list[Sampled]:
+    """Some from first to last, evenly."""
+    if len(files) <= SAMPLED:
+        return list(files)
+    return [files[place * (len(files) - 1) // (SAMPLED - 1)] for place in range(SAMPLED)]

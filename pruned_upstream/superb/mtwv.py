@@ -67,6 +67,8 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
             targets.setdefault(query, set()).add(recording)
     if not targets:
         raise DataError(f"{folder}: no query of the term list occurs in a recording of the ecf file")
+    if everywhere := next((query for query, containing in targets.items() if len(containing) == len(recordings)), None):
+        raise DataError(f"{folder}: the query {everywhere!r} occurs in every recording; there is nothing to tell apart")
     return GroundTruth(recordings, targets)
 
 

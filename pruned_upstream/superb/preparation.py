@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
 from ..files import write_text
 from ..s3prl_plugin import caches
-from ..s3prl_plugin.parts import libri2mix, librispeech, vocabularies
+from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech, vocabularies
 from .layout import LIBRISPEECH_SPLITS, Data
 from .official import FOLDS
 from .tasks import TASKS
@@ -140,41 +139,19 @@ def _er(data: Data) -> Overrides:
 
 
 def _write_emotion_folds(root: Path) -> Path:
-    """ER's json files from IEMOCAP's own labels: happy and excited are one class, four classes are kept.
-
-    The rule is that of s3prl's downstream/emotion/IEMOCAP_preprocess.py; utterances are sorted by name here.
-    """
-    by_session = {session: _emotions(root, session) for session in FOLDS}
+    """ER's json files from IEMOCAP's own labels; s3prl has the utterances in another order."""
+    numbers = {emotion: number for number, emotion in enumerate(iemocap.EMOTIONS)}
+    by_session = {session: iemocap.read_labels(root, session) for session in FOLDS}
     texts = {}
     for session in FOLDS:
         others = [entry for other in FOLDS if other != session for entry in by_session[other]]
         for part, entries in {"test": by_session[session], "train": others}.items():
-            tree = {"labels": {"neu": 0, "hap": 1, "ang": 2, "sad": 3}, "meta_data": entries}
+            tree = {"labels": numbers, "meta_data": entries}
             texts[f"{session}/{part}_meta_data.json"] = json.dumps(tree)
     folds = caches.folder(hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:16]) / "er"
     for name, text in texts.items():
         _once(folds / name, partial(write_text, text=text))
     return folds
-
-
-def _emotions(root: Path, session: str) -> list[dict[str, str]]:
-    recordings = {wav.stem: wav for wav in (root / session / "sentences/wav").rglob("*.wav")}
-    entries = []
-    for labels in sorted((root / session / "dialog/EmoEvaluation").glob("*.txt")):
-        for line in labels.read_text(encoding="utf-8").splitlines():
-            # [start - end] <tab> utterance <tab> emotion <tab> [valence, activation, dominance]
-            _, *fields = line.split("\t") if line.startswith("[") else [""]
-            if len(fields) < 2 or fields[0] not in recordings:
-                continue
-            emotion = {"exc": "hap"}.get(fields[1], fields[1])
-            if emotion in ("neu", "hap", "ang", "sad"):
-                wav = recordings[fields[0]]
-                entries.append(
-                    {"path": str(wav.relative_to(root)), "label": emotion, "speaker": wav.stem.partition("_")[0]}
-                )
-    if not entries:
-        raise DataError(f"{root / session} has no utterance with one of the four emotions and a recording")
-    return sorted(entries, key=lambda entry: entry["path"])
 
 
 _PREPARATIONS: Mapping[str, Callable[[Data], Overrides]] = {

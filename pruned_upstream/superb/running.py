@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+LARGEST_SEED = (1 << 32) - 1  # s3prl seeds numpy, which takes no larger one
 SHORT_STEPS = 1000
 """A training of so many steps leaves its process to the task's next stage; it takes about as long as the imports do."""
 FINISHED, CONFIG, RUN, FACTS = "finished.yaml", "config.yaml", "run.yaml", "facts.yaml"
@@ -114,6 +115,7 @@ class Settings:
         for name in ("steps", "jobs", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "be at least 1")
+        require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"lie between 0 and {LARGEST_SEED}")
         select(self.tasks)
         for task, rates in self.learning_rates.items():
             select([task])

@@ -22,9 +22,9 @@ from ..errors import DataError
 from ..files import atomic_files, atomic_write, write_text
 from ..parsing import MALFORMED
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
-from . import official
+from . import kaldi, official
 from .diarization import FRAME_SHIFT, read_activity, read_frame_shift
-from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data, kaldi_recordings
+from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data
 from .prediction_files import (
     IsValid,
     any_text,
@@ -340,7 +340,7 @@ def _trial_names(data: Data, part: Part) -> Names | None:
 
 def _diarization_names(data: Data, part: Part) -> Names:
     if data.corpus("diarization").is_dir():
-        return sorted(kaldi_recordings(data.corpus("diarization") / "test"))
+        return sorted(kaldi.recordings(data.corpus("diarization") / "test"))
     return [row["mixture_ID"] for row in _rows(libri2mix.mixtures(data.corpus("Libri2Mix"), "test"))]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from ..errors import ConfigError, DataError
 from ..s3prl_plugin.parts.librispeech import find_utterances
 from .configuration import assign
-from .layout import KALDI_FILES, Data, Inventory
+from .kaldi import REQUIRED
+from .layout import Data, Inventory
 from .preparation import prepare
 
 Config = dict[str, Any]
@@ -106,7 +107,7 @@ def supply(downstream: str, config: Config, splits: Sequence[str] = ()) -> None:
         if not (root / "Libri2Mix").is_dir():
             raise DataError(
                 f"{_value(expert, absent[0])} does not exist, and {root} holds no Libri2Mix to make it from; say where "
-                f"a folder with {', '.join(KALDI_FILES)} is with -o config.downstream_expert.{absent[0]}=FOLDER"
+                f"a folder with {', '.join(REQUIRED)} is with -o config.downstream_expert.{absent[0]}=FOLDER"
             )
         data = Data(root)
     else:
@@ -138,7 +139,7 @@ def _check_kaldi_folders(expert: Config, keys: Iterable[str]) -> None:
         folder = _value(expert, key)
         if not _is_there(folder):
             continue
-        absent = [name for name in KALDI_FILES if not (Path(folder) / name).is_file()]
+        absent = [name for name in REQUIRED if not (Path(folder) / name).is_file()]
         if absent:
             raise DataError(
                 f"{folder} is no folder of diarization: it holds no {absent[0]}; say where it is with "

@@ -134,6 +134,8 @@ def test_unknown_words_and_phonemes_are_named(tmp_path, lexicon, words):
 
 
 class LengthTokenizer:
+    slots = ("B-city", "E-city")
+
     def encode(self, text):
         return [0] * len(text)
 

@@ -6,6 +6,8 @@ without a clone, so the readers are those below, unless s3prl itself is the clon
 ctc/corpus      found by s3prl as `s3prl.downstream.ctc.corpus`: readers of PR's and SF's corpora
 vocabularies    symbols of PR, SF and ASR in the order of s3prl's vocabulary files, so that checkpoints fit both
 librispeech     the csv files of PR (transcripts) and ASR (lengths, for bucketing), and PR's lexicon
+snips           SF's sentences and slots
+iemocap         ER's folds, and IEMOCAP's own labels
 libri2mix       kaldi folders of SD from LibriMix's metadata
 """
 

@@ -1,13 +1,17 @@
-"""ER's folds as s3prl has them, `SessionN/{train,test}_meta_data.json`: the emotions' numbers, and the recordings."""
+"""ER's folds as s3prl has them, `SessionN/{train,test}_meta_data.json`, and IEMOCAP's own labels, their origin."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...parsing import read_json
+from ...parsing import read_json, read_text, repeated, shown
+
+EMOTIONS = ("neu", "hap", "ang", "sad")
+MERGED = {"exc": "hap"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,55 @@ def read_fold(path: Path) -> Fold:
             "one of the labels"
         )
     return Fold(tuple(sorted(labels, key=labels.__getitem__)), tuple(entry["path"] for entry in entries))
+
+
+def require_apart(folds: Mapping[str, tuple[Fold, Fold]]) -> None:
+    """Raise DataError unless each session is tested on its own recordings, once, and trained on the others'.
+
+    Args:
+        folds: session -> its lists for training and test.
+    """
+    emotions = {fold.emotions for pair in folds.values() for fold in pair}
+    if len(emotions) > 1:
+        first, second, *_ = sorted(map(", ".join, emotions))
+        raise DataError(f"the folds number their emotions in several ways: {first}; {second}")
+    for session, parts in folds.items():
+        for part, fold in zip(("train", "test"), parts, strict=True):
+            where = f"{session}/{part}_meta_data.json"
+            if twice := repeated(fold.recordings):
+                raise DataError(f"{where} lists {shown(twice[0])} several times")
+            for recording in fold.recordings:
+                if (recording.partition("/")[0] == session) != (part == "test"):
+                    belongs = "is of this session" if part == "train" else "is of another session"
+                    raise DataError(f"{where} lists {shown(recording)}, which {belongs}")
+
+
+def read_labels(root: Path, session: str) -> list[dict[str, str]]:
+    """Path, label and speaker of a session's utterances of four emotions, sorted by path.
+
+    The rule is that of s3prl's downstream/emotion/IEMOCAP_preprocess.py: happy and excited are one.
+
+    Raises:
+        DataError: the labels cannot be read, or no labelled utterance has a recording.
+    """
+    recordings = {wav.stem: wav for wav in (root / session / "sentences/wav").rglob("*.wav")}
+    entries = []
+    # some copies hold macOS's files ._NAME
+    for labels in sorted((root / session / "dialog/EmoEvaluation").glob("[!.]*.txt")):
+        for line in read_text(labels).splitlines():
+            # [start - end] <tab> utterance <tab> emotion <tab> [valence, activation, dominance]
+            _, *fields = line.split("\t") if line.startswith("[") else [""]
+            if len(fields) < 2 or fields[0] not in recordings:
+                continue
+            emotion = MERGED.get(fields[1], fields[1])
+            if emotion in EMOTIONS:
+                path = recordings[fields[0]].relative_to(root)
+                entries.append({"path": str(path), "label": emotion, "speaker": path.stem.partition("_")[0]})
+    if not entries:
+        raise DataError(f"{root / session} has no utterance with one of the four emotions and a recording")
+    if twice := repeated(entry["path"] for entry in entries):
+        raise DataError(f"{root / session}: the recording {shown(twice[0])} has several labels")
+    return sorted(entries, key=lambda entry: entry["path"])
 
 
 def _numbered(numbers: list[Any]) -> bool:

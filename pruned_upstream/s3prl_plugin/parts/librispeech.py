@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from ...errors import DataError
 from ...files import atomic_write
+from ...parsing import read_text, repeated, shown
 
 Lexicon: TypeAlias = Mapping[str, tuple[str, ...]]
 
@@ -31,13 +32,13 @@ def find_utterances(root: Path, splits: Sequence[str]) -> list[Utterance]:
     """
     utterances = []
     for split in splits:
-        transcripts = sorted((root / split).glob("*/*/*.trans.txt"))
+        transcripts = sorted((root / split).glob("*/*/[!.]*.trans.txt"))
         if not (root / split).is_dir():
             raise DataError(f"{root} holds no {split}, a part of LibriSpeech: is its archive extracted there?")
         if not transcripts:
             raise DataError(f"{root / split} holds no SPEAKER/CHAPTER/*.trans.txt: not LibriSpeech's layout")
         for file in transcripts:
-            for line in _text(file).splitlines():
+            for line in read_text(file).splitlines():
                 name, blank, transcript = line.strip().partition(" ")
                 if name and not blank:
                     raise DataError(f"{file}: the line {line!r} has no transcript")
@@ -45,14 +46,15 @@ def find_utterances(root: Path, splits: Sequence[str]) -> list[Utterance]:
                     utterances.append(Utterance(name, file.parent / f"{name}.flac", transcript))
         if not any(utterance.path.is_relative_to(root / split) for utterance in utterances[-1:]):
             raise DataError(f"the transcripts in {root / split} name no recording")
+    if twice := repeated(str(utterance.path) for utterance in utterances):
+        raise DataError(f"the transcripts have {shown(twice[0])} several times")
     return sorted(utterances, key=lambda utterance: utterance.name)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8") from error
+def untranscribed(root: Path, utterances: Iterable[Utterance], split: str) -> list[Path]:
+    """Recordings of a split that no transcript names; s3prl leaves them out without a word."""
+    named = {utterance.path for utterance in utterances}
+    return [path for path in sorted((root / split).glob("*/*/[!.]*.flac")) if path not in named]
 
 
 def write_transcripts_csv(path: Path, utterances: Iterable[Utterance]) -> Path:
@@ -85,7 +87,7 @@ def write_lengths_csv(path: Path, root: Path, split: str) -> Path:
     import soundfile
 
     rows = []
-    for recording in (root / split).glob("*/*/*.flac"):
+    for recording in (root / split).glob("*/*/[!.]*.flac"):
         try:
             length = soundfile.info(recording).frames
         except soundfile.SoundFileError as error:
@@ -103,11 +105,7 @@ def read_lexicon(paths: Iterable[str | Path]) -> Lexicon:
     """
     lexicon: dict[str, tuple[str, ...]] = {}
     for path in paths:
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"the lexicon {path} cannot be read: {error.strerror}") from error
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
             word, *phones = line.split() or [""]
             if word and not phones:
                 raise DataError(f"{path}, line {number}: the word {word} has no phonemes")

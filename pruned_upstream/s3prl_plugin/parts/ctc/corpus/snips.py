@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruned_upstream.errors import DataError
+from pruned_upstream.s3prl_plugin.parts import snips
 
 from .buckets import BucketedUtterances
 
@@ -22,7 +23,7 @@ class SnipsDataset(BucketedUtterances):
         {train,valid,test}_speakers: voices of the folder of that name; all if not given.
 
     Raises:
-        DataError: the transcripts or a split are missing, or no recording of a split has a transcript.
+        DataError: the transcripts are missing or damaged, no recording of a split has one, or a slot has no symbol.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class SnipsDataset(BucketedUtterances):
         **options: Any,
     ) -> None:
         root = Path(path)
-        sentences = _read_sentences(root / "all.iob.snips.txt")
+        sentences = snips.read_sentences(root / snips.SENTENCES)
+        snips.require_slots(sentences, frozenset(mark[2:] for mark in tokenizer.slots), root / snips.SLOTS)
         utterances = []
         for name in split:
             speakers = options.get(f"{name}_speakers")
@@ -50,12 +52,3 @@ class SnipsDataset(BucketedUtterances):
                 raise DataError(f"{root / name} holds no .wav file of its speakers with a line in all.iob.snips.txt")
             utterances += [(str(wav), tokenizer.encode(sentences[wav.stem])) for wav in recordings]
         super().__init__(utterances, bucket_size, ascending=ascending)
-
-
-def _read_sentences(path: Path) -> dict[str, str]:
-    """Utterance -> "words<tab>tags" of the corpus's transcript file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return dict(line.strip().split(" ", 1) for line in lines if line.strip())
