@@ -8,6 +8,7 @@ from pathlib import Path
 from .files import write_text
 
 README = "README.md"
+PAGE = "report.html"  # beside it, in the folder of what it is about
 
 
 def write_readme(folder: Path, title: str, about: str, contents: Iterable[tuple[str, str]], *then: str) -> None:

@@ -15,8 +15,7 @@ from pruned_upstream import cli
 from pruned_upstream.errors import ConfigError
 from pruned_upstream.files import locked
 from pruned_upstream.jobs import Failure
-from pruned_upstream.readme import README
-from pruned_upstream.report.html import PAGE
+from pruned_upstream.readme import PAGE, README
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 from pruned_upstream.superb.running import Report

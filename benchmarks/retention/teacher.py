@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from pruned_upstream.miniature.demo import TEACHER as START
-from pruned_upstream.training.loop import STATE_FILE
 from pruned_upstream.training.pretrain import MODEL_FILE, PretrainRecipe, run_pretrain
 from pruned_upstream.training.recipe import load_recipe
-from pruned_upstream.training.state import load_state
+from pruned_upstream.training.state import STATE_FILE, load_state
 
 from .questions import Predictor
 from .speech import taught

@@ -135,9 +135,8 @@ def train(
         console.print(report_table(report))
     for table in more_tables(asked) if more_tables is not None else ():
         console.print(table)
-    from ..readme import README
+    from ..readme import PAGE, README
     from ..report.folder import explain
-    from ..report.html import PAGE
 
     state = explain(model.parent)
     console.print(f"wrote {model}", soft_wrap=True)

@@ -212,8 +212,7 @@ def _show_upstream(console: Console, settings: Settings) -> bool:
 
 
 def _show_report(console: Console, report: Report, folder: Path) -> None:
-    from ..readme import README
-    from ..report.html import PAGE
+    from ..readme import PAGE, README
     from ..superb.early import early_estimates
     from ..superb.report import Entry
     from ..superb.results import FILE_NAME

@@ -58,8 +58,7 @@ def sweep(
     - 3: none failed, but some missed their target by more than sparsity.tolerance
     """
     from ..jobs import Failure
-    from ..readme import README
-    from ..report.html import PAGE
+    from ..readme import PAGE, README
     from ..sweep import plan, run_sweep
     from ..sweep.results import CSV_FILE, MISSED
 

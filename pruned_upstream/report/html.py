@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ..jobs import Failure
 
-PAGE = "report.html"  # in the folder of what it is about
-
 
 @dataclass(frozen=True)
 class Grid:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..description.macs import BUCKETS
+from ..readme import PAGE
 from ..superb.early import early_estimates
 from ..superb.metrics import TASK_METRICS
 from ..superb.plots import score_against_size, task_profile
@@ -14,7 +15,7 @@ from ..superb.published import TEACHER, published_rows
 from ..superb.report import ABSENT, STAR, Entry, overview, references
 from ..superb.results import RunResults
 from ..superb.scores import SUPERB_S, truncate
-from .html import PAGE, Grid, duration, pictures, write_html
+from .html import Grid, duration, pictures, write_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

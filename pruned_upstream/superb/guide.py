@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..readme import write_readme
+from ..readme import PAGE, write_readme
 from .metrics import TASK_METRICS
 from .results import RunResults
 
 # what the folder may hold, the most wanted first; tasks stand between them
 CONTENTS = {
-    "report.html": "results, plot, what was chosen on the way; it needs no other file and no network",
+    PAGE: "results, plot, what was chosen on the way; it needs no other file and no network",
     "results.yaml": "every finished task: its metrics, whether they are official, and if not, why",
     "predict.zip": "predictions for the leaderboard",
     "submission.yaml": "what the leaderboard's form asks for",
@@ -63,7 +63,7 @@ def write_guide(folder: Path, identity: Mapping[str, Any], results: RunResults |
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    return name == "report.html" or (folder / name).exists()  # the page is written last
+    return name == PAGE or (folder / name).exists()  # the page is written last
 
 
 def _command(folder: Path, identity: Mapping[str, Any]) -> str:

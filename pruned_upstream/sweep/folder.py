@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..jobs import Failure
-from ..readme import write_readme
-from ..report.html import PAGE, Grid, pictures, write_html
+from ..readme import PAGE, write_readme
+from ..report.html import Grid, pictures, write_html
 from ..superb.metrics import METRICS
 from .grid import Sweep
 from .results import CSV_FILE, MISSED, TIMES_FILE, YAML_FILE, means_table

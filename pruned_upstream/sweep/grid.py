@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..report.folder import SCORES
-from ..report.html import PAGE
+from ..readme import PAGE
 from ..report.runs import read_run
 from ..superb.layout import Data
 from ..superb.results import FILE_NAME, RunResults, read_results
 from ..superb.tasks import select
+from ..training.guide import SCORES
 from ..training.methods import Method, method_named
 from ..training.provenance import RECIPE_FILE
 from ..training.recipe import flat_keys, key_kinds, load_recipe

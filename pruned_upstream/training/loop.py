@@ -30,16 +30,16 @@ from ..files import make_folder, remove_unfinished
 from ..parsing import MALFORMED, shown
 from .data import Batch, Batches
 from .fingerprints import lines_fingerprint
+from .guide import write_begun
 from .metrics_log import MetricsLog
 from .processes import Processes
 from .provenance import record_inputs, record_launch
 from .recipe import Optimisation, Run, default_keys, flat_keys, key_kinds
 from .schedules import Schedule, constant
-from .state import check_same_inputs, check_same_run, load_state, save_state
+from .state import STATE_FILE, check_same_inputs, check_same_run, load_state, save_state
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "state.pt"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
 # the order in which a step computes its metrics: of those that are not finite the first is the cause
@@ -198,6 +198,7 @@ class Trainer:
             self._recorded = True
             world = self.processes.world
             record_launch(self.folder, self.recipe, done=self.done, world=world, amended=self._amended)
+            write_begun(self.folder)
         stopped = False
         steps = self.batches.loader(self.processes, self.done, end)
         with self._metrics_log() as writer, _stop_signals() as stop, closing(steps):

@@ -1,6 +1,6 @@
 """What a run tells while it goes: a progress bar, a plain metrics file and TensorBoard.
 
-metrics.jsonl has one JSON object a line: the step that was just done, then means over the steps since the last line.
+metrics.jsonl has one JSON object per line: the step that was just done, then means over the steps since the last line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import PrunedUpstreamError
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 SECONDS_BETWEEN_LINES = 60  # where no terminal shows the bar
 
 
@@ -41,7 +41,7 @@ class MetricsLog:
             self._file.truncate(min(kept, self._file.tell()))
         except OSError as error:
             raise PrunedUpstreamError(f"cannot write {self.path}: {error.strerror}") from error
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=done + 1)
         self._bar = Progress(
             BarColumn(bar_width=8),  # all of it fits into 80 columns
             MofNCompleteColumn(),

@@ -17,6 +17,7 @@ from ..files import atomic_write
 from ..parsing import MALFORMED, shown
 from .recipe import Kind
 
+STATE_FILE = "state.pt"
 FORMAT = "pruned_upstream training state"
 VERSION = 2
 

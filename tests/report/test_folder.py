@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pruned_upstream.readme import README
-from pruned_upstream.report.folder import CONTENTS, explain
-from pruned_upstream.report.html import PAGE
+from pruned_upstream.readme import PAGE, README
+from pruned_upstream.report.folder import explain
+from pruned_upstream.training.guide import CONTENTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 FEW = {".lock", README}  # of no use to a reader, or the page itself

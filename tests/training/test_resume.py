@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -19,6 +20,7 @@ from training.launching import ctrl_c_after, launch, read_metrics, read_state
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load
 from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.readme import README
 from pruned_upstream.training import growing, loop, state
 from pruned_upstream.training.data import Batch
 from pruned_upstream.training.growing import GrowingCorpus
@@ -55,6 +57,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def assert_explains_itself(folder: Path) -> None:
+    """The README of a run that is not finished names every file that a reader finds."""
+    said = (folder / README).read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([^`]+)`", said, flags=re.M))
+    assert {path.name for path in folder.iterdir()} - {README, ".lock"} <= explained
+    assert "not finished" in said and f"pruned-upstream report {folder}" in said
+
+
 def test_a_run_that_was_killed_and_terminated_ends_with_the_same_bits(recipe, tmp_path: Path, one_thread: None) -> None:
     killed = recipe(**LONG | {"run.folder": str(tmp_path / "killed")})
     metrics = tmp_path / "killed" / "metrics.jsonl"
@@ -68,6 +78,7 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_same_bits(recipe, tm
         assert process.returncode != 0
         assert ("KeyboardInterrupt" in output) == (kind == signal.SIGTERM), output
         assert 0 < read_state(tmp_path / "killed")["step"] < LONG["optimisation.steps"]
+        assert_explains_itself(tmp_path / "killed")
     run_prune(killed)
     run_prune(recipe(**LONG | {"run.folder": str(tmp_path / "whole")}))
     assert_bitwise_equal(tmp_path / "killed", tmp_path / "whole")
