@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..parsing import require
 from . import streaming
 from .attention import BiasOnly, PositionBias, SelfAttention, relative_position_bias, windows_pay
 from .config import EncoderConfig, TransformerLayer, pieces
@@ -47,6 +48,11 @@ class Dropout:
     activation: float = 0.0  # between the feed-forward matrices (activation_dropout)
     features: float = 0.0  # on the projected features (dropout_input)
     layerdrop: float = 0.0  # of a whole layer (encoder_layerdrop)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError: one of them is no probability."""
+        for name, p in vars(self).items():
+            require(isinstance(p, (int, float)) and 0 <= p <= 1, f"dropout of {name}", p, "be a probability, from 0 to 1")
 
 
 class EncoderOutput(NamedTuple):

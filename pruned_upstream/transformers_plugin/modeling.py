@@ -9,7 +9,7 @@ of pre-norm models the last one is normalised, and equals `last_hidden_state`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -36,6 +36,7 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = "audio"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are means of a batch, which Trainer is to divide by its accumulated batches
 
     def __init__(self, config: PrunedUpstreamConfig) -> None:
         super().__init__(config)
@@ -93,17 +94,29 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
         """
         if attention_mask is None:
             return self.backbone(input_values)
+        for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
+            if not isinstance(given, Tensor):
+                raise DataError(f"{name} is {type(given).__name__}; it must be a tensor (B, samples)")
         if attention_mask.shape != input_values.shape:
             raise DataError(
                 f"attention_mask is of shape {tuple(attention_mask.shape)} and input_values of "
                 f"{tuple(input_values.shape)}; both must be (B, samples)"
             )
-        lengths = attention_mask.sum(-1).long()
+        lengths = (attention_mask != 0).sum(-1)
         if not captured():
             before_padding = torch.arange(input_values.size(1), device=lengths.device) < lengths.unsqueeze(1)
             if not torch.equal(before_padding, attention_mask.bool()):
                 raise DataError("attention_mask is 1 behind a 0; a recording must stand before its padding")
         return self.backbone(input_values, lengths)
+
+    def _refuse(self, others: Mapping[str, Any]) -> None:
+        """Raises TypeError for an argument that would do nothing, be it misspelt; transformers passes some as None."""
+        for name, value in others.items():
+            if value is not None and value is not False:
+                reason = (
+                    "attention weights are never laid out" if name == "output_attentions" else "it would do nothing"
+                )
+                raise TypeError(f"{type(self).__name__} takes no {name}: {reason}; leave it out")
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames that the front end makes of so many samples."""
@@ -142,9 +155,10 @@ class PrunedUpstreamModel(PrunedUpstreamPreTrainedModel):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **ignored: Any,
+        **others: Any,
     ) -> BaseModelOutput | tuple:
         """`last_hidden_state` (B, T, d); `hidden_states` L + 1 tensors (B, T, d) where asked for."""
+        self._refuse(others)
         states = self.encode(input_values, attention_mask).hidden_states
         return self._answer(BaseModelOutput, states, output_hidden_states, return_dict, last_hidden_state=states[-1])
 
@@ -153,13 +167,16 @@ class PrunedUpstreamForCTC(PrunedUpstreamPreTrainedModel):
     """A linear CTC head on the last hidden state.
 
     Raises:
-        ValueError: the configuration does not say `vocab_size`.
+        ValueError: the configuration does not say `vocab_size`, a whole number above 0.
     """
 
     def __init__(self, config: PrunedUpstreamConfig) -> None:
         super().__init__(config)
-        if config.vocab_size is None:
-            raise ValueError("a CTC head needs vocab_size; PrunedUpstreamForCTC.from_pretrained(FOLDER, vocab_size=32)")
+        if not isinstance(config.vocab_size, int) or config.vocab_size < 1:
+            raise ValueError(
+                f"a CTC head needs vocab_size, which is {config.vocab_size}; "
+                "PrunedUpstreamForCTC.from_pretrained(FOLDER, vocab_size=32)"
+            )
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
@@ -171,16 +188,17 @@ class PrunedUpstreamForCTC(PrunedUpstreamPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **ignored: Any,
+        **others: Any,
     ) -> CausalLMOutput | tuple:
         """Args:
         labels: (B, N), -100 where padded.
         """
+        self._refuse(others)
         states = self.encode(input_values, attention_mask).hidden_states
         logits = self.lm_head(self.dropout(states[-1]))  # (B, T, vocab_size)
         loss = None
         if labels is not None:
-            if labels.max() >= logits.size(-1):
+            if labels.numel() and labels.max() >= logits.size(-1):
                 raise ValueError(f"a label is {int(labels.max())}, and vocab_size is {logits.size(-1)}")
             loss = self._loss(logits, input_values, attention_mask, labels)
         return self._answer(CausalLMOutput, states, output_hidden_states, return_dict, loss=loss, logits=logits)
@@ -220,11 +238,12 @@ class PrunedUpstreamForSequenceClassification(PrunedUpstreamPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **ignored: Any,
+        **others: Any,
     ) -> SequenceClassifierOutput | tuple:
         """Args:
         labels: (B,) classes.
         """
+        self._refuse(others)
         encoded = self.encode(input_values, attention_mask)
         hidden = encoded.hidden_states[-1]
         if self.config.use_weighted_layer_sum:

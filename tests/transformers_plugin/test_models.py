@@ -11,7 +11,7 @@ import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config
 
 import pruned_upstream
-from pruned_upstream.errors import DataError
+from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.model.config import Head, TransformerLayer
 from pruned_upstream.model.convert import load_teacher
@@ -243,3 +243,73 @@ def test_as_remote_code_without_an_import_of_ours(released, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, folder], env=environment, capture_output=True, text=True)
     count = sum(p.numel() for p in pruned_upstream.load(folder / "model.safetensors").parameters())
     assert done.stdout == f"PrunedUpstreamModel {count}\n", done.stderr
+
+
+@torch.no_grad()
+def test_arguments_that_would_do_nothing_are_refused(released):
+    """A misspelt mask would be a padded batch taken as a whole one."""
+    model, given = transformers.AutoModel.from_pretrained(released[0]), batch()
+    model(**given, output_attentions=False, use_cache=None)
+    for others, message in (
+        ({"attention_masks": given["attention_mask"]}, "takes no attention_masks"),
+        ({"output_attentions": True}, "attention weights are never laid out"),
+        ({"mask_time_indices": torch.ones(2, 3)}, "takes no mask_time_indices"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            model(given["input_values"], **others)
+    for values, mask in ((given["input_values"].numpy(), None), (given["input_values"], [[1] * 3000] * 2)):
+        with pytest.raises(DataError, match="must be a tensor"):
+            model(values, mask)
+
+
+@torch.no_grad()
+def test_masks_of_every_type(released):
+    model, given = transformers.AutoModel.from_pretrained(released[0]), batch()
+    expected = model(**given).last_hidden_state
+    for dtype in (torch.bool, torch.int32, torch.uint8, torch.float16):
+        assert torch.equal(model(given["input_values"], given["attention_mask"].to(dtype)).last_hidden_state, expected)
+    long = torch.ones(1, 70_000, dtype=torch.float16)  # more than half precision can count
+    model(torch.randn(1, 70_000), long)
+
+
+def test_accumulated_batches_are_one_batch(released, tmp_path):
+    """Losses are means: Trainer divides them where a model does not say that it scales them itself."""
+
+    class Clips(torch.utils.data.Dataset):
+        def __init__(self):
+            generator = torch.Generator().manual_seed(7)
+            self.waveforms = torch.randn(4, 800, generator=generator)
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return {"input_values": self.waveforms[i], "labels": torch.tensor(i % 2)}
+
+    moved = []
+    for size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForAudioClassification.from_pretrained(released[0], num_labels=2)
+        before = model.classifier.weight.detach().clone()
+        arguments = transformers.TrainingArguments(
+            tmp_path / "run", max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+            optim="sgd", learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0, report_to=[],
+            use_cpu=True, disable_tqdm=True, save_strategy="no",
+        )  # fmt: skip
+        transformers.Trainer(model, arguments, train_dataset=Clips()).train()
+        moved.append(model.classifier.weight.detach() - before)
+    assert largest_difference(moved[1:], [moved[0]] * 2) < 1e-4
+
+
+@pytest.mark.parametrize("options", [{"hidden_dropout": 2.0}, {"layerdrop": -1.0}])
+def test_dropout_is_a_probability(released, options):
+    with pytest.raises(ConfigError, match="be a probability"):
+        transformers.AutoModel.from_pretrained(released[0], **options)
+
+
+def test_labels_of_recordings_without_words(released):
+    model = transformers.AutoModelForCTC.from_pretrained(released[0], vocab_size=5)
+    assert model(**batch(), labels=torch.ones(2, 0, dtype=torch.long)).loss.isfinite()
+    for size in (None, 0, -3, "32"):
+        with pytest.raises(ValueError, match="a CTC head needs vocab_size"):
+            transformers.AutoModelForCTC.from_pretrained(released[0], vocab_size=size)
