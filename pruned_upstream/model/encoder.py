@@ -52,7 +52,8 @@ class Dropout:
     def __post_init__(self) -> None:
         """Raises ConfigError: one of them is no probability."""
         for name, p in vars(self).items():
-            require(isinstance(p, (int, float)) and 0 <= p <= 1, f"dropout of {name}", p, "be a probability, from 0 to 1")
+            known = isinstance(p, (int, float)) and 0 <= p <= 1
+            require(known, f"dropout of {name}", p, "be a probability, from 0 to 1")
 
 
 class EncoderOutput(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -10,6 +12,7 @@ from transformers import PreTrainedConfig
 from ..model.config import EncoderConfig
 from ..model.encoder import Dropout
 from ..model.hub import MODEL_TYPE
+from .folders import AUTO_MAP, write_remote_code
 
 
 class PrunedUpstreamConfig(PreTrainedConfig):
@@ -40,6 +43,19 @@ class PrunedUpstreamConfig(PreTrainedConfig):
     ctc_zero_infinity: bool = False
     classifier_proj_size: int = 256
     use_weighted_layer_sum: bool = False
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Nothing to do: transformers would copy the file of this class into each folder, and it is part of a package.
+
+        `save_pretrained` writes the module that `release` writes, which imports the package.
+        """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any) -> None:
+        """As transformers has it, with the remote code beside config.json."""
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
+        write_remote_code(Path(save_directory))
 
     @classmethod
     def of(cls, config: EncoderConfig, **options: Any) -> PrunedUpstreamConfig:

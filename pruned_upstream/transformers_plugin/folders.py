@@ -26,6 +26,7 @@ CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 REMOTE_MODULE = "modeling_pruned_upstream"
 CONFIGURATION = "PrunedUpstreamConfig"
+AUTO_MAP = {auto: f"{REMOTE_MODULE}.{name}" for auto, name in {"AutoConfig": CONFIGURATION, **AUTO_MODELS}.items()}
 REMOTE_CODE = f'''"""For transformers' trust_remote_code: the classes of the package pruned_upstream, which it needs."""
 
 from pruned_upstream.transformers_plugin import (  # noqa: F401
@@ -54,18 +55,22 @@ def write_folder(folder: Path, encoder: Encoder, provenance: Mapping[str, str]) 
 
 def describe(folder: Path, config: EncoderConfig, provenance: Mapping[str, str]) -> list[Path]:
     """config.json and the remote code, beside a model file of ours."""
-    modules = {"AutoConfig": CONFIGURATION, **AUTO_MODELS}
     tree: dict[str, Any] = {
         "model_type": MODEL_TYPE,
         "architectures": [AUTO_MODELS["AutoModel"]],
-        "auto_map": {auto: f"{REMOTE_MODULE}.{name}" for auto, name in modules.items()},
+        "auto_map": AUTO_MAP,
         "dtype": "float32",
         "encoder": json.loads(config.to_json()),
         "provenance": dict(provenance),
     }
     write_text(folder / CONFIG_FILE, json.dumps(tree, indent=1) + "\n")
+    return [folder / CONFIG_FILE, write_remote_code(folder)]
+
+
+def write_remote_code(folder: Path) -> Path:
+    """The module that `auto_map` names, without which nobody can load the folder as remote code."""
     write_text(folder / f"{REMOTE_MODULE}.py", REMOTE_CODE)
-    return [folder / CONFIG_FILE, folder / f"{REMOTE_MODULE}.py"]
+    return folder / f"{REMOTE_MODULE}.py"
 
 
 def write_preprocessor(folder: Path, config: EncoderConfig) -> Path:

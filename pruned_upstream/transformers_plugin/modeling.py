@@ -55,6 +55,10 @@ class PrunedUpstreamPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PrunedUpstreamForSequenceClassification) and self.config.use_weighted_layer_sum:
             nn.init.constant_(module.layer_weights, 1 / len(module.layer_weights))
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Nothing to do, as for the configuration, which writes the remote code."""
+
     @staticmethod
     def _load_pretrained_model(
         model: PreTrainedModel, state_dict: Any, files: Any, load_config: Any, *more: Any

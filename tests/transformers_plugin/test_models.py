@@ -232,15 +232,24 @@ def test_the_trainer_runs_a_few_steps(released, tmp_path):
     assert result.global_step == 3 and not torch.equal(before, model.classifier.weight)
 
 
-def test_as_remote_code_without_an_import_of_ours(released, tmp_path):
+@pytest.mark.parametrize("imported", [False, True])
+def test_as_remote_code_without_an_import_of_ours(released, tmp_path, imported):
+    """A released folder, then one that its model saved; `imported`: by who had imported the package."""
     folder, _ = released
+    if imported:
+        transformers.AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+        folder = tmp_path / "saved"
     code = (
         "import sys, transformers\n"
-        "model = transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "for folder in sys.argv[1:]:\n"
+        "    model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)\n"
+        "    model.save_pretrained(sys.argv[2])\n"
         "print(type(model).__name__, sum(p.numel() for p in model.parameters()))\n"
     )
     environment = {"PATH": "", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ":".join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code, folder], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "again"], env=environment, capture_output=True, text=True
+    )
     count = sum(p.numel() for p in pruned_upstream.load(folder / "model.safetensors").parameters())
     assert done.stdout == f"PrunedUpstreamModel {count}\n", done.stderr
 
