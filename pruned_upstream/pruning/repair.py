@@ -143,8 +143,7 @@ class _Stack:
         self.states: list[Tensor] = []
         self.biases: list[Sequence[Any]] = []
         self.valid: list[Tensor] = []
-        first = encoder.encoder.layers[0]
-        with inputs_of(first) as given:
+        with without_layers(encoder) as given:
             for waveforms, lengths in heard:
                 output = encoder(waveforms, lengths)
                 x, *biases = given.pop()
@@ -286,6 +285,30 @@ def inputs_of(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
         yield given
     finally:
         hook.remove()
+
+
+class _Recorder(nn.Module):
+    """Stands where the layers stand, and keeps what the first is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[Any, ...]] = []
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        self.given.append((x, *others))
+        return x
+
+
+@contextmanager
+def without_layers(encoder: Encoder) -> Iterator[list[tuple[Any, ...]]]:
+    """An encoder that computes no layer; what its first would be given, call after call."""
+    transformer, recorder = encoder.encoder, _Recorder()
+    layers = transformer.layers
+    transformer.layers = cast(Any, nn.ModuleList([recorder]))
+    try:
+        yield recorder.given
+    finally:
+        transformer.layers = layers
 
 
 def _refit_projection(

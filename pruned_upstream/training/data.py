@@ -16,10 +16,11 @@ from itertools import accumulate
 from typing import cast
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..model.config import SAMPLE_RATE
+from ..model.config import SAMPLE_RATE, EncoderConfig
 from .corpus import BadRecording, Corpus, find_corpus
 from .growing import GrowingCorpus
 from .mixing import draw, mixed
@@ -147,13 +148,26 @@ class Batches(Dataset):
 
     The recordings of a step are dealt in turn to its world x accumulation parts, longest first, so that the parts
     are about equally long.
+
+    Args:
+        window: samples. Recordings are filled up with silence to whole windows, and the silence counts as speech does;
+            see `window_of`. None: they are as long as they are.
     """
 
-    def __init__(self, corpus: Corpus | GrowingCorpus, data: Data, *, seed: int, accumulation: int = 1) -> None:
+    def __init__(
+        self,
+        corpus: Corpus | GrowingCorpus,
+        data: Data,
+        *,
+        seed: int,
+        accumulation: int = 1,
+        window: int | None = None,
+    ) -> None:
         self.corpus = corpus
         self.data = data
         self.seed = seed
         self.accumulation = accumulation
+        self.window = window
         self.longest = round(data.max_seconds * SAMPLE_RATE)
         self.rank, self.world = 0, 1
         self.noise = None if data.noise is None else find_corpus(data.noise, min_samples=1)
@@ -168,8 +182,9 @@ class Batches(Dataset):
         )
 
     def lengths(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Samples that are taken of each of these recordings: (len(numbers),)."""
-        return np.minimum(self.corpus.samples(numbers), self.longest)
+        """Samples that models hear for each of these recordings: (len(numbers),)."""
+        taken = np.minimum(self.corpus.samples(numbers), self.longest)
+        return taken if self.window is None else -(-taken // self.window) * self.window
 
     def crop(self, epoch: int, utterance: int) -> tuple[int, int]:
         """(first sample, samples) that an epoch takes of a recording."""
@@ -203,7 +218,8 @@ class Batches(Dataset):
                 seconds = f"{start / SAMPLE_RATE:.1f} to {(start + samples) / SAMPLE_RATE:.1f} s"
                 batch.skipped[self.corpus.name(member)] = f"it is silent throughout, from {seconds}"
                 continue
-            batch.wavs.append(self._mixed(wav, epoch, member, together))
+            wav = self._mixed(wav, epoch, member, together)
+            batch.wavs.append(wav if self.window is None else F.pad(wav, (0, -len(wav) % self.window)))
             batch.utterances.append(member)
             batch.starts.append(start)
         return batch
@@ -241,6 +257,15 @@ class Batches(Dataset):
             worker_init_fn=_leave_signals_to_parent,
         )
         yield from loader
+
+
+def window_of(teacher: EncoderConfig) -> int | None:
+    """Samples of the windows that recordings are filled up to where a teacher hears whole windows; None elsewhere.
+
+    Such a teacher's frames of silence are part of what it says: its speech attends to them, and so does a decoder
+    behind it. A student that has not learned them is of no use to that decoder (docs/whisper.md).
+    """
+    return teacher.positions * teacher.downsample_rate if teacher.whole_windows else None
 
 
 def noise_seed(*numbers: int) -> int:

@@ -23,7 +23,7 @@ from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
 from ..parsing import require
 from .corpus import HEADERS_FILE
-from .data import Batches
+from .data import Batches, window_of
 from .fingerprints import encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .growing import recordings_of
@@ -143,7 +143,13 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         student = objective.student
         shortest = student.config.receptive_field
         corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
-        batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        batches = Batches(
+            corpus,
+            recipe.data,
+            seed=recipe.run.seed,
+            accumulation=recipe.optimisation.accumulation,
+            window=window_of(objective.teacher.config),
+        )
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
         trainer.fit()

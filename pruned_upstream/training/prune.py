@@ -30,7 +30,7 @@ from ..pruning.gates import Gates, GateSettings
 from ..pruning.sparsity import counted_sparsity, plateau_ends
 from .corpus import HEADERS_FILE
 from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
-from .data import Batches
+from .data import Batches, window_of
 from .fingerprints import encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .gated_stage import (
@@ -112,7 +112,13 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         objective = build_objective(recipe, processes)
         shortest = objective.student.config.receptive_field
         corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
-        batches = Batches(corpus, recipe.data, seed=recipe.run.seed, accumulation=recipe.optimisation.accumulation)
+        batches = Batches(
+            corpus,
+            recipe.data,
+            seed=recipe.run.seed,
+            accumulation=recipe.optimisation.accumulation,
+            window=window_of(objective.teacher.config),
+        )
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
         if recipe.gates.warm_start:

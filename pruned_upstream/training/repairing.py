@@ -18,7 +18,7 @@ from ..model.encoder import Encoder
 from ..parsing import require
 from ..pruning.repair import DAMPING, Repaired, repair
 from .corpus import find_corpus
-from .data import Batches, noise_seed
+from .data import Batches, noise_seed, window_of
 from .processes import start_processes
 from .provenance import provenance
 from .recipe import REQUIRED, Data, Kind, key
@@ -50,12 +50,12 @@ def calibration(encoder: Encoder, batches: Batches, seconds: float) -> Iterator[
         batches: of the run, whose recordings are drawn anew.
     """
     device = next(encoder.parameters()).device
-    drawn = Batches(batches.corpus, batches.data, seed=noise_seed(batches.seed, CALIBRATION))
+    drawn = Batches(batches.corpus, batches.data, seed=noise_seed(batches.seed, CALIBRATION), window=batches.window)
     heard = step = 0
     while heard < seconds * SAMPLE_RATE and drawn.plan.locate(step)[0] == 0:
         for part in drawn[step]:
             if part.wavs:
-                heard += sum(map(len, part.wavs))
+                heard += sum(drawn.crop(0, utterance)[1] for utterance in part.utterances)  # without what fills up
                 waveforms, lengths = encoder.prepare(part.wavs, pad_to=part.pad_to)
                 yield waveforms.to(device), lengths.to(device)
         step += 1
@@ -94,7 +94,7 @@ def run_repair(model: Path, recipe: RepairRecipe, out: Path) -> dict[str, Any]:
     with start_processes(recipe.device) as processes:
         header, student, teacher = read_header(model), load(model), load_teacher(recipe.teacher)
         corpus = find_corpus(recipe.data.train, min_samples=student.config.receptive_field)
-        batches = Batches(corpus, recipe.data, seed=recipe.seed)
+        batches = Batches(corpus, recipe.data, seed=recipe.seed, window=window_of(teacher.config))
         with atomic_write(out) if processes.is_main else nullcontext() as temporary:  # it tells a wrong place at once
             found = repaired(teacher.to(processes.device), student.to(processes.device), batches, recipe.repair)
             if temporary is not None:

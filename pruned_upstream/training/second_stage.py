@@ -74,7 +74,9 @@ def distil_further(start: Path, out: Path, first: Trainer, recipe: PruneRecipe, 
     )
     before = loss_of(objective, batches[0])
     seed = noise_seed(recipe.run.seed, SECOND_STAGE)
-    others = Batches(batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
+    others = Batches(
+        batches.corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation, window=batches.window
+    )
     trainer = Trainer(objective, others, stage, processes, inputs=inputs, amend=amend)
     trainer.fit()
     after = loss_of(objective, batches[0])

@@ -16,7 +16,7 @@ from ..model.convert import load_teacher
 from ..model.size import count_parameters
 from ..pruning.repair import distance
 from .corpus import HEADERS_FILE, find_corpus
-from .data import Batches
+from .data import Batches, window_of
 from .prune import MODEL_FILE, PruneRecipe, sizes
 from .repairing import calibration
 
@@ -45,7 +45,8 @@ def table_of_sizes(recipe: PruneRecipe) -> list[SizeRow]:
     """The finished models of a run, the largest first; also written to the run's folder, as `sizes.json`."""
     folder, teacher = Path(recipe.run.folder), load_teacher(recipe.teacher)
     corpus = find_corpus(recipe.data.train, min_samples=teacher.config.receptive_field, cache=folder / HEADERS_FILE)
-    heard = list(calibration(teacher, Batches(corpus, recipe.data, seed=recipe.run.seed), HEARD_SECONDS))
+    batches = Batches(corpus, recipe.data, seed=recipe.run.seed, window=window_of(teacher.config))
+    heard = list(calibration(teacher, batches, HEARD_SECONDS))
     rows = []
     for size in sizes(recipe):
         path = size.folder / MODEL_FILE
