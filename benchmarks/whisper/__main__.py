@@ -12,7 +12,6 @@ from typing import Any
 from pruned_upstream.files import write_text
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import EncoderConfig
-from pruned_upstream.model.convert.whisper import at_own_length
 from pruned_upstream.model.size import count_parameters
 from pruned_upstream.pruning.cost import cost_of
 
@@ -58,8 +57,8 @@ class Benchmark:
         root.mkdir(parents=True, exist_ok=True)
         self.teacher = root / "teacher.safetensors"
         if not self.teacher.exists():
-            save(self.teacher, at_own_length(weights.teacher()), provenance={"method": "conversion"})
-        self.manifest = speech.manifest(root)
+            save(self.teacher, weights.teacher(), provenance={"method": "conversion"})
+        self.joined = speech.joined(root)
         self.interview = Interview(speech, split, root)
 
     def run(self, names: list[str], sparsities: list[float], seeds: list[int], heads: bool) -> None:
@@ -99,7 +98,7 @@ class Benchmark:
         is_teacher = name == "teacher"
         file = self.teacher
         if not is_teacher:
-            file = made(name, sparsity, seed, self.teacher, self.manifest, self.root / "students" / label, changes)
+            file = made(name, sparsity, seed, self.teacher, self.joined, self.root / "students" / label, changes)
         encoder = load(file)
         student = Student(encoder)
         if not known:
@@ -109,7 +108,7 @@ class Benchmark:
                 "sparsity": sparsity,
                 "seed": seed,
                 "variant": variant,
-                "budget": f"{STEPS} steps, repaired on {REPAIRED_ON} s",
+                "budget": f"whole windows, {STEPS} steps, repaired on {REPAIRED_ON} s",
                 "parameters": count_parameters(read_out(encoder.config)),
                 "gone": 1 - prunable.counted(encoder.config) / prunable.counted(dense),
                 "transcribed": TRANSCRIBED,

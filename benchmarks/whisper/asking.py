@@ -10,13 +10,12 @@
                     second
     digits, keywords, coffee    what is said; which drink is ordered
 
-Heads are trained anew on the student (`new`), or on the teacher and put on the student unchanged (`reused`). But for
-word errors, recordings are heard at their own length.
+Heads are trained anew on the student (`new`), or on the teacher and put on the student unchanged (`reused`). All
+hear whole windows; of what lies behind a recording, word errors alone know.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -30,10 +29,9 @@ from benchmarks.measure import race
 from benchmarks.retention import questions
 from benchmarks.retention.questions import Head, Items
 from pruned_upstream.files import atomic_write
-from pruned_upstream.model.checkpoint import assemble
 from pruned_upstream.model.encoder import Encoder
 
-from .speech import SAMPLE_RATE, Clip, Speech
+from .speech import SAMPLE_RATE, WINDOW_SECONDS, Clip, Speech
 from .weights import Decoder
 
 TRANSCRIBED = 16  # recordings, of as many speakers
@@ -42,7 +40,7 @@ FRAME = 0.02
 FRAMES_APART = 4
 WORD_COUNT = 10
 TEACHER_LAYERS = (2, 4, 6)
-WINDOW = 30 * SAMPLE_RATE
+WINDOW = WINDOW_SECONDS * SAMPLE_RATE
 
 
 class Student(NamedTuple):
@@ -50,15 +48,10 @@ class Student(NamedTuple):
 
     encoder: Encoder
 
-    def whole(self) -> Encoder:
-        log_mel = dataclasses.replace(self.encoder.config.log_mel, whole_windows=True)
-        config = dataclasses.replace(self.encoder.config, log_mel=log_mel)
-        return assemble(config, self.encoder.state_dict(), source="the student")
-
-    def states(self, encoder: Encoder, wav: Tensor) -> Tensor:  # (S,) -> (layers, T, d)
-        found = encoder.extract([wav]).hidden_states
-        if encoder.config.prediction_heads:
-            found = [*found, encoder.prediction_heads[-1](found[-1])]
+    def states(self, wav: Tensor) -> Tensor:  # (S,) -> (layers, T, d)
+        found = self.encoder.extract([wav]).hidden_states
+        if self.encoder.config.prediction_heads:
+            found = [*found, self.encoder.prediction_heads[-1](found[-1])]
         return torch.cat(found)
 
 
@@ -76,7 +69,7 @@ class Interview:
 
         found: dict[str, Any] = {}
         taught, asked = (
-            torch.cat([student.states(student.encoder, clip.waveform())[:, ::FRAMES_APART] for clip in clips], dim=1)
+            torch.cat([student.states(clip.waveform())[:, ::FRAMES_APART] for clip in clips], dim=1)
             for clips in (self.speech.with_phones("train", TAUGHT), self.speech.with_phones(self.split, ASKED))
         )
         if is_teacher:
@@ -105,18 +98,18 @@ class Interview:
 
     def _transcripts(self, student: Student) -> list[str]:
         decoder = Decoder(self.folder / "decoder")
-        encoder, found = student.whole(), []
+        found = []
         for clip in self.speech.to_transcribe(self.split, TRANSCRIBED):
             wav = clip.waveform()
-            states = student.states(encoder, torch.nn.functional.pad(wav, (0, WINDOW - len(wav))))
+            states = student.states(torch.nn.functional.pad(wav, (0, WINDOW - len(wav))))
             found.append(_plain_words(decoder(states[-1])))
         return found
 
     def _milliseconds(self, student: Student) -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
-        wav = 0.1 * torch.randn(10 * SAMPLE_RATE, generator=generator)
+        wav = 0.1 * torch.randn(WINDOW, generator=generator)
         (timing,) = race({"student": lambda: student.encoder.extract([wav])}, repeats=5, clock="cpu")
-        return {"ms for 10 s": 1e3 * timing.median}
+        return {"ms for a window": 1e3 * timing.median}
 
     def heads(self, student: Student, *, is_teacher: bool = False) -> dict[str, float]:
         """Accuracies in per cent of new heads and of the teacher's."""
@@ -138,7 +131,7 @@ class Interview:
     @torch.no_grad()
     def _questions(self, student: Student) -> dict[str, tuple[Items, Items]]:
         def hear(clips: Sequence[Clip]) -> list[Tensor]:  # (T, d) each
-            return [student.states(student.encoder, clip.waveform())[-1] for clip in clips]
+            return [student.states(clip.waveform())[-1] for clip in clips]
 
         taught, asked = self.speech.with_phones("train", TAUGHT), self.speech.with_phones(self.split, ASKED)
         of_taught, of_asked = hear(taught), hear(asked)

@@ -12,13 +12,13 @@ from benchmarks.measure import RESULTS, machine
 from pruned_upstream.description.figures import COLOURS
 
 from .asking import ASKED, TAUGHT, TRANSCRIBED
-from .students import CROPS, LAYER_0, LEARNING_RATE, METHODS, PRECISION, STEPS
+from .students import LAYER_0, LEARNING_RATE, METHODS, PRECISION, STEPS, WINDOWS
 
-EARLIER_STEPS = 60  # of the table at 67 %
 BUDGET = f"""Budget, stated before the test speakers were asked: one thread; for every method that learns {STEPS} steps
-at 50 % ({EARLIER_STEPS} at 67 %) of one recording of up to 15 s, 0.4 s each, where the paper's run has 200 000 of 24.
-The rate of {LEARNING_RATE:g} and the speech that a repair is fitted to were chosen on the dev speakers. One seed. More
-steps, seeds and sizes are the same command on another machine."""
+of one window of 30 s, in which recordings are joined until it is full or chance stops, and silence follows. The
+paper's run has 200 000 steps of 24 recordings. The rate of {LEARNING_RATE:g}, the windows, and the speech that a
+repair is fitted to were chosen on the dev speakers. More steps, seeds and sizes are the same command on another
+machine."""
 
 MARKERS = "osD^v<>"
 CORE_TITLE = "Word errors and layers"
@@ -35,21 +35,18 @@ def write(root: Path) -> None:
         answers, tuning, earlier = known["answers"], known["tuning"], known["earlier"]
     here = machine(dtype="float32")
     lines = ["# Students of Whisper base's encoder, on real weights and real speech", "", *_shown(answers), ""]
-    lines += [BUDGET, "", "![quality against time](whisper.png)", "", "Both sizes, each with its own budget.", ""]
+    lines += [BUDGET, "", "![quality against time](whisper.png)", ""]
     for number, (budget, of_budget) in enumerate(_budgets(answers).items()):
         lines += _section(f"{CORE_TITLE}: {budget}", _table(of_budget, CORE), "" if number else CORE_TEXT)
-    headed = [answer for answer in answers if "heads" in answer]
-    if headed:
-        for kind, text in HEADS_TEXT.items():
-            columns: list[Column] = [(q, _metric("heads", f"{q}.{kind}")) for q in QUESTIONS]
-            lines += _section(f"Accuracy of heads, {kind}", _table(headed, columns), text)
+    lines += _of_heads(answers, "")
     if tuning:
         lines += _section("What settings were chosen from", _table(tuning, CORE), DEV_TEXT)
-    if earlier:
-        lines += _section("Other sizes, asked earlier", _table(earlier, CORE), EARLIER_TEXT)
+    for number, (budget, of_budget) in enumerate(_budgets(earlier).items()):
+        lines += _section(f"Earlier: {budget}", _table(of_budget, CORE), "" if number else EARLIER_TEXT)
+    lines += _of_heads(earlier, "Earlier: ")
     lines += ["## Who is who", "", "| name | what it is |", "|---|---|"]
     lines += [f"| {name} | {method.text} |" for name, method in METHODS.items()]
-    lines += ["", f"Of all that learn: {', '.join(CROPS)}, learning rate {LEARNING_RATE:g}, {PRECISION}.", ""]
+    lines += ["", f"Of all that learn: {', '.join(WINDOWS)}, learning rate {LEARNING_RATE:g}, {PRECISION}.", ""]
     lines += ["Measured on: " + "; ".join(f"{key} {value}" for key, value in here.items()) + "."]
     (RESULTS / "whisper.md").write_text("\n".join(lines) + "\n")
     (RESULTS / "whisper.json").write_text(
@@ -59,19 +56,25 @@ def write(root: Path) -> None:
     print("\n".join(lines))
 
 
+def _of_heads(answers: Sequence[Answer], prefix: str) -> list[str]:
+    lines, headed = [], [answer for answer in answers if "heads" in answer]
+    for kind, text in HEADS_TEXT.items() if headed else ():
+        columns: list[Column] = [(q, _metric("heads", f"{q}.{kind}")) for q in QUESTIONS]
+        lines += _section(f"{prefix}Accuracy of heads, {kind}".capitalize(), _table(headed, columns), text)
+    return lines
+
+
 CORE_TEXT = (
     f"Word errors in per cent of Whisper's own decoder on the student's output against its transcript from the dense "
     f"encoder, up to {TRANSCRIBED} recordings of as many unheard speakers; above 100 where it repeats itself. "
     f"Layer residual and last layer in per cent, on {ASKED} recordings of unheard speakers (maps are "
-    f"fitted on {TAUGHT} of others). Milliseconds of processor time, one thread, 10 s at its own length."
+    f"fitted on {TAUGHT} of others), of the frames of speech. Milliseconds of processor time, one thread, for a window "
+    "of 30 s."
 )
-DEV_TEXT = (
-    "Asked on the dev speakers. Rates were compared by layers alone, with a repair on 120 s; those of 2e-4 had made "
-    "students worse before."
-)
+DEV_TEXT = "Asked on the dev speakers."
 EARLIER_TEXT = (
-    "With a repair on 120 s, of 8 or 16 recordings, before the budgets above. They say which sizes can tell methods "
-    "apart, and what less speech to repair on costs."
+    "Students that learned and were repaired at recordings' own length, crops of 15 s, and were then asked for words "
+    "in whole windows. Times are of 10 s at their own length. Nothing here compares with the tables above."
 )
 HEADS_TEXT = {
     "reused": "Linear heads that were trained on the teacher's last layer, put on the student unchanged, in per cent.",
@@ -83,9 +86,14 @@ def _metric(part: str, name: str) -> Callable[[Answer], float | None]:
     return lambda answer: answer.get(part, {}).get(name)
 
 
+def milliseconds(core: Answer) -> float | None:
+    """Of a window; of earlier answers, of 10 s."""
+    return core.get("ms for a window", core.get("ms for 10 s"))
+
+
 CORE: list[Column] = [
     ("parameters (M)", lambda answer: answer["parameters"] / 1e6),
-    ("ms", _metric("core", "ms for 10 s")),
+    ("ms", lambda answer: milliseconds(answer["core"])),
     ("word errors", _metric("core", "word errors")),
     ("of recordings", lambda answer: answer.get("transcribed")),
     ("layer residual", _metric("core", "layer residual")),
@@ -113,12 +121,12 @@ def _groups(answers: Iterable[Answer]) -> dict[tuple[float, str, str], list[Answ
 
 def _budgets(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
     """Answers by what their students were given, smaller students last; the teacher stands in each table."""
-    teachers = [answer for answer in answers if not answer["sparsity"]]
     found: dict[str, list[Answer]] = {}
     for answer in sorted(answers, key=lambda answer: answer["sparsity"]):
         if answer["sparsity"]:
-            found.setdefault(answer["budget"], [*teachers]).append(answer)
-    return found
+            found.setdefault(answer["budget"], []).append(answer)
+    teachers = [answer for answer in answers if not answer["sparsity"]]
+    return {budget: teachers + of_budget for budget, of_budget in found.items()}
 
 
 def _table(answers: Sequence[Answer], columns: Sequence[Column]) -> list[str]:
@@ -152,7 +160,7 @@ def _draw(answers: Sequence[Answer]) -> None:
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = {"word errors": "word errors against the dense transcript (%)", "layer residual": "layer residual (%)"}
     groups = _groups(answers)
-    teacher = groups[0.0, "teacher", ""][0]["core"]
+    teacher = milliseconds(groups[0.0, "teacher", ""][0]["core"])
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for number, name in enumerate(METHODS):
             of_sizes = [found for (_, method, _), found in groups.items() if method == name]
@@ -162,9 +170,9 @@ def _draw(answers: Sequence[Answer]) -> None:
         control = groups.get((0.0, LAYER_0, ""))
         if control and metric in control[0]["core"]:
             axes.axhline(control[0]["core"][metric], color="#888888", ls="--", lw=1, label=LAYER_0)
-        axes.axvline(teacher["ms for 10 s"], color="black", lw=0.8)
-        axes.text(teacher["ms for 10 s"], 0.5, "teacher", transform=axes.get_xaxis_transform(), rotation=90, ha="right")
-        axes.set(xlabel="processor ms for 10 s, one thread", ylabel=label, yscale="log")
+        axes.axvline(teacher, color="black", lw=0.8)
+        axes.text(teacher, 0.5, "teacher", transform=axes.get_xaxis_transform(), rotation=90, ha="right")
+        axes.set(xlabel="processor ms for a window of 30 s, one thread", ylabel=label, yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.tick_params(which="minor", labelsize=7)
@@ -178,7 +186,7 @@ def _draw(answers: Sequence[Answer]) -> None:
 def _curve(axes: Any, name: str, number: int, of_sizes: Sequence[Sequence[dict[str, float]]], metric: str) -> None:
     """One method: a point for each size, with the range of its seeds."""
     points = sorted(
-        (statistics.mean(core["ms for 10 s"] for core in cores), [core[metric] for core in cores])
+        (statistics.mean(milliseconds(core) or 0.0 for core in cores), [core[metric] for core in cores])
         for cores in of_sizes
         if metric in cores[0]
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 SAMPLE_RATE = 16000
+WINDOW_SECONDS = 30  # what Whisper's encoder and its decoder take at once
 SETS = ("libri_spk", "fsdd", "pv_keywords", "pv_coffee_ic")
 SHARES = {"train": 0.7, "dev": 0.12, "test": 0.18}  # of the speakers
 READ_ALOUD = (3.0, 10.0)  # seconds of recordings that are transcribed
@@ -66,15 +67,27 @@ class Speech:
     def with_phones(self, split: str, count: int) -> list[Clip]:
         return [clip for clip in self.read_speech(split) if clip.phones][:count]
 
-    def manifest(self, folder: Path) -> Path:
-        """The training recordings as training reads them, fairseq's way."""
+    def joined(self, folder: Path) -> Path:
+        """A folder with the training recordings, joined to windows: a window may be full of speech or hold little, as
+        chance has it. What hears whole windows takes as long for one sentence as for four."""
         import soundfile
 
-        clips = self.read_speech("train")
-        path = folder / "train.tsv"
-        lines = [f"{clip.path.relative_to(self.root)}\t{soundfile.info(clip.path).frames}" for clip in clips]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([str(self.root), *lines]) + "\n")
+        path = folder / "joined"
+        if path.exists():
+            return path
+        unfinished = folder / "joined.tmp"
+        unfinished.mkdir(parents=True, exist_ok=True)
+        generator = random.Random(0)
+        clips = generator.sample(self.read_speech("train"), len(self.read_speech("train")))
+        window, number = WINDOW_SECONDS * SAMPLE_RATE, 0
+        while clips:
+            wanted, parts = generator.random() * window, [clips.pop().waveform()]
+            while clips and sum(map(len, parts)) < wanted:
+                parts.append(clips.pop().waveform())
+            whole = torch.cat(parts)[:window]
+            soundfile.write(unfinished / f"{number:03}.flac", whole.numpy(), SAMPLE_RATE)
+            number += 1
+        unfinished.rename(path)
         return path
 
     def labelled(self, name: str, column: str, train: int, test: int) -> tuple[list[Clip], list[Clip]]:

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import largest_difference
+import torch.nn.functional as F
+from tiny import SHAPES, largest_difference, random_encoder
 from training.launching import ctrl_c_after, read_metrics
 from typer.testing import CliRunner
 
 from pruned_upstream.cli import build_app
 from pruned_upstream.errors import ConfigError
-from pruned_upstream.model.checkpoint import load, read_header
+from pruned_upstream.model.checkpoint import load, read_header, save
 from pruned_upstream.model.encoder import Encoder
+from pruned_upstream.pruning.repair import repair
 from pruned_upstream.pruning.sparsity import counted_sparsity
 from pruned_upstream.training.corpus import find_corpus
-from pruned_upstream.training.data import Batches
+from pruned_upstream.training.data import Batches, window_of
 from pruned_upstream.training.prune import (
     FIRST_STAGE_FILE,
     SECOND_STAGE_FOLDER,
@@ -136,6 +138,36 @@ def test_calibration_is_so_many_seconds_of_speech_or_all(recipe) -> None:
     few = heard(0.2)
     assert sum(few) >= 0.2 * 16000 > sum(few[:-2])
     assert heard(0.2) == few
+
+
+def test_what_hears_whole_windows_is_fitted_to_the_silence_behind_recordings_too(recipe, tmp_path: Path) -> None:
+    teacher = random_encoder(SHAPES["whisper"])
+    save(tmp_path / "whisper.safetensors", teacher)
+    given = recipe(**ONE_SHOT | {"teacher": str(tmp_path / "whisper.safetensors"), "sparsity.exact": True})
+    corpus = find_corpus(given.data.train, min_samples=40)
+    window = 60 * 20
+    batches = Batches(corpus, given.data, seed=0, window=window_of(teacher.config))
+    heard = list(calibration(teacher, batches, 0.2))
+    assert all(lengths.remainder(window).eq(0).all() for _, lengths in heard)
+    spoken = [batches.crop(0, number)[1] for number in range(len(corpus))]
+    assert sum(int((waveforms != 0).sum()) for waveforms, _ in heard) <= sum(spoken)
+    assert sum(len(lengths) for _, lengths in heard) * max(spoken) >= 0.2 * 16000  # silence is not counted as speech
+
+    ours = load(run_prune(given))
+    unrepaired = {"repair.after_cut": False, "sparsity.exact": True, "run.folder": str(tmp_path / "unrepaired")}
+    cut = load(run_prune(recipe(**ONE_SHOT | {"teacher": given.teacher} | unrepaired)))
+    assert ours.config == cut.config
+    speech_alone = list(calibration(teacher, Batches(corpus, given.data, seed=0), 1000.0))
+    theirs = repair(teacher, cut, speech_alone).encoder
+    filled = F.pad(torch.randn(400, generator=torch.Generator().manual_seed(5)) * 0.1, (0, window - 400))[None]
+    with torch.no_grad():
+        silence = [encoder(filled).hidden_states[-1][:, 25:] for encoder in (ours, theirs, teacher)]
+    assert (silence[0] - silence[2]).norm() < 0.8 * (silence[1] - silence[2]).norm()
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_only_what_hears_whole_windows_fills_recordings_up(shape: str) -> None:
+    assert window_of(SHAPES[shape]) == (1200 if shape == "whisper" else None)
 
 
 def test_warm_gates_start_in_the_order_of_scores_and_resume(recipe, tmp_path: Path) -> None:
