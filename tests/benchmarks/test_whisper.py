@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from benchmarks.whisper import __main__ as command
-from benchmarks.whisper import page, weights
+from benchmarks.whisper import page, speech, weights
 from benchmarks.whisper.students import METHODS
 
 
@@ -36,6 +37,25 @@ def test_half_precision_variables_are_read():
     assert np.array_equal(found["encoder/conv1/weight"], wanted) and np.array_equal(found["bias"], wanted[0])
     with pytest.raises(ValueError, match="version 5"):
         list(weights._variables(struct.pack("<I", 5) + file[4:]))
+
+
+def test_recordings_are_joined_to_windows_of_many_lengths_and_none_is_lost(tmp_path):
+    folder, rate = tmp_path / "libri_spk", speech.SAMPLE_RATE
+    folder.mkdir()
+    rows = ["file,dur,speaker"]
+    for number in range(20):
+        value = (number + 1) / 32
+        soundfile.write(folder / f"{number}.wav", np.full(2 * rate, value, np.float32), rate, subtype="FLOAT")
+        rows.append(f"{number}.wav,2.0,{number}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (folder / "phones.jsonl").write_text("")
+    found = speech.Speech(tmp_path)
+    windows = [soundfile.read(path, dtype="float32")[0] for path in sorted(found.joined(tmp_path).iterdir())]
+    lengths = {len(window) // rate for window in windows}
+    assert len(lengths) > 1 and max(lengths) <= speech.WINDOW_SECONDS
+    taught = sorted(round(32 * clip.waveform()[0].item()) for clip in found.read_speech("train"))
+    assert sorted(round(32 * window[i]) for window in windows for i in range(0, len(window), 2 * rate)) == taught
+    assert found.joined(tmp_path) == tmp_path / "joined"  # once
 
 
 def answer(name: str, sparsity: float, seed: int, errors: float) -> dict:
