@@ -46,6 +46,7 @@ def test_every_key_of_a_recipe_is_on_its_page():
     for method in METHODS.values():
         for name in key_kinds(method.recipe_class):
             assert f"`{name}`" in page, name
+    assert [line for line in page.splitlines() if "|  |" in line] == [], "a key without a meaning"
 
 
 def test_what_the_page_about_papers_names_is_there():
@@ -96,4 +97,7 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    assert "expected_sparsity" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "expected_sparsity" in api
+    assert "<blockquote" not in api, "an example outside a section Examples: would be taken for a quotation"
+    assert "<details" not in api, "fields outside a section Attributes: would be taken for a note"

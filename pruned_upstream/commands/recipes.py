@@ -81,7 +81,8 @@ def as_markdown(method: str, sections: list[RecipeSection]) -> str:
         lines += [f"### {title} ({method})", "", section.about, ""]
         lines += ["| key | type | default | meaning | between launches |", "|---|---|---|---|---|"]
         for key in section.keys:
-            cells = (f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning, KIND_NAMES[key.kind])
+            kind = key.type.replace(" | None", " or null")  # a bar would end the cell
+            cells = (f"`{key.name}`", f"`{kind}`", f"`{key.default}`", key.meaning, KIND_NAMES[key.kind])
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)

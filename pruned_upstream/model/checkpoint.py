@@ -154,9 +154,10 @@ def load(
 ) -> Encoder:
     """The encoder of a model file, in evaluation mode.
 
-    >>> encoder = load("compact.safetensors")
-    >>> with torch.no_grad():
-    ...     hidden_states = encoder.extract(torch.randn(16000)).hidden_states
+    Examples:
+        >>> encoder = load("compact.safetensors")
+        >>> with torch.no_grad():
+        ...     hidden_states = encoder.extract(torch.randn(16000)).hidden_states
 
     Args:
         device: where it computes; `extract` brings audio there.

@@ -59,10 +59,11 @@ class Dropout:
 class EncoderOutput(NamedTuple):
     """What `Encoder.forward` gives.
 
-    hidden_states: L + 1 tensors (B, T, d): the input of each layer, then the output of the last, as s3prl's
-        WavLM expert gives them (the final norm of pre-norm models is applied to the last alone).
-    padding_mask: (B, T), True at padded frames; None when nothing is padded.
-    projected: (B, T, d), the projected features before the position convolution.
+    Attributes:
+        hidden_states: L + 1 tensors (B, T, d): the input of each layer, then the output of the last, as s3prl's
+            WavLM expert gives them (the final norm of pre-norm models is applied to the last alone).
+        padding_mask: (B, T), True at padded frames; None when nothing is padded.
+        projected: (B, T, d), the projected features before the position convolution.
     """
 
     hidden_states: list[Tensor]
@@ -269,9 +270,10 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
     Args:
         dropout: what training mode drops; a loaded model drops nothing.
 
-    >>> encoder = Encoder(wavlm_base_config()).eval()
-    >>> encoder.extract(torch.randn(16000)).hidden_states[-1].shape
-    torch.Size([1, 49, 768])
+    Examples:
+        >>> encoder = Encoder(wavlm_base_config()).eval()
+        >>> encoder.extract(torch.randn(16000)).hidden_states[-1].shape
+        torch.Size([1, 49, 768])
     """
 
     def __init__(self, config: EncoderConfig, dropout: Dropout = Dropout()) -> None:

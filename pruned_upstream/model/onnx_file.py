@@ -68,8 +68,9 @@ class _OnnxFile:
 class OnnxEncoder(_OnnxFile, Extracts[OnnxOutput]):
     """An encoder that onnxruntime computes, on the CPU and with as many threads as torch; nothing in it learns.
 
-    >>> encoder = OnnxEncoder("compact.int8.onnx")
-    >>> hidden_states = encoder.extract(torch.randn(16000)).hidden_states
+    Examples:
+        >>> encoder = OnnxEncoder("compact.int8.onnx")
+        >>> hidden_states = encoder.extract(torch.randn(16000)).hidden_states
 
     Raises:
         CheckpointError: as `read_onnx_header`.
@@ -126,8 +127,9 @@ class OnnxEncoder(_OnnxFile, Extracts[OnnxOutput]):
 class OnnxStream(_OnnxFile):
     """A streaming model that onnxruntime computes chunk after chunk, from a file of `pruned-upstream export --live`.
 
-    >>> for output in OnnxStream("live.onnx").stream(microphone):  # an iterator of arrays of any length
-    ...     show(output)
+    Examples:
+        >>> for output in OnnxStream("live.onnx").stream(microphone):  # an iterator of arrays of any length
+        ...     show(output)
 
     Raises:
         CheckpointError: as `read_onnx_header`; or the file computes whole recordings.

@@ -24,9 +24,9 @@ class DecodingSettings:
 
     lm: str | None = None  # KenLM file, .arpa or binary
     words: str | None = None  # the words that may be written, the first of each line; needed with `lm`
-    beam: int = 50
-    lm_weight: float = 2.0
-    word_score: float = -1.0
+    beam: int = 50  # hypotheses that are kept
+    lm_weight: float = 2.0  # of the language model's log probability
+    word_score: float = -1.0  # added for every word
 
     def check(self) -> None:
         """Raises ConfigError, which names the key, when a value is impossible."""

@@ -37,9 +37,9 @@ MODULES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 class ParpSettings:
     """What is pruned, and how."""
 
-    method: str = "parp"
+    method: str = "parp"  # dense, rpi, mpi, omp, imp, parp or parp_p
     sparsity: float = 0.5  # share of the weights of `modules`, exact to one weight
-    modules: list[str] = field(default_factory=lambda: list(MODULES))
+    modules: list[str] = field(default_factory=lambda: list(MODULES))  # matrices of each layer that are pruned
     scope: str = "global"  # magnitudes are compared over all matrices, or within each "matrix"
     every: int = 50  # updates between two prunings (parp, parp_p)
     # model file of another run, whose mask is the first (mpi, parp, parp_p)

@@ -38,10 +38,11 @@ def register() -> None:
 
     Call it before `s3prl.nn.S3PRLUpstream`; it may be called more than once.
 
-    >>> import pruned_upstream
-    >>> pruned_upstream.register()
-    >>> from s3prl.nn import S3PRLUpstream
-    >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
+    Examples:
+        >>> import pruned_upstream
+        >>> pruned_upstream.register()
+        >>> from s3prl.nn import S3PRLUpstream
+        >>> upstream = S3PRLUpstream("pruned_wavlm", "compact.safetensors")
     """
     from . import caches, compat, deferral, parts, recordings
 

@@ -56,7 +56,7 @@ class Prediction:
     """What the heads learn to predict from the student's last layer."""
 
     teacher_layers: list[int] | None = None  # counted from 1; the thirds of the depth by default
-    loss: str = "l1_log_cosine"
+    loss: str = "l1_log_cosine"  # of a pair; or another of the table `LOSSES` (distillation/losses.py)
     keep_heads: bool = key(Kind.EVALUATION, False)  # in the model file; the hidden states are the same without
 
 

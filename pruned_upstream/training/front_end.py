@@ -40,7 +40,7 @@ FRONT_END = 3  # sets the batches of this stage apart from those of the others
 class FrontEndStage:
     """The light front end learns its teacher's projected features; with a full one there is no such stage."""
 
-    steps: int = 20000
+    steps: int = 20000  # updates of this stage
     learning_rate: float = 1e-3  # peak
     warmup: float = 0.05  # share of these steps
 

@@ -47,8 +47,8 @@ class Distillation:
 
     teacher_layers: list[int] | None = None  # counted from 1; the quarters of the depth by default
     groups: list[Any] | None = None  # instead: layers in groups, each with a linear map of its own
-    pairing: str = "v4"
-    loss: str = "mse"
+    pairing: str = "v4"  # how a teacher layer finds its student layer: v4, v3 or fixed (`LayerPairing`)
+    loss: str = "mse"  # of a pair; or another of the table `LOSSES` (distillation/losses.py)
     gram: float = 0.0  # weight of the difference of temporal Gram matrices, beside it (STaRHuBERT)
     clusters: int | None = None  # instead of layers: so many clusters of similar ones, and their means (SKILL)
     average: str = "utterances"  # over each one's frames, then over them (equation 5); or all "frames" together
@@ -72,11 +72,11 @@ class Distillation:
 class Sparsity:
     """The share that pruning removes."""
 
-    target: float = key(Kind.AMENDABLE, REQUIRED)
+    target: float = key(Kind.AMENDABLE, REQUIRED)  # the share, above 0 and below 1
     # several sizes from one run: rising, the last of them the target; each is held for an equal share of the steps
     targets: list[float] | None = None
     scope: str = "transformer"  # what it is a share of: "transformer", "everything", "macs" or "latency" (cost.py)
-    warmup: float = key(Kind.AMENDABLE, 0.07)  # share of the steps (of each target's) over which it rises
+    warmup: float = key(Kind.AMENDABLE, 0.07)  # share of the steps (of each target's) over which it rises; the paper's
     # of missing the target: "multipliers", which rise until it is met (equation 5); or "gentle", a share of what the
     # gates hear from distillation, so that they close slowly
     price: str = "multipliers"
@@ -127,8 +127,8 @@ class PruneOptimisation(Optimisation):
 
     LEAST_STEPS: ClassVar[int] = 0
 
-    gate_learning_rate: float = 0.02
-    multiplier_learning_rate: float = 0.02
+    gate_learning_rate: float = 0.02  # of log_alpha
+    multiplier_learning_rate: float = 0.02  # of the two multipliers of equation 5, which ascend
     gate_schedule: str = "constant"  # of both, after the warm-up; or "linear", to 0 at the last step
 
     def check(self) -> None:

@@ -65,9 +65,9 @@ class HiddenSpans:
     """What the transformer does not see while it learns."""
 
     frames: float = 0.65  # share of the frames, were spans not to overlap
-    frame_span: int = 10
-    channels: float = 0.25
-    channel_span: int = 64
+    frame_span: int = 10  # frames that are hidden together
+    channels: float = 0.25  # share of the channels, were spans not to overlap
+    channel_span: int = 64  # channels that are hidden together
 
     def check(self) -> None:
         """Raise ConfigError for shares or widths of spans out of range."""
@@ -83,7 +83,7 @@ class CtcOptimisation(Optimisation):
 
     learning_rate: float = 5e-5
     warmup: float = 0.1  # share of the steps
-    hold: float = 0.4
+    hold: float = 0.4  # share of the steps with the peak rate, behind the warm-up
     final: float = 0.05  # of the peak rate, at the end
     frozen: float = 0.0  # first share of the steps, in which the head alone learns
     weight_decay: float = 0.0

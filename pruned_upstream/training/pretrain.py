@@ -50,15 +50,15 @@ TARGETS_FILE = "targets.pt"
 class Shape:
     """A WavLM-shaped encoder: seven convolutions of the published kernels and strides, `channels` wide."""
 
-    channels: int = 96
-    layers: int = 6
-    dim: int = 192
-    heads: int = 6
-    ffn: int = 768
-    conv_pos: int = 64
-    conv_pos_groups: int = 8
-    buckets: int = 320
-    max_distance: int = 800
+    channels: int = 96  # of each convolution
+    layers: int = 6  # of the transformer
+    dim: int = 192  # width of the transformer
+    heads: int = 6  # of each layer
+    ffn: int = 768  # feed-forward width
+    conv_pos: int = 64  # kernel of the position convolution, in frames
+    conv_pos_groups: int = 8  # its groups
+    buckets: int = 320  # of relative positions, both directions together
+    max_distance: int = 800  # frames; what is farther apart shares a bucket
 
     def config(self) -> EncoderConfig:
         """Raises ConfigError for a shape that cannot be built."""
@@ -81,7 +81,7 @@ class Masking:
 
     start: float = 0.065  # probability that a span starts at a frame
     span: int = 10  # frames
-    units: int = 64
+    units: int = 64  # clusters of frames, which are the classes to predict
     unmasked: float = 0.0  # weight of frames that are not hidden, against 1 of those that are (HuBERT's (1 - a) / a)
     labels: str | None = None  # ending of files of frame labels beside the manifests ("km"): units that are given
     smoothing: int = 5  # frames that a cepstrum is averaged over

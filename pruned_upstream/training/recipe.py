@@ -87,7 +87,7 @@ class Data:
 
     # folders of audio and fairseq manifests (.tsv); one may stand without brackets
     train: list[str] = key(Kind.INPUT, REQUIRED)
-    batch_utterances: int = 24
+    batch_utterances: int = 24  # recordings of a step, those of all processes together
     batch_seconds: float | None = None  # instead: as many as fit, padding included
     max_seconds: float = 15.6  # longer recordings are cropped, anew in every epoch
     mix: float = 0.0  # share of recordings that another of their batch talks over (mixing.py); WavLM's is 0.2
@@ -141,12 +141,12 @@ class Optimisation:
 
     LEAST_STEPS: ClassVar[int] = 1
 
-    steps: int = REQUIRED
-    learning_rate: float = 2e-4  # peak
-    warmup: float = 0.07  # share of the steps
+    steps: int = REQUIRED  # updates
+    learning_rate: float = 2e-4  # peak; the paper's
+    warmup: float = 0.07  # share of the steps over which the rate rises; the paper's
     weight_decay: float = 0.01  # of matrices; biases, norms and scalars are never decayed
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
+    eps: float = 1e-8  # of AdamW
     clip_norm: float | None = 5.0  # of the gradient of all weights together
     accumulation: int = 1  # parts of a batch that a process computes one after another
     precision: str = "fp32"  # or bf16: autocast, no loss scaling
@@ -172,9 +172,9 @@ class Optimisation:
 class Run:
     """Where the run lives and how often it reports; none of this but the seed changes what is computed."""
 
-    folder: str = key(Kind.LAUNCH, REQUIRED)
-    seed: int = 0
-    device: str = key(Kind.LAUNCH, "auto")
+    folder: str = key(Kind.LAUNCH, REQUIRED)  # takes everything that the run writes
+    seed: int = 0  # of all that is random: weights, order, crops, gates, dropout
+    device: str = key(Kind.LAUNCH, "auto")  # the GPU where there is one; or cpu, cuda, cuda:N
     log_every: int = key(Kind.LAUNCH, 10)  # steps
     checkpoint_every: int = key(Kind.LAUNCH, 1000)  # steps
 
@@ -191,11 +191,11 @@ class Run:
 class DropoutRates:
     """Of the student in training; named as `model.encoder.Dropout`."""
 
-    hidden: float = 0.0
-    attention: float = 0.0
-    activation: float = 0.0
-    features: float = 0.0
-    layerdrop: float = 0.0
+    hidden: float = 0.0  # behind each sublayer and the position convolution
+    attention: float = 0.0  # of attention weights
+    activation: float = 0.0  # between the feed-forward matrices
+    features: float = 0.0  # of the projected features
+    layerdrop: float = 0.0  # of whole layers
 
     def check(self) -> None:
         """Raise ConfigError for a rate outside 0 to 1."""

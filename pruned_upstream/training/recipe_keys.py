@@ -28,7 +28,7 @@ class RecipeKey:
         type: as Python writes it.
         default: as YAML would hold it; "required" where a recipe must give it.
         kind: what may become of it between the launches of a run.
-        meaning: the comment beside it, or "" where the name says all.
+        meaning: the comment beside it.
     """
 
     name: str

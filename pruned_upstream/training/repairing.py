@@ -31,7 +31,7 @@ class Repair:
     """The closed-form repair of what is cut (`pruning/repair.py`)."""
 
     after_cut: bool = False  # of what the gates left, before the second stage if there is one
-    after_second_stage: bool = False
+    after_second_stage: bool = False  # of what that stage left
     # of training speech that it is fitted to; scores of dimensions are taken on it, too
     seconds: float = key(Kind.TRAINING, 960.0)
     damping: float = DAMPING  # of the mean square of what a matrix reads
