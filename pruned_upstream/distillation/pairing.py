@@ -132,7 +132,7 @@ class LayerPairing(nn.Module):
             alive: (L,) bool, True where a sublayer of the student's layer is still open.
 
         Choosing on the device would keep every layer's projection for the backward pass; reading K x L numbers back
-        once a step is cheaper.
+        once per step is cheaper.
         """
         if self.variant == "fixed":
             return list(self.teacher_layers)

@@ -87,7 +87,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The engine, once a process (it is not thread-safe).
+    """The engine, once per process (it is not thread-safe).
 
     Raises:
         PrunedUpstreamError: the espeakng-loader wheel is not installed, or the engine does not start.

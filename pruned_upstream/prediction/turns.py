@@ -32,7 +32,7 @@ class Turns:
     turns: tuple[Turn, ...]
 
     def rttm(self) -> list[str]:
-        """One SPEAKER line a turn, by start."""
+        """One SPEAKER line per turn, by start."""
         name = Path(self.clip).stem
         return [
             f"SPEAKER {name} 1 {turn.start:.2f} {turn.end - turn.start:.2f} <NA> <NA> {turn.speaker} <NA> <NA>"

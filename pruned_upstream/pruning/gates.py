@@ -168,7 +168,7 @@ class GateSample:
         """Carry the gradient that has gathered on the values into the gates' log_alpha.
 
         Args:
-            reduce: sums a gradient over processes, in place; called once a kind of gate, in one fixed order.
+            reduce: sums a gradient over processes, in place; called once per kind of gate, in one fixed order.
         """
         gradients = []
         for value in self.values.values():

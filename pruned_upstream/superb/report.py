@@ -180,7 +180,7 @@ class Table:
 
 
 def overview(entries: Sequence[Entry]) -> Table:
-    """One row a model: size, cost, eleven metrics, both scores.
+    """One row per model: size, cost, eleven metrics, both scores.
 
     Beside other models, results that are not official have no points (see above).
     """

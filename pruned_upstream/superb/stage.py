@@ -86,7 +86,7 @@ def _described(error: Exception, folder: Path) -> dict[str, Any]:
 
 
 def prepare(report: Any) -> None:
-    """Change what has to be changed around s3prl, once a process.
+    """Change what has to be changed around s3prl, once per process.
 
     Args:
         report: is called with the number of optimisation steps made.

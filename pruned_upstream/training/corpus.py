@@ -544,7 +544,7 @@ def _write_cache(
 
 
 def _say(corpus: Corpus) -> None:
-    """Once a run: what there is, what was left out and what will be converted on reading."""
+    """Once per run: what there is, what was left out and what will be converted on reading."""
     log.info("%d recordings, %.2f hours", len(corpus.utterances), corpus.hours)
     if corpus.skipped:
         reasons = [f"{name} ({reason})" for name, reason in corpus.skipped.items()]

@@ -315,7 +315,7 @@ def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
 
 
 def _targets(path: Path, config: EncoderConfig, batches: Batches, recipe: PretrainRecipe) -> Targets:
-    """Fitted once a run: units of another fit would be other labels."""
+    """Fitted once per run: units of another fit would be other labels."""
     masking = recipe.masking
     units = masking.units if masking.labels is None else None
     settings = {

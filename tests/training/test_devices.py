@@ -45,7 +45,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainers can be built for the meta device, for which torch has no fused optimiser."""
     adamw = torch.optim.AdamW
     monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **options: adamw(*args, **options))
-    monkeypatch.setattr(Trainer, "_check_agreement", lambda self: None)  # reads back, once a run
+    monkeypatch.setattr(Trainer, "_check_agreement", lambda self: None)  # reads back, once per run
 
 
 @pytest.mark.parametrize("family", sorted(SHAPES))

@@ -40,7 +40,7 @@ def write_characters(path: Path) -> Path:
 
 
 def write_asr_dictionary(path: Path) -> Path:
-    """fairseq's dictionary format: a symbol and its count a line; nothing reads the count."""
+    """fairseq's dictionary format: one symbol and its count per line; nothing reads the count."""
     return _write_lines(path, tuple(f"{character} 1" for character in ASR_CHARACTERS))
 
 
