@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import DataError
 from .config import SAMPLE_RATE, EncoderConfig, Streaming, pieces
-from .waveforms import as_waveforms, is_one
+from .waveforms import as_waveforms, is_empty, is_one
 
 if TYPE_CHECKING:
     from .encoder import Encoder, EncoderOutput
@@ -145,14 +146,21 @@ def chunks(config: EncoderConfig, pieces: Iterable[Any]) -> Iterator[tuple[Tenso
 
     Raises:
         ConfigError: the model attends to whole recordings.
-        DataError: as `waveforms.as_waveforms`; or all pieces together are shorter than a frame.
+        DataError: as `waveforms.as_waveforms`, but that a piece may be empty; a piece holds several waveforms; or all
+            pieces together are shorter than a frame.
     """
     streaming = config.require_streaming()
     hop, width = samples_of_chunk(config, streaming)
     waiting, started = torch.zeros(0), False
+    if not isinstance(pieces, Iterable):
+        raise DataError(f"{type(pieces).__name__} is no recording; give an iterator of waveforms")
     for piece in [pieces] if is_one(pieces) else pieces:
-        (samples,) = as_waveforms(piece)
-        waiting = torch.cat([waiting.to(samples.device), samples.float()])
+        if is_empty(piece):
+            continue  # nothing was there to be read
+        waveforms = as_waveforms(piece)
+        if len(waveforms) != 1:
+            raise DataError(f"a stream is of one recording, and a piece of it holds {len(waveforms)} waveforms")
+        waiting = torch.cat([waiting.to(waveforms[0].device), waveforms[0].float()])
         while len(waiting) >= width:
             yield waiting[:width], streaming.chunk
             waiting, started = waiting[hop:], True

@@ -79,6 +79,13 @@ def is_one(audio: Any) -> bool:
     return isinstance(audio, Sequence) and len(audio) > 0 and all(isinstance(x, (int, float, np.number)) for x in audio)
 
 
+def is_empty(audio: Any) -> bool:
+    """Whether it is a tensor, an array or a list of no samples."""
+    if isinstance(audio, (Tensor, np.ndarray)):
+        return audio.shape[-1:] == (0,)
+    return isinstance(audio, Sequence) and not isinstance(audio, (str, bytes)) and not len(audio)
+
+
 def _waveform(item: Any, name: str) -> Tensor:
     """One waveform (samples,) from whatever one can be."""
     if isinstance(item, (str, os.PathLike)):

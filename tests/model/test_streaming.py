@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice, zip_longest
 
+import numpy as np
 import pytest
 import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
@@ -164,3 +166,42 @@ def test_what_cannot_be_streamed_says_so(tiny):
     tree = tiny.config.to_json().replace('"streaming": null', '"streaming": {"chunk": 6}')
     with pytest.raises(ConfigError, match="history"):
         EncoderConfig.from_json(tree)
+
+
+@torch.no_grad()
+def test_packets_as_microphones_give_them():
+    """One sample, nothing at all, everything; two recordings turn by turn."""
+    encoder = as_streaming(random_encoder(tiny_config()), 0.0075, 0.015)
+    (recording,) = unequal_waveforms((1234,))
+    whole = encoder.extract(recording).hidden_states
+    single = iter(recording.split(1))
+    with_nothing = (torch.cat(list(piece)) if piece else torch.zeros(0) for piece in batched(single, 0, 1, 500, 0, 733))
+    empty = [[], np.zeros(0, np.int16), torch.zeros(1, 0), *recording.split(700), []]
+    streams = [encoder.stream(pieces) for pieces in (recording.split(1), with_nothing, empty)]
+    heard: list[list] = [[] for _ in streams]
+    for outputs in zip_longest(*streams):
+        for own, output in zip(heard, outputs, strict=True):
+            own += [] if output is None else [output.hidden_states]
+    for own in heard:
+        joined = [torch.cat(states, 1) for states in zip(*own, strict=True)]
+        assert largest_difference(joined, whole) < 1e-5
+
+
+def batched(items, *sizes):
+    return [list(islice(items, size)) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (5, "int is no recording"),
+        (None, "NoneType is no recording"),
+        ([torch.zeros(2, 500)], "a piece of it holds 2 waveforms"),
+        ([], "waveforms of 0 samples"),
+        ([torch.zeros(0)] * 3, "waveforms of 0 samples"),
+    ],
+)
+def test_pieces_that_are_none(pieces, message):
+    encoder = as_streaming(random_encoder(tiny_config()), 0.0075, 0.015)
+    with pytest.raises(DataError, match=message):
+        next(encoder.stream(pieces))

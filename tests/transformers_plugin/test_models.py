@@ -250,7 +250,7 @@ def test_as_remote_code_without_an_import_of_ours(released, tmp_path, imported):
     done = subprocess.run(
         [sys.executable, "-c", code, folder, tmp_path / "again"], env=environment, capture_output=True, text=True
     )
-    count = sum(p.numel() for p in pruned_upstream.load(folder / "model.safetensors").parameters())
+    count = sum(p.numel() for p in pruned_upstream.load(released[0] / "model.safetensors").parameters())
     assert done.stdout == f"PrunedUpstreamModel {count}\n", done.stderr
 
 
