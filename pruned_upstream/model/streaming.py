@@ -152,9 +152,10 @@ def chunks(config: EncoderConfig, pieces: Iterable[Any]) -> Iterator[tuple[Tenso
     streaming = config.require_streaming()
     hop, width = samples_of_chunk(config, streaming)
     waiting, started = torch.zeros(0), False
+    pieces = [pieces] if is_one(pieces) else pieces
     if not isinstance(pieces, Iterable):
         raise DataError(f"{type(pieces).__name__} is no recording; give an iterator of waveforms")
-    for piece in [pieces] if is_one(pieces) else pieces:
+    for piece in pieces:
         if is_empty(piece):
             continue  # nothing was there to be read
         waveforms = as_waveforms(piece)
