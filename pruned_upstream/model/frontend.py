@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TIME_MAJOR_SAMPLES = 8_000  # fewer in a batch: laying out the filters costs more than their layout saves
 
 LARGE_KERNEL = 1 << 20  # weights of a position convolution whose spectrum, ten times as large, is not kept in training
+GROUPS_AT_ONCE = 2  # of such a one: their spectra fit into the processor's cache
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -285,42 +287,55 @@ class WeightNormConv(nn.Module):
         parameters = self.weight_v, self.weight_g
         if eager_on_cpu(x):
             if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-                if self.weight_v.numel() < LARGE_KERNEL:
-                    return F.gelu(self._learning(x, *parameters))
-                # computed once more in the backward pass: two spectra of the weights are larger than all else here
-                return F.gelu(checkpoint(self._learning, x, *parameters, use_reentrant=False, preserve_rng_state=False))
-            return F.gelu(self._in_frequency_domain(x, self._kept.get(self._spectrum, *parameters)))
+                out = self._learning(x)
+            else:
+                out = self._in_frequency_domain(x, self._kept.get(self._spectrum, *parameters))
+            return F.gelu(out + self.bias[:, None])
         out = F.conv1d(x, self._weight(*parameters), self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(out[..., : x.size(-1)])  # an even kernel gives one frame too many
 
-    def _learning(self, x: Tensor, weight_v: Tensor, weight_g: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
-        return self._in_frequency_domain(x, self._spectrum(weight_v, weight_g))
+    def _learning(self, x: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+        """Of a large kernel a few groups at a time, whose spectra are computed once more in the backward pass."""
+        if self.weight_v.numel() < LARGE_KERNEL:
+            return self._in_frequency_domain(x, self._spectrum(self.weight_v, self.weight_g))
+        scale = self._scale(self.weight_v, self.weight_g)
+        channels = GROUPS_AT_ONCE * self.weight_v.size(1)
+        parts = zip(x.split(channels, dim=1), self.weight_v.split(channels), strict=True)
+        recomputed = partial(checkpoint, self._groups, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([recomputed(*part, scale) for part in parts], dim=1)
+
+    def _groups(self, x: Tensor, weight_v: Tensor, scale: Tensor) -> Tensor:  # (B, c, T) -> (B, c, T)
+        return self._in_frequency_domain(x, self._transformed(weight_v * scale))
+
+    def _scale(self, weight_v: Tensor, weight_g: Tensor) -> Tensor:  # (1, 1, k)
+        return weight_g / torch.linalg.vector_norm(weight_v, dim=(0, 1), keepdim=True)
 
     def _weight(self, weight_v: Tensor, weight_g: Tensor) -> Tensor:  # (d, d / groups, k)
-        norm = torch.linalg.vector_norm(weight_v, dim=(0, 1), keepdim=True)  # (1, 1, k)
-        return weight_v * (weight_g / norm)
+        return weight_v * self._scale(weight_v, weight_g)
 
     def _spectrum(self, weight_v: Tensor, weight_g: Tensor) -> Tensor:
-        """The weight's, (frequencies, groups, d / groups, d / groups)."""
-        weight = at_least_single(self._weight(weight_v, weight_g))
+        return self._transformed(self._weight(weight_v, weight_g))
+
+    def _transformed(self, weight: Tensor) -> Tensor:
+        """Of some groups' weight (c, d / groups, k): (frequencies, groups, d / groups, d / groups)."""
         # conjugate, since what networks call convolution is correlation
-        spectrum = torch.fft.rfft(weight, self.segment).conj()  # (d, d / groups, frequencies)
-        spectrum = spectrum.unflatten(0, (self.groups, -1))  # (groups, out, in, frequencies)
+        spectrum = torch.fft.rfft(at_least_single(weight), self.segment).conj()  # (c, d / groups, frequencies)
+        spectrum = spectrum.unflatten(0, (-1, weight.size(1)))  # (groups, out, in, frequencies)
         return spectrum.permute(3, 0, 2, 1).contiguous()
 
-    def _in_frequency_domain(self, x: Tensor, spectrum: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T)
+    def _in_frequency_domain(self, x: Tensor, spectrum: Tensor) -> Tensor:  # (B, d, T) -> (B, d, T), without bias
         batch, dim, frames = x.shape
         hop = self.segment - self.kernel + 1  # frames that each segment completes
         count = -(-frames // hop)
         before = self.kernel // 2
         after = (count - 1) * hop + self.segment - before - frames
         segments = F.pad(at_least_single(x), (before, after)).unfold(2, self.segment, hop)  # (B, d, count, segment)
-        inputs = torch.fft.rfft(segments).unflatten(1, (self.groups, -1))  # (B, groups, in, count, frequencies)
+        inputs = torch.fft.rfft(segments).unflatten(1, (spectrum.size(1), -1))  # (B, groups, in, count, frequencies)
         inputs = inputs.permute(4, 1, 0, 3, 2).flatten(2, 3)  # (frequencies, groups, B * count, in)
         outputs = inputs @ spectrum  # (frequencies, groups, B * count, out)
         out = torch.fft.irfft(outputs.permute(2, 1, 3, 0), self.segment)[..., :hop]  # (B * count, groups, out, hop)
         out = out.reshape(batch, count, dim, hop).transpose(1, 2).flatten(2)[..., :frames]  # (B, d, T)
-        return out.to(x.dtype) + self.bias[:, None]
+        return out.to(x.dtype)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
+EMPTY_BATCHES = 100  # so many in a row without a usable recording, or a whole epoch of them, end a run
 # the order in which a step computes its metrics: of those that are not finite the first is the cause
 CAUSES = ("distillation", "sparsity", "penalty", "loss", "gradient_norm")
 
@@ -166,6 +167,7 @@ class Trainer:
         self._metrics_bytes = 0
         self._gathered: list[dict[str, Tensor]] = []  # metrics of the steps since the last report
         self._gathering_seconds = 0.0  # that those of earlier launches took
+        self._empty = 0  # batches up to the last report, in a row, of which no recording could be used
         self._clock = time.monotonic()
         self._resume(amend)
         self._check_agreement()
@@ -248,17 +250,17 @@ class Trainer:
         return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def _report(self, writer: MetricsLog | None) -> None:
-        """Means since the last report. The host waits here for the device, and in steps where an objective says so."""
+        """Means since the last report, over the steps that had recordings; where none had, there is no line. The host
+        waits here for the device, and in steps where an objective says so."""
         if not self._gathered:
             return
         names, table = self._checked_metrics()
-        means = dict(zip(names, table.mean(0).tolist(), strict=True))
         self._gathered.clear()
-        if not means["frames"]:
-            raise DataError(
-                f"no recording of the last {len(table)} batches could be used; the last one says: "
-                + next((f"{name}: {reason}" for name, reason in reversed(self.dropped.items())), "nothing")
-            )
+        filled = table[:, names.index("frames")] > 0
+        self._count_empty(filled)
+        if not filled.any():
+            return
+        means = dict(zip(names, table[filled].mean(0).tolist(), strict=True))
         if writer is not None:
             now = time.monotonic()
             means["seconds_per_step"] = (now - self._clock) / len(table)
@@ -268,6 +270,20 @@ class Trainer:
                 for group, options in zip(self.groups, self.optimiser.param_groups, strict=True)
             }
             writer.write(self.done, means | rates, shown={name: means[name] for name in self.objective.shown()})
+
+    def _count_empty(self, filled: Tensor) -> None:
+        """Of steps (steps since the last report,), which had recordings.
+
+        Raises:
+            DataError: none could be used for long.
+        """
+        (used,) = filled.nonzero(as_tuple=True)
+        self._empty = len(filled) - 1 - int(used[-1]) if len(used) else self._empty + len(filled)
+        if self._empty and self._empty >= min(EMPTY_BATCHES, self.steps, len(self.batches.plan.epoch(0))):
+            raise DataError(
+                f"no recording of the last {self._empty} batches could be used; the last one says: "
+                + next((f"{name}: {reason}" for name, reason in reversed(self.dropped.items())), "nothing")
+            )
 
     def _checked_metrics(self) -> tuple[list[str], Tensor]:
         """Names, and what was gathered under them: (steps since the last report, names), on the CPU.

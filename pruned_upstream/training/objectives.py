@@ -55,7 +55,7 @@ class DistillationObjective:
     encoded: Encoded | None  # of the step's only part, where choosing pairs has encoded it already; `loss` takes it
 
     def __init__(self, teacher: Encoder, student: Encoder, options: Optimisation, processes: Processes) -> None:
-        self.teacher = teacher.requires_grad_(False).eval()
+        self.teacher = teacher.frozen()
         self.student = student.train()
         self.options = options
         self.processes = processes

@@ -180,9 +180,23 @@ def test_every_weight_learns_in_bf16_with_accumulation(recipe, tmp_path: Path) -
 def test_a_corpus_of_nan_stops_with_a_sentence(recipe, recordings: Path, tmp_path: Path) -> None:
     for path in recordings.rglob("*.wav"):
         soundfile.write(path, np.full(1000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
-    with pytest.raises(DataError, match="no recording of the last 1 batches could be used.*NaN"):
+    with pytest.raises(DataError, match=r"no recording of the last (\d+) batches could be used.*NaN"):
         run_prune(recipe())
     assert not (tmp_path / "run" / "compact.safetensors").exists()
+
+
+def test_a_batch_of_bad_recordings_alone_has_no_line_in_the_log(recipe, recordings: Path, tmp_path: Path) -> None:
+    """Whatever `log_every` is: the others' means are not mixed with its zeros."""
+    bad = recordings / "speaker1" / "1.wav"
+    soundfile.write(bad, np.full(1000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    epoch = len(list(recordings.rglob("*.wav")))
+    for every, lines in ((1, epoch - 1), (epoch, 1)):
+        folder = tmp_path / f"every{every}"
+        changes = {"data.batch_utterances": 1, "optimisation.steps": epoch, "second_stage.steps": 0}
+        run_prune(recipe(**changes | {"run.log_every": every, "run.folder": str(folder), "sparsity.may_miss": True}))
+        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert len(logged) == lines
+        assert all(line["frames"] > 0 and line["distillation"] > 0 for line in logged)
 
 
 def test_a_few_bad_recordings_do_not_stop_the_run(recipe, recordings: Path, caplog: pytest.LogCaptureFixture) -> None:
