@@ -25,6 +25,7 @@ from .source import Found
 FAMILY_OF_MODEL_TYPE = {"wavlm": "wavlm", "hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec-audio": "data2vec"}
 
 WHISPER = "whisper"
+NORM_EPS = 1e-5  # as torch has it
 
 # transformers' name of a module -> ours; {norm} is where the norm of a convolution sits in fairseq's Sequential
 FRONT_END = {
@@ -110,7 +111,7 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     model (its task's `normalize`), whatever a folder's preprocessor says.
 
     Raises:
-        ConfigError: another model type, activation or adapter.
+        ConfigError: another model type, activation, norm or adapter.
     """
     family = FAMILY_OF_MODEL_TYPE.get(word("model_type", cfg.get("model_type", "")))
     if family is None:
@@ -119,6 +120,10 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     for key in ("hidden_act", "feat_extract_activation"):
         if cfg.get(key, "gelu") != "gelu":
             raise ConfigError(f"{key} {shown(cfg[key])} is not supported; the published encoders use gelu")
+    if cfg.get("layer_norm_eps", NORM_EPS) != NORM_EPS:
+        raise ConfigError(
+            f"layer_norm_eps {shown(cfg['layer_norm_eps'])} is not supported; the published encoders use {NORM_EPS}"
+        )
     if cfg.get("add_adapter"):
         raise ConfigError("models with an adapter are not supported")
     pre_norm = flag("do_stable_layer_norm", cfg.get("do_stable_layer_norm", False))

@@ -152,6 +152,7 @@ def in_parts(folder):
         {"max_bucket_distance": 1},
         {"do_stable_layer_norm": "yes"},
         {"hidden_act": {}},
+        {"layer_norm_eps": 1e-3},
     ],
 )
 @torch.no_grad()
