@@ -25,6 +25,7 @@ from typing import Any
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
 from .machine import fault, lost_file
+from .parsing import read_mapping
 from .resources import downstream_config_path
 
 USAGE_ERROR = 2
@@ -83,13 +84,18 @@ def run(arguments: list[str]) -> None:
 @contextlib.contextmanager
 def _made_ready(runner: Any, arguments: list[str]) -> Iterator[None]:
     """What s3prl makes of the command line is completed before it is used, and a layer that is none is named."""
-    read, choose_features = runner.get_downstream_args, runner.Runner._get_featurizer
+    from .superb import runner_input
+    from .superb.supply import supply
+
+    read, choose_features, override = runner.get_downstream_args, runner.Runner._get_featurizer, runner.override
     known, _ = _parser().parse_known_args(arguments)
 
     def read_and_complete() -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
-        from .superb.supply import supply
-
         args, config, backup_files = read()
+        training = args.mode == "train"
+        runner_input.check_config(config, training=training)
+        if args.mode != "inference":  # of one recording, which -t names
+            runner_input.check_splits(args.downstream, config, split=None if training else args.evaluate_split)
         if known.upstream_ckpt is not None:
             args.upstream_ckpt = known.upstream_ckpt  # s3prl would take the one of the training
         _check_model(args)
@@ -102,10 +108,12 @@ def _made_ready(runner: Any, arguments: list[str]) -> Iterator[None]:
         return choose_features(self)
 
     runner.get_downstream_args, runner.Runner._get_featurizer = read_and_complete, choose_or_say
+    runner.override = runner_input.checked(override)
     try:
         yield
     finally:
         runner.get_downstream_args, runner.Runner._get_featurizer = read, choose_features
+        runner.override = override
 
 
 def _splits(args: argparse.Namespace, config: dict[str, Any]) -> list[str]:
@@ -146,9 +154,11 @@ def prepare(arguments: list[str]) -> list[str]:
         ConfigError: an upstream, downstream or config of that name does not exist.
         DataError: there is nothing to resume or evaluate at the path given.
     """
+    from .superb.runner_input import check_overrides
+
     known, rest = _parser().parse_known_args(arguments)
+    _check_start(arguments, known)
     if known.past_exp is not None:
-        _check_experiment(Path(known.past_exp))
         rest += ["-e", known.past_exp]
     if known.upstream is not None:
         _check_upstream(known.upstream, from_hub="huggingface" in rest)
@@ -159,13 +169,17 @@ def prepare(arguments: list[str]) -> list[str]:
     if known.upstream_ckpt is not None:
         rest += ["-k", known.upstream_ckpt]
     if known.override:
-        rest += ["-o", ",,".join(known.override)]
+        override = ",,".join(known.override)
+        if override.lower() != "none":
+            check_overrides(override)
+        rest += ["-o", override]
     config = known.config
     if config is not None:
         config = downstream_config_path(config)
     elif known.past_exp is None and known.downstream is not None:
         config = _default_config(known.downstream)
     if config is not None:
+        read_mapping(Path(config), "the config ")
         rest += ["-c", str(config)]
     local_rank = known.local_rank if known.local_rank is not None else os.environ.get("LOCAL_RANK")
     if local_rank is not None:
@@ -189,6 +203,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--override", action="append")
     parser.add_argument("--local-rank", "--local_rank")
     parser.add_argument("--device")
+    return parser
+
+
+def _parser_of_start() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--mode", choices=("train", "evaluate", "inference"))
+    parser.add_argument("-i", "--init_ckpt")
+    parser.add_argument("-p", "--expdir")
+    parser.add_argument("-a", "--auto_resume", action="store_true")
     return parser
 
 
@@ -233,11 +256,36 @@ def chosen_device(wanted: str | None, *, distributed: bool = False) -> str:
     return wanted or "cpu"
 
 
-def _check_experiment(path: Path) -> None:
-    if path.is_dir() and not any(path.glob("states-*.ckpt")):
-        raise DataError(f"{path} holds no checkpoint states-*.ckpt to go on from; was anything saved there?")
+def _check_start(arguments: list[str], known: argparse.Namespace) -> None:
+    """What the runner is to start from: a checkpoint that is one, or an upstream and a task."""
+    from .superb.runner_input import read_experiment, read_states
+
+    more, _ = _parser_of_start().parse_known_args(arguments)
+    if known.past_exp is not None:
+        read_experiment(_checkpoint(Path(known.past_exp)))
+    elif more.mode is not None and (known.upstream is None or known.downstream is None):
+        raise ConfigError(
+            f"-m {more.mode} needs -e with a checkpoint, or the folder of an experiment; or -u with an upstream and -d "
+            "with a task"
+        )
+    if more.auto_resume and more.expdir is not None and any(Path(more.expdir).glob("states-*.ckpt")):
+        read_experiment(_checkpoint(Path(more.expdir)))
+    if more.init_ckpt is not None:
+        read_states(_checkpoint(Path(more.init_ckpt)))
+
+
+def _checkpoint(path: Path) -> Path:
+    """The file that s3prl reads: of a folder its last checkpoint."""
+    from .superb.protocol import saved_checkpoints
+
     if not path.exists():
         raise DataError(f"there is no checkpoint {path}; name one of an experiment's *.ckpt files, or its folder")
+    if not path.is_dir():
+        return path
+    saved = saved_checkpoints(path)
+    if not saved:
+        raise DataError(f"{path} holds no checkpoint states-*.ckpt to go on from; was anything saved there?")
+    return saved[-1]
 
 
 def _default_config(downstream: str) -> Path | None:

@@ -7,9 +7,7 @@ what is left of it are the files `args_*.yaml` and `config_*.yaml` that the runn
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,11 @@ import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..model.header import is_onnx
-from ..model.safe_loading import allowed_by_torch
 from ..parsing import read_mapping
 from ..resources import downstream_config_path
 from ..superb.protocol import best_checkpoint, saved_checkpoints
 from ..superb.results import FILE_NAME, TaskResult, read_results
+from ..superb.runner_input import read_experiment
 from ..superb.tasks import TASKS, Task
 
 RUN_FILE = "run.yaml"
@@ -107,22 +105,15 @@ def read_checkpoint(path: Path) -> Experiment:
     Raises:
         CheckpointError: it is damaged, unsafe or something else.
     """
-    try:
-        with allowed_by_torch(argparse.Namespace):
-            states = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint of s3prl's runner: {reason}") from error
-    if not isinstance(states, dict) or not isinstance(states.get("Args"), argparse.Namespace):
-        raise CheckpointError(f"{path} is not a checkpoint of s3prl's runner: it holds no Args")
-    if missing := [
-        name for name in ("Config", "Featurizer", "Downstream") if not isinstance(states.get(name), Mapping)
-    ]:
+    states = read_experiment(path)
+    if missing := [name for name in ("Featurizer", "Downstream") if not isinstance(states.get(name), Mapping)]:
         raise CheckpointError(f"{path} is not a checkpoint of s3prl's runner: it holds no {missing[0]}")
     args = vars(states["Args"])
     if not isinstance(args.get("downstream"), str):
         raise CheckpointError(f"{path} does not say which task it was trained on")
-    weights = {name: states[name] for name in ("Upstream", "Featurizer", "Downstream") if name in states}
+    weights: dict[str, Mapping[str, torch.Tensor]] = {
+        name: states[name] for name in ("Upstream", "Featurizer", "Downstream") if name in states
+    }
     return Experiment(path, args["downstream"], args, states["Config"], weights)
 
 

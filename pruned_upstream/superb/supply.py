@@ -69,6 +69,7 @@ _DOWNSTREAMS = {
     "asr": "asr", "speech_commands": "ks", "quesst14_dtw": "qbe", "voxceleb1": "sid", "sv_voxceleb1": "sv",
     "diarization": "sd", "fluent_commands": "ic", "emotion": "er",
 }  # fmt: skip
+_SPLITS = ("train", "dev", "test")
 _CTC_CORPORA = {"libriphone": "pr", "snips": "sf"}
 
 
@@ -99,30 +100,39 @@ def supply(downstream: str, config: Config, splits: Sequence[str] = ()) -> None:
         _check_recordings(corpora["LibriSpeech"], parts)
     if task == "sd":
         _check_kaldi_folders(expert, places.supplied)
-    absent = [key for key in places.supplied if not _is_there(_value(expert, key))]
+    absent = [key for key in places.supplied if not _is_there(value_at(expert, key))]
     if not absent:
         return
     if task == "sd":
-        root = Path(_value(expert, "loaderrc.train_dir") or "data/diarization/train").parent.parent
+        root = Path(value_at(expert, "loaderrc.train_dir") or "data/diarization/train").parent.parent
         if not (root / "Libri2Mix").is_dir():
             raise DataError(
-                f"{_value(expert, absent[0])} does not exist, and {root} holds no Libri2Mix to make it from; say where "
-                f"a folder with {', '.join(REQUIRED)} is with -o config.downstream_expert.{absent[0]}=FOLDER"
+                f"{value_at(expert, absent[0])} does not exist, and {root} holds no Libri2Mix to make it from; say "
+                f"where a folder with {', '.join(REQUIRED)} is with -o config.downstream_expert.{absent[0]}=FOLDER"
             )
         data = Data(root)
     else:
         data = Data(next(iter(corpora.values())).parent, corpora)
     found = prepare(task, data)["downstream_expert"]
     for key in absent:
-        value = _value(found, key)
+        value = value_at(found, key)
         if not _is_there(value):
-            name = _value(expert, key)
+            name = value_at(expert, key)
             raise DataError(
                 f"{name[0] if isinstance(name, list) else name} does not exist, nor is there another under "
                 f"{', '.join(map(str, corpora.values()))}; copy it from a clone of s3prl, or set "
                 f"config.downstream_expert.{key}"
             )
         assign(expert, key, value)
+
+
+def splits(downstream: str, config: Config) -> Sequence[str] | None:
+    """The splits of a task by s3prl's names; None of one that is none of the ten."""
+    expert: Any = config.get("downstream_expert")
+    task = _task(downstream, expert)
+    if task != "asr":
+        return None if task is None else _SPLITS
+    return [name for name, parts in (expert.get("datarc") or {}).items() if isinstance(parts, list)]
 
 
 def _check_recordings(root: Path, parts: Iterable[str]) -> None:
@@ -136,7 +146,7 @@ def _check_recordings(root: Path, parts: Iterable[str]) -> None:
 
 def _check_kaldi_folders(expert: Config, keys: Iterable[str]) -> None:
     for key in keys:
-        folder = _value(expert, key)
+        folder = value_at(expert, key)
         if not _is_there(folder):
             continue
         absent = [name for name in REQUIRED if not (Path(folder) / name).is_file()]
@@ -156,16 +166,17 @@ def _task(downstream: str, expert: Any) -> str | None:
     return _DOWNSTREAMS.get(downstream)
 
 
-def _value(tree: Any, key: str) -> Any:
+def value_at(tree: Any, key: str) -> Any:
+    """What stands under `a.b.c`; None where nothing does."""
     for section in key.split("."):
         tree = tree.get(section) if isinstance(tree, Mapping) else None
     return tree
 
 
 def _folder(expert: Config, corpus: str, key: str) -> Path:
-    if key == "corpus.path" and _value(expert, "corpus.csv_dir") is not None:
-        return Path(_value(expert, "corpus.csv_dir"))  # PR's other form: lists, in which the recordings are named
-    where = _value(expert, key)
+    if key == "corpus.path" and value_at(expert, "corpus.csv_dir") is not None:
+        return Path(value_at(expert, "corpus.csv_dir"))  # PR's other form: lists, in which the recordings are named
+    where = value_at(expert, key)
     if not isinstance(where, str):
         raise ConfigError(f"the configuration has no downstream_expert.{key}; it says where the corpus is")
     if not Path(where).is_dir():

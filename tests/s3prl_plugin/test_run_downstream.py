@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from pruned_upstream import run_downstream
 from pruned_upstream.errors import DataError
@@ -16,6 +17,12 @@ from pruned_upstream.resources import downstream_config_path
 pytest.importorskip("s3prl")
 soundfile = pytest.importorskip("soundfile")
 
+WITHOUT_TASK = """
+runner: {total_steps: 4, gradient_clipping: 1, gradient_accumulate_steps: 1, log_step: 1, eval_step: 1, save_step: 1,
+  max_keep: 1, eval_dataloaders: [dev]}
+optimizer: {name: TorchOptim, torch_optim_name: Adam, lr: 1.0e-4}
+downstream_expert: {}
+"""
 MODULE = ("-m", "pruned_upstream.run_downstream")
 
 
@@ -87,7 +94,61 @@ def test_device_and_rank(prepared, monkeypatch):
             "-m train -u fbank -d example -c empty.yaml -p run -l 9",
             "no layer 9 for -l; the upstream's hidden_states are 0",
         ),
-        ("-m evaluate -e lost.ckpt", "/nowhere/lost.safetensors of this experiment is not there any more; say where"),
+        (
+            "-m train -u fbank -d example -c empty.yaml -p run -o garbage",
+            "'garbage' overrides nothing: -o takes config.",
+        ),
+        ("-m train -u fbank -d example -c empty.yaml -p run -o config.a=b=c", "a value holds no '='"),
+        ("-m train -u fbank -d example -c empty.yaml -p run -o config.a=1,,", "'' overrides nothing"),
+        ("-m train -u fbank -d example -c empty.yaml -p run -o config=3", "'config' is nothing to override"),
+        ("-m train -u fbank -d example -c empty.yaml -p run -o confg.a=3", "'confg.a' is nothing to override"),
+        (
+            "-m train -u fbank -d example -c empty.yaml -p run -o config.runner.total_steps.x=3",
+            "config.runner.total_steps.x is nothing to override: total_steps is 4",
+        ),
+        (
+            "-m train -u fbank -d example -c empty.yaml -p run -o config.runner.total_steps=abc",
+            "config.runner.total_steps is 'abc'; it must be a number, as 4, which it replaces",
+        ),
+        (
+            "-m train -u fbank -d example -c empty.yaml -p run -o config.runner.log_step=0",
+            "config.runner.log_step is 0; it must be a whole number above 0",
+        ),
+        ("-m train -u fbank -d asr -p run -o args.seed=abc", "args.seed is 'abc'; it must be a number, as 1337"),
+        ("-m train -u fbank -d asr -p run -o config.runner.eval_dataloaders=dev-clean", "it must be a list"),
+        (
+            "-m train -u fbank -d asr -p run -o config.runner.eval_dataloaders=['dev']",
+            "name splits of the task, which has train, dev-clean, dev-other, test-clean",
+        ),
+        ("-m train -u fbank -d asr -p run -o config.optimizer.lr=1e-4x", "config.optimizer.lr is '1e-4x'"),
+        ("-m train -u fbank -d asr -p run -o config.optimizer.name=Nope", "be one of s3prl's, such as TorchOptim"),
+        (
+            "-m train -u fbank -d example -c text.yaml -p run",
+            "config.optimizer.lr is '1e-4'; it must be a number above 0",
+        ),
+        (
+            "-m train -u fbank -d example -c tag.yaml -p run",
+            "the config tag.yaml cannot be read: line 1, column 9: this",
+        ),
+        ("-m train -u fbank -d example -c list.yaml -p run", "the config list.yaml is not a mapping"),
+        ("-m train -u fbank -d example -c bare.yaml -p run", "config.runner.total_steps is None; it must be a whole"),
+        ("-m evaluate -e text.yaml", "text.yaml cannot be read as a checkpoint of s3prl's runner"),
+        ("-m evaluate -e cut.ckpt", "cut.ckpt cannot be read as a checkpoint of s3prl's runner"),
+        ("-m evaluate -e weights.ckpt", "weights.ckpt is not a checkpoint of s3prl's runner: it holds no Args"),
+        ("-m train -u fbank -d asr -p cut -a", "cut/states-4.ckpt cannot be read as a checkpoint of s3prl's runner"),
+        ("-m train -u fbank -d asr -p run -i text.yaml", "text.yaml cannot be read as a checkpoint of s3prl's runner"),
+        (
+            "-m evaluate -e lost.ckpt -t nosuch",
+            "the task asr has no split nosuch for -t; it has train, dev-clean",
+        ),
+        ("-m evaluate -e lost.ckpt", "the task asr has no split test for -t; it has train, dev-clean"),
+        ("-m evaluate", "-m evaluate needs -e with a checkpoint, or the folder of an experiment; or -u with"),
+        ("-m train -u fbank", "-m train needs -e with a checkpoint"),
+        ("-m train -d asr", "-m train needs -e with a checkpoint"),
+        (
+            "-m evaluate -e lost.ckpt -t test-clean",
+            "/nowhere/lost.safetensors of this experiment is not there any more; say where",
+        ),
     ],
 )
 def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp_path, monkeypatch, capsys):
@@ -95,9 +156,18 @@ def test_a_mistake_ends_in_a_sentence_and_exit_code_2(prepared, line, words, tmp
     (tmp_path / "empty").mkdir()
     (tmp_path / "voices/dev/wav/id1/clip").mkdir(parents=True)
     (tmp_path / "voices/dev/wav/id1/clip/00001.wav").touch()
-    (tmp_path / "empty.yaml").write_text("runner: {}\n")
+    (tmp_path / "empty.yaml").write_text(WITHOUT_TASK)
+    (tmp_path / "text.yaml").write_text(WITHOUT_TASK.replace("1.0e-4", "1e-4"))
+    (tmp_path / "tag.yaml").write_text("runner: !!int ''\n")
+    (tmp_path / "list.yaml").write_text("[1]\n")
+    (tmp_path / "bare.yaml").write_text("{runner: {}, downstream_expert: {}}\n")
     args = {"upstream": "pruned_wavlm", "upstream_ckpt": "/nowhere/lost.safetensors", "downstream": "asr"}
-    torch.save({"Args": Namespace(expdir="run", **args), "Config": {}}, tmp_path / "lost.ckpt")
+    config = yaml.safe_load(downstream_config_path("asr").read_text())
+    torch.save({"Args": Namespace(expdir="run", **args), "Config": config}, tmp_path / "lost.ckpt")
+    torch.save({"Config": config}, tmp_path / "weights.ckpt")
+    (tmp_path / "cut").mkdir()
+    for path in (tmp_path / "cut.ckpt", tmp_path / "cut/states-4.ckpt"):  # a training that was killed while it saved
+        path.write_bytes((tmp_path / "lost.ckpt").read_bytes()[:-100])
     monkeypatch.setattr("builtins.isinstance", isinstance)  # s3prl's main exchanges it
     monkeypatch.setattr("sys.argv", ["run_downstream.py"])
     with pytest.raises(SystemExit) as ended:
@@ -127,8 +197,9 @@ def test_a_folder_that_is_another_than_the_corpus_is_named(prepared, task, key, 
     (tmp_path / "other").mkdir()
     (tmp_path / "data/VoxCeleb1").mkdir(parents=True)
     (tmp_path / "data/VoxCeleb1/veri_test_class.txt").write_text("1 id1/clip/00001.wav\n")
+    mode = "evaluate" if task == "quesst14_dtw" else "train"  # it trains nothing
     with pytest.raises(SystemExit) as ended:
-        run_downstream.main(f"-m train -u fbank -d {task} -p run -o config.downstream_expert.{key}=other".split())
+        run_downstream.main(f"-m {mode} -u fbank -d {task} -p run -o config.downstream_expert.{key}=other".split())
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"other is not {corpus}: it holds no " in error and f"-o config.downstream_expert.{key}=FOLDER" in error
@@ -186,7 +257,7 @@ def test_keyword_spotting_without_noise_is_told_so(prepared, tones, tmp_path, mo
 
 def test_a_layer_that_is_none_is_named_with_those_there_are(prepared, model_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.yaml").write_text("runner: {}\n")
+    (tmp_path / "empty.yaml").write_text(WITHOUT_TASK)
     line = f"-m train -u pruned_wavlm -k {model_file} -d example -c empty.yaml -p run -l 9"
     with pytest.raises(SystemExit):
         run_downstream.main(line.split())
