@@ -276,7 +276,7 @@ def _check_start(arguments: list[str], known: argparse.Namespace) -> None:
 
 def _checkpoint(path: Path) -> Path:
     """The file that s3prl reads: of a folder its last checkpoint."""
-    from .superb.protocol import saved_checkpoints
+    from .superb.runner_input import saved_checkpoints
 
     if not path.exists():
         raise DataError(f"there is no checkpoint {path}; name one of an experiment's *.ckpt files, or its folder")

@@ -20,9 +20,9 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..model.header import is_onnx
 from ..parsing import read_mapping
 from ..resources import downstream_config_path
-from ..superb.protocol import best_checkpoint, saved_checkpoints
+from ..superb.protocol import best_checkpoint
 from ..superb.results import FILE_NAME, TaskResult, read_results
-from ..superb.runner_input import read_experiment
+from ..superb.runner_input import read_experiment, saved_checkpoints
 from ..superb.tasks import TASKS, Task
 
 RUN_FILE = "run.yaml"

@@ -18,6 +18,7 @@ from ..errors import ConfigError, DataError, PrunedUpstreamError
 from . import diarization, mtwv, official
 from .official import FOLDS
 from .results import TaskResult
+from .runner_input import saved_checkpoints, step_of
 from .tasks import Reading, Task
 from .worker import STDOUT
 
@@ -181,7 +182,7 @@ def _checkpoints(plan: Plan) -> Steps:
     """
     training = yield from _train(plan, {"": ()})
     reading = plan.task.test[0]
-    saved = {_step(path): path for path in saved_checkpoints(training.folders[""])}
+    saved = {step_of(path): path for path in saved_checkpoints(training.folders[""])}
     unofficial = []
     if plan.steps == plan.task.steps:
         absent = [step for step in official.TRAINING_CHECKPOINTS if step not in saved]
@@ -309,15 +310,6 @@ def best_checkpoint(folder: Path, task: Task) -> tuple[Path, list[str]]:
     if not saved:
         raise PrunedUpstreamError(f"{folder} holds no checkpoint; s3prl saved nothing")
     return saved[-1], [f"no {task.best_checkpoint}: development never beat its start; {saved[-1].name} was tested"]
-
-
-def saved_checkpoints(folder: Path) -> list[Path]:
-    """s3prl's states-STEP.ckpt by step."""
-    return sorted(folder.glob("states-*.ckpt"), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("-")[2])
 
 
 def _read(plan: Plan, outcome: StageOutput) -> dict[str, float]:

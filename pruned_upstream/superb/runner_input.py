@@ -92,6 +92,16 @@ def check_splits(downstream: str, config: Config, *, split: str | None) -> None:
     require(not unknown, key, watched, f"name splits of the task, which has {', '.join(known or ())}")
 
 
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """s3prl's states-STEP.ckpt by step."""
+    return sorted(folder.glob("states-*.ckpt"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """STEP of states-STEP.ckpt."""
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
 def read_states(path: Path) -> dict[str, Any]:
     """What a checkpoint of s3prl's runner holds, read by torch's safe loader; nothing in the file is run.
 

@@ -54,8 +54,9 @@ from .guide import write_guide
 from .layout import Data, Inventory, take_inventory
 from .observer import Observer
 from .preparation import prepare
-from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin, saved_checkpoints
+from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin
 from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, write_results
+from .runner_input import saved_checkpoints
 from .tasks import Task, select
 from .worker import Worker, Workers
 
