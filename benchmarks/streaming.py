@@ -15,9 +15,9 @@ import time
 
 import torch
 
+from pruned_upstream.distillation.student import as_streaming
 from pruned_upstream.model.config import SAMPLE_RATE, EncoderConfig, wavlm_base_config
 from pruned_upstream.model.encoder import Encoder
-from pruned_upstream.model.streaming import as_streaming
 
 from . import shapes
 from .measure import machine, write

@@ -16,9 +16,9 @@ from tiny import random_encoder, tiny_config
 
 import pruned_upstream
 from pruned_upstream.cli import build_app
+from pruned_upstream.distillation.student import as_streaming
 from pruned_upstream.export import export_onnx
 from pruned_upstream.model.checkpoint import load, save
-from pruned_upstream.model.streaming import as_streaming
 from pruned_upstream.training.methods import METHODS
 from pruned_upstream.training.recipe import key_kinds
 

@@ -34,7 +34,6 @@ HOP, FIELD = 320, 400  # samples from frame to frame, and under a frame
 TAKES = "takes.json"
 
 TAUGHT = 100  # sentences a training voice, for teacher and students
-SPLITS = ("dev", "test")
 # split -> (voices, sentences a voice); "known" are other sentences of the training voices
 SENTENCES = {
     "train": (speakers.TRAIN, 5),

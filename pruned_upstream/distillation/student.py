@@ -1,9 +1,10 @@
-"""The shallow student of DistilHuBERT (Chang et al., ICASSP 2022): its teacher's first layers, and heads that predict.
+"""Students of another shape than their teacher's: one of fewer layers, and one that hears chunks.
 
-All that is kept of the teacher is copied: front end, projection, position convolution and the first n layers. From
-the last of them, each of a few heads predicts one higher layer of the teacher. Departing from the public code
-(s3prl, pretrain/distiller/pretrain_expert.py), which starts the norm of the transformer's input anew and leaves out
-that of the features, both norms are copied: WavLM's and HuBERT's layers were trained behind them.
+The shallow one is DistilHuBERT's (Chang et al., ICASSP 2022): its teacher's first layers, and heads that predict. All
+that is kept of the teacher is copied: front end, projection, position convolution and the first n layers. From the
+last of them, each of a few heads predicts one higher layer of the teacher. Departing from the public code (s3prl,
+pretrain/distiller/pretrain_expert.py), which starts the norm of the transformer's input anew and leaves out that of the
+features, both norms are copied: WavLM's and HuBERT's layers were trained behind them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..model.checkpoint import assemble
-from ..model.config import EncoderConfig
+from ..model.config import SAMPLE_RATE, EncoderConfig, Streaming
 from ..model.encoder import Dropout, Encoder
 
 HEADS = "prediction_heads."
@@ -73,3 +74,17 @@ def scale_gradient(module: nn.Module, factor: float) -> None:
             output.register_hook(lambda gradient: gradient * factor)
 
     module.register_forward_hook(scale)
+
+
+def as_streaming(encoder: Encoder, chunk_seconds: float, history_seconds: float) -> Encoder:
+    """A copy that hears chunks (`model/streaming.py`); another function, to be trained before it is of use.
+
+    Its padding is exact: so a batch gives what each recording gives alone.
+
+    Raises:
+        ConfigError: the encoder cannot hear chunks, or a chunk is shorter than a frame.
+    """
+    rate = encoder.config.downsample_rate
+    chunk, history = (round(seconds * SAMPLE_RATE / rate) for seconds in (chunk_seconds, history_seconds))
+    config = dataclasses.replace(encoder.config, streaming=Streaming(chunk, history), padding="exact")
+    return assemble(config, encoder.state_dict(), source="the student", dropout=encoder.dropout)

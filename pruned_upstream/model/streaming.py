@@ -10,7 +10,7 @@ Shapes: B recordings, K chunks of c frames, P samples under a chunk, T frames, d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .config import SAMPLE_RATE, EncoderConfig, Streaming, pieces
+from .config import EncoderConfig, Streaming, pieces
 from .waveforms import as_waveforms, is_empty, is_one
 
 if TYPE_CHECKING:
@@ -121,24 +121,6 @@ def mask(frames: int, streaming: Streaming, padding_mask: Tensor | None, device:
     if padding_mask is not None:
         reached = reached & ~padding_mask.unsqueeze(1)
     return reached | torch.eye(frames, dtype=torch.bool, device=device)
-
-
-def as_streaming(encoder: Encoder, chunk_seconds: float, history_seconds: float) -> Encoder:
-    """The encoder with these weights that hears chunks; another function, to be trained before it is of use.
-
-    Its padding is exact: so a batch gives what each recording gives alone.
-
-    Raises:
-        ConfigError: the encoder cannot hear chunks, or a chunk is shorter than a frame.
-    """
-    rate = encoder.config.downsample_rate
-    chunk, history = (round(seconds * SAMPLE_RATE / rate) for seconds in (chunk_seconds, history_seconds))
-    config = replace(encoder.config, streaming=Streaming(chunk, history), padding="exact")
-    with torch.device("meta"):  # no random weights are drawn to be thrown away
-        chunked = type(encoder)(config, encoder.dropout)
-    weights = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
-    chunked.load_state_dict(weights, assign=True)
-    return chunked.eval()
 
 
 def chunks(config: EncoderConfig, pieces: Iterable[Any]) -> Iterator[tuple[Tensor, int]]:

@@ -199,10 +199,7 @@ def measure(
     heads, widths = _axis(dense.num_heads), _axis(-(-dense.head_dim // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
     rows, dimensions = _axis(dense.embed_dim), _axis(dense.ffn_dim)
     channels, blocks = probe.convolutions()
-    shapes: dict[tuple[int, int | str], Any] = {
-        (n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]
-    }
-    shapes |= {(n, "whole"): _heads(n, dense.head_dim, ragged=False) for n in heads[1:]}
+    shapes = _attention_shapes(dense, heads, widths)
     rounds = _in_turn(
         {
             "dense": probe.whole(dense),
@@ -245,6 +242,14 @@ def measure(
         rest=max(0.0, taken["bare"] - sum(times[-1][-1] for times in convolutions)),
     )
     return replace(table, scale=taken["dense"] / Latency(table).counted(dense))
+
+
+def _attention_shapes(dense: EncoderConfig, heads: Sequence[int], widths: Sequence[int]) -> dict[tuple[Any, ...], Any]:
+    """(heads, width) -> an attention sublayer of ragged heads, and (heads, "whole") -> one of whole heads."""
+    shapes: dict[tuple[Any, ...], Any] = {
+        (n, w): _heads(n, min(w, dense.head_dim), ragged=True) for n in heads[1:] for w in widths[1:]
+    }
+    return shapes | {(n, "whole"): _heads(n, dense.head_dim, ragged=False) for n in heads[1:]}
 
 
 @torch.no_grad()

@@ -128,7 +128,7 @@ class Streaming:
 
     def of(self, student: Encoder) -> Encoder:
         """The student as it hears."""
-        from ..model.streaming import as_streaming
+        from ..distillation.student import as_streaming
 
         if self.chunk_seconds is None:
             return student

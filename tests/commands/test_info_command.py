@@ -9,10 +9,10 @@ import torch
 from tiny import random_encoder, tiny_config, wavlm_checkpoint
 
 from pruned_upstream.description.macs import official_macs
+from pruned_upstream.distillation.student import as_streaming
 from pruned_upstream.errors import CheckpointError, ConfigError
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
-from pruned_upstream.model.streaming import as_streaming
 from pruned_upstream.transformers_plugin.folders import write_folder
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny import SHAPES, largest_difference, random_encoder, tiny_config, unequal_waveforms
 
+from pruned_upstream.distillation.student import as_streaming
 from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.model.config import EncoderConfig, Head, Streaming, TransformerLayer
-from pruned_upstream.model.streaming import as_streaming, mask
+from pruned_upstream.model.streaming import mask
 
 RAGGED = (
     TransformerLayer(True, (Head(0, 3, 5), Head(2, 6, 1), Head(3, 0, 4)), True, 7),

@@ -30,7 +30,7 @@ from ...parsing import shown
 from ..config import EncoderConfig, Head, TransformerLayer, dense_config
 from .fairseq import without_pretraining
 from .pickles import plain
-from .shapes import options_of, shape, whole
+from .shapes import BASE, options_of, shape, whole
 from .source import Found
 
 SUPERNET, FIRST_STAGE = "hubert_pruner", "student_hubert"
@@ -41,19 +41,7 @@ PREDICTION_HEADS = "layer_pred_heads."  # to the teacher's hidden states
 LAYER = "encoder.layers."
 WEIGHT_NORM = ("encoder.pos_conv.0.weight_g", "encoder.pos_conv.0.weight_v")
 # of the public class LightHuBERTConfig
-DEFAULTS = {
-    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    "extractor_mode": "layer_norm",
-    "conv_bias": False,
-    "encoder_layers": LAYERS,
-    "encoder_embed_dim": 768,
-    "encoder_attention_heads": 12,
-    "encoder_ffn_embed_dim": 3072,
-    "layer_norm_first": False,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "pos_conv_depth": 1,
-}
+DEFAULTS = BASE | {"extractor_mode": "layer_norm", "encoder_layers": LAYERS}
 
 
 @dataclass(frozen=True)

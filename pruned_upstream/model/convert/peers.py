@@ -35,7 +35,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..config import MAX_HEADS, ConvLayer, EncoderConfig, Head, RelativePosition, TransformerLayer, dense_config
 from .pickles import plain
-from .shapes import shape, whole
+from .shapes import BASE, shape, whole
 from .source import Found
 from .transformers import POSITION_GATE, tensor_names
 
@@ -43,19 +43,7 @@ from .transformers import POSITION_GATE, tensor_names
 
 HEADS = "output_layer"
 # of s3prl's class DistillerConfig; its convolutions have no bias and its position convolution no depth
-DISTILLER_DEFAULTS = {
-    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    "extractor_mode": "default",
-    "conv_bias": False,
-    "encoder_layers": 1,
-    "encoder_embed_dim": 768,
-    "encoder_attention_heads": 12,
-    "encoder_ffn_embed_dim": 3072,
-    "layer_norm_first": False,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "pos_conv_depth": 1,
-}
+DISTILLER_DEFAULTS = BASE | {"encoder_layers": 1}
 
 
 def recognises_distiller(checkpoint: Mapping[str, Any]) -> bool:

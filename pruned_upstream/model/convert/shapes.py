@@ -11,6 +11,20 @@ from ...parsing import MALFORMED, MAX_INTEGER, shown
 from ..config import MAX_CONVOLUTIONS
 
 LONGEST_NOTATION = 2000  # characters
+# what the configurations of WavLM, LightHuBERT and s3prl's Distiller say by default; each module adds what is its own
+BASE = {
+    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "extractor_mode": "default",
+    "conv_bias": False,
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_attention_heads": 12,
+    "encoder_ffn_embed_dim": 3072,
+    "layer_norm_first": False,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "pos_conv_depth": 1,
+}
 
 
 def parse_conv_layers(text: str) -> tuple[tuple[int, int, int], ...]:

@@ -15,24 +15,10 @@ from typing import Any
 from ..config import EncoderConfig, RelativePosition, dense_config
 from .fairseq import without_pretraining
 from .pickles import plain
-from .shapes import flag, options_of, shape, whole
+from .shapes import BASE, flag, options_of, shape, whole
 from .source import Found
 
 RENAMED = {"encoder.layers.0.self_attn.relative_attention_bias.weight": "encoder.relative_attention_bias.weight"}
-# of class WavLMConfig, for what a file's cfg leaves out
-DEFAULTS = {
-    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    "extractor_mode": "default",
-    "conv_bias": False,
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_attention_heads": 12,
-    "encoder_ffn_embed_dim": 3072,
-    "layer_norm_first": False,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "pos_conv_depth": 1,
-}
 
 
 def recognises(checkpoint: Mapping[str, Any]) -> bool:
@@ -62,4 +48,4 @@ def wavlm_config(cfg: Mapping[str, Any]) -> EncoderConfig:
             gated=flag("gru_rel_pos", cfg.get("gru_rel_pos", False)),
         )
     normalize = flag("normalize", cfg.get("normalize", False))
-    return dense_config(family="wavlm", normalize=normalize, relative_position=relative, **shape(cfg, DEFAULTS))
+    return dense_config(family="wavlm", normalize=normalize, relative_position=relative, **shape(cfg, BASE))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pruned_upstream.errors import ConfigError
-from pruned_upstream.model.convert.shapes import parse_conv_layers, shape
-from pruned_upstream.model.convert.wavlm import DEFAULTS
+from pruned_upstream.model.convert.shapes import BASE, parse_conv_layers, shape
 
 
 def test_conv_layers_are_parsed_not_run(tmp_path):
@@ -19,11 +18,11 @@ def test_conv_layers_are_parsed_not_run(tmp_path):
 
 
 def test_options_win_over_defaults_and_none_is_guessed():
-    assert shape({"encoder_layers": 3}, DEFAULTS)["num_layers"] == 3
-    assert shape({}, DEFAULTS)["num_layers"] == 12
+    assert shape({"encoder_layers": 3}, BASE)["num_layers"] == 3
+    assert shape({}, BASE)["num_layers"] == 12
     with pytest.raises(ConfigError, match="do not say conv_feature_layers, conv_pos"):
-        shape({}, {name: value for name, value in DEFAULTS.items() if name not in ("conv_feature_layers", "conv_pos")})
+        shape({}, {name: value for name, value in BASE.items() if name not in ("conv_feature_layers", "conv_pos")})
     with pytest.raises(ConfigError, match="quantize_input True is not supported"):
-        shape({"quantize_input": True}, DEFAULTS)
+        shape({"quantize_input": True}, BASE)
     with pytest.raises(ConfigError, match="must map options to values"):
-        shape([], DEFAULTS)
+        shape([], BASE)
