@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from ..model.config import EncoderConfig
 from ..model.encoder import Dropout
 from ..model.hub import MODEL_TYPE
-from .folders import AUTO_MAP, write_remote_code
+from .remote_code import AUTO_MAP, write_remote_code
 
 
 class PrunedUpstreamConfig(PreTrainedConfig):

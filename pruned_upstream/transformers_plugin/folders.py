@@ -2,7 +2,7 @@
 
     config.json                    our encoder's shape, under the model type `pruned_upstream`
     preprocessor_config.json       the feature extractor: 16 kHz, normalised where the model wants it
-    modeling_pruned_upstream.py    for `trust_remote_code=True`, where nobody has imported pruned_upstream before
+    modeling_pruned_upstream.py    for `trust_remote_code=True` (`remote_code.py`)
 
 They are written without transformers, which only who loads the folder needs.
 """
@@ -20,19 +20,10 @@ from ..model.config import SAMPLE_RATE, EncoderConfig
 from ..model.convert import native
 from ..model.encoder import Encoder
 from ..model.hub import MODEL_TYPE, RELEASED
-from .registry import AUTO_MODELS
+from .remote_code import AUTO_MAP, AUTO_MODELS, write_remote_code
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-REMOTE_MODULE = "modeling_pruned_upstream"
-CONFIGURATION = "PrunedUpstreamConfig"
-AUTO_MAP = {auto: f"{REMOTE_MODULE}.{name}" for auto, name in {"AutoConfig": CONFIGURATION, **AUTO_MODELS}.items()}
-REMOTE_CODE = f'''"""For transformers' trust_remote_code: the classes of the package pruned_upstream, which it needs."""
-
-from pruned_upstream.transformers_plugin import (  # noqa: F401
-    {CONFIGURATION},
-{"".join(f"    {name}," + chr(10) for name in sorted(AUTO_MODELS.values()))})
-'''
 
 
 def write_folder(folder: Path, encoder: Encoder, provenance: Mapping[str, str]) -> list[Path]:
@@ -65,12 +56,6 @@ def describe(folder: Path, config: EncoderConfig, provenance: Mapping[str, str])
     }
     write_text(folder / CONFIG_FILE, json.dumps(tree, indent=1) + "\n")
     return [folder / CONFIG_FILE, write_remote_code(folder)]
-
-
-def write_remote_code(folder: Path) -> Path:
-    """The module that `auto_map` names, without which nobody can load the folder as remote code."""
-    write_text(folder / f"{REMOTE_MODULE}.py", REMOTE_CODE)
-    return folder / f"{REMOTE_MODULE}.py"
 
 
 def write_preprocessor(folder: Path, config: EncoderConfig) -> Path:

@@ -8,15 +8,10 @@ from __future__ import annotations
 from types import ModuleType
 
 from .. import after_import
+from .remote_code import AUTO_MODELS
 
 CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 MODELS = "transformers.models.auto.modeling_auto"
-# the Auto class -> ours, as a released folder's `auto_map` says it too
-AUTO_MODELS = {
-    "AutoModel": "PrunedUpstreamModel",
-    "AutoModelForCTC": "PrunedUpstreamForCTC",
-    "AutoModelForAudioClassification": "PrunedUpstreamForSequenceClassification",
-}
 
 
 def watch() -> None:
