@@ -133,6 +133,7 @@ class Inventory:
         counts: items by part, to compare with the official ones.
         substitutes: what stands in for official lists.
         changed: lists that have the name of one that s3prl ships, and another content.
+        repeated: what is listed several times, or for training and for test; s3prl takes it as it is.
         lists: SHA-256 of the lists that the result rests on, by file name.
         as_they_are: whether s3prl neither mixes nor resamples the recordings.
     """
@@ -141,6 +142,7 @@ class Inventory:
     counts: dict[str, int] = field(default_factory=dict)
     substitutes: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
     lists: dict[str, str] = field(default_factory=dict)
     as_they_are: bool = True
 
@@ -195,6 +197,12 @@ class Inventory:
             self.changed.append(name)
         return self.lists[name] == official.SHA256.get(name)
 
+    def once(self, where: str, names: Iterable[str]) -> None:
+        """Note what comes more than once."""
+        if several := repeated(names):
+            more = f" and {len(several) - 1} more" if len(several) > 1 else ""
+            self.repeated.append(f"{where}: {shown(several[0])}{more} several times")
+
     def check(self, require: Callable[..., Any], *args: Any) -> None:
         """Note what a function raises that refuses bad input."""
         try:
@@ -214,7 +222,7 @@ class Inventory:
         if self.changed:
             verb = "is" if len(self.changed) == 1 else "are"
             said.append(f"{_first(self.changed, ', ')} {verb} not s3prl's: other content, order or line ends")
-        return said + self.substitutes
+        return said + self.substitutes + self.repeated
 
 
 def take_inventory(task: str, data: Data) -> Inventory:
@@ -328,7 +336,7 @@ def _qbe(data: Data, found: Inventory) -> None:
             lines = _rows(listing, 2, "a path and a language", more=False)
             # a listed path starts with the name that the archive once had
             english = [root / path.partition("/")[2] for path, language in lines if language == "nnenglish"]
-            _once(listing, map(str, english))
+            found.once(listing.name, map(str, english))
             found.counts[part] = found.audio(english, listing.name)
             if not english:
                 found.problems.append(f"{listing} names no English recording (nnenglish)")
@@ -345,7 +353,7 @@ def _sid(data: Data, found: Inventory) -> None:
         return
     found.record(listing)
     entries = _rows(listing, 2, "1, 2 or 3 and a path")
-    _once(listing, (name for _, name, *_ in entries))
+    found.once(listing.name, (name for _, name, *_ in entries))
     for which, name, *_ in entries:
         if which not in ("1", "2", "3"):
             raise DataError(f"{listing} lists {shown(name)} for part {shown(which)}; there are 1, 2 and 3")
@@ -398,9 +406,7 @@ def _check_trials(listing: Path, trials: Sequence[Sequence[str]], found: Invento
         kind = "the same speaker" if "1" in labels.values() else "different speakers"
         found.problems.append(f"{listing} has trials of {kind} alone; an equal error rate needs both")
     if len(labels) < len(trials):
-        found.substitutes.append(
-            f"{listing.name} has {len(trials) - len(labels)} of {len(trials)} trials a second time"
-        )
+        found.repeated.append(f"{listing.name} has {len(trials) - len(labels)} of {len(trials)} trials a second time")
 
 
 def _sd(data: Data, found: Inventory) -> None:
@@ -445,7 +451,6 @@ def _ic(data: Data, found: Inventory) -> None:
             continue
         rows = _commands(table)
         listed[part] = list(rows["path"])
-        _once(table, listed[part])
         found.counts[part] = found.audio([root / path for path in listed[part]], table.name)
         for slot in SLOTS:
             values = set(rows[slot])
@@ -453,8 +458,7 @@ def _ic(data: Data, found: Inventory) -> None:
                 found.problems.append(
                     f"{table}: the {slot} {shown(min(unseen, key=str))} does not occur in train_data.csv"
                 )
-    if shared := repeated(path for paths in listed.values() for path in paths):
-        found.problems.append(f"{root / 'data'}: the recording {shown(shared[0])} is in several of the lists")
+    found.once("its csv files together", (path for paths in listed.values() for path in paths))
 
 
 def _commands(table: Path) -> Any:
@@ -522,9 +526,9 @@ def _er(data: Data, found: Inventory) -> None:
             found.counts[name] = found.audio([root / path for path in fold.recordings], name)
     if not known:
         whole = [session for session in FOLDS if (session, "test") in read]
-        found.check(
-            iemocap.require_apart, {session: (read[session, "train"], read[session, "test"]) for session in whole}
-        )
+        lists_read = {session: (read[session, "train"], read[session, "test"]) for session in whole}
+        found.check(iemocap.require_same_emotions, lists_read)
+        found.repeated += iemocap.mixed(lists_read)
 
 
 _INVENTORIES: Mapping[str, Callable[[Data, Inventory], None]] = {
@@ -547,12 +551,6 @@ def _rows(path: Path, fields: int, what: str, *, more: bool = True) -> list[list
         if len(row) < fields or (len(row) > fields and not more):
             raise DataError(f"{path}: the line {shown(' '.join(row))} is damaged; its fields are {what}")
     return rows
-
-
-def _once(listing: Path, names: Iterable[str]) -> None:
-    """Raise DataError if something is listed several times."""
-    if twice := repeated(names):
-        raise DataError(f"{listing} lists {shown(twice[0])} several times")
 
 
 def _first(entries: Sequence[str], separator: str) -> str:

@@ -53,8 +53,8 @@ def read_fold(path: Path) -> Fold:
     return Fold(tuple(sorted(labels, key=labels.__getitem__)), tuple(entry["path"] for entry in entries))
 
 
-def require_apart(folds: Mapping[str, tuple[Fold, Fold]]) -> None:
-    """Raise DataError unless each session is tested on its own recordings, once, and trained on the others'.
+def require_same_emotions(folds: Mapping[str, tuple[Fold, Fold]]) -> None:
+    """Raise DataError unless all lists number the same emotions alike.
 
     Args:
         folds: session -> its lists for training and test.
@@ -63,15 +63,19 @@ def require_apart(folds: Mapping[str, tuple[Fold, Fold]]) -> None:
     if len(emotions) > 1:
         first, second, *_ = sorted(map(", ".join, emotions))
         raise DataError(f"the folds number their emotions in several ways: {first}; {second}")
+
+
+def mixed(folds: Mapping[str, tuple[Fold, Fold]]) -> list[str]:
+    """Where a session is not tested on its own recordings alone, once, and trained on the others': a line per list."""
+    said = []
     for session, parts in folds.items():
         for part, fold in zip(("train", "test"), parts, strict=True):
-            where = f"{session}/{part}_meta_data.json"
-            if twice := repeated(fold.recordings):
-                raise DataError(f"{where} lists {shown(twice[0])} several times")
-            for recording in fold.recordings:
-                if (recording.partition("/")[0] == session) != (part == "test"):
-                    belongs = "is of this session" if part == "train" else "is of another session"
-                    raise DataError(f"{where} lists {shown(recording)}, which {belongs}")
+            strangers = [path for path in fold.recordings if (path.partition("/")[0] == session) != (part == "test")]
+            for which, why in ((strangers, "of the wrong session"), (repeated(fold.recordings), "several times")):
+                if which:
+                    more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+                    said.append(f"{session}/{part}_meta_data.json: {shown(which[0])}{more} {why}")
+    return said
 
 
 def read_labels(root: Path, session: str) -> list[dict[str, str]]:
