@@ -13,8 +13,9 @@ Nothing but torch, numpy and safetensors must be there. Without s3prl, times are
 which the row says; without omegaconf or soundfile the training step and the loading are sentences.
 
 A time is what a caller waits: from the call until the GPU is through, the median of rounds in which both models run in
-turn, after half a second that warms up. In single precision torch's own settings stay: TF32 in convolutions alone.
-bf16 is `load(path, dtype=torch.bfloat16)` for ours and autocast for others, which cast no weights in advance.
+turn, after a quarter of a second each that warms up. In single precision torch's own settings stay: TF32 in
+convolutions alone. bf16 is `load(path, dtype=torch.bfloat16)` for ours and autocast for others, which cast no weights
+in advance.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,13 @@ from pruned_upstream.model.graphs import FrameGraphs
 from . import shapes
 from .measure import RESULTS, machine, race, write
 
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000
 PAPER_HOURS, PAPER_STEPS = 36, 200_000
 TRAIN_BATCH, TRAIN_SECONDS = 24, 15.6
 TESTS = ["tests/training/test_gpu.py", "tests/superb/test_superb_with_s3prl.py"]
 TEST_SECONDS = 150  # of the minutes
-WARM_UP_SECONDS = 0.5  # an idle GPU's clock is a fifth of its highest
+WARM_UP_SECONDS = 0.25  # of each model; an idle GPU's clock is a fifth of its highest
 LAST_ROW_SECONDS = 30  # before the end, from which on nothing is begun
 SIZES = ((1, 5), (8, 15), (1, 15), (8, 5))  # batch, seconds
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -153,16 +155,17 @@ class Bench:
         if model in PEERS:
             return self._peer(PEERS[model], precision)
         dtype = DTYPES[precision]
-        encoder = Encoder(self._config(model)).eval()
         if way == "onnxruntime":
-            return self._onnx(encoder)
+            return self._onnx(Encoder(self._config(model)).eval())
+        with torch.device(self.device):  # where drawing weights takes no time
+            encoder = Encoder(self._config(model)).eval()
         encoder.to(self.device, dtype)
         if way == "graphs":
             encoder.graphs = FrameGraphs()
         if way == "compiled":
             compiled = torch.compile(encoder, fullgraph=True, mode="reduce-overhead")
             return lambda wavs: compiled(torch.stack(wavs).to(dtype)).hidden_states
-        return lambda wavs: encoder.extract([wav.to(dtype) for wav in wavs]).hidden_states
+        return lambda wavs: encoder.extract(wavs).hidden_states
 
     def _config(self, model: str) -> EncoderConfig:
         if self.short:
@@ -316,28 +319,36 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def run_tests(device: str, seconds: float, chosen: str) -> str:
-    """Counts of the tests marked `gpu`, and which failed; where the time is over, of those that were through."""
-    here = Path(__file__).resolve().parents[1]
+def run_tests(device: str, seconds: float, chosen: str, before: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Counts of the tests marked `gpu`, and which failed; where the time is over, of those that were through.
+
+    Args:
+        before: tests that passed in an earlier launch, whose time was over: they count, and are not run again.
+
+    Returns:
+        What is to be said, and the tests that passed.
+    """
     program = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-m", "gpu", *TESTS]
     program += ["-k", chosen] if chosen else []
+    program += [f"--deselect={name}" for name in before]
     given = os.environ | ({} if device == "cuda" else {"PRUNED_UPSTREAM_GPU_TESTS": device})
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as out:
         try:
-            rc = subprocess.run(program, cwd=here, env=given, stdout=out, stderr=out, timeout=seconds).returncode
+            rc = subprocess.run(program, cwd=ROOT, env=given, stdout=out, stderr=out, timeout=seconds).returncode
         except subprocess.TimeoutExpired:
             rc = None
         out.seek(0)
         lines = out.read().splitlines()
     ended = [(found[1], found[2]) for line in lines if (found := TEST_LINE.match(line))]
     count = {word: sum(end[1] == word for end in ended) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
+    count["PASSED"] += len(before)
     said = ", ".join(f"{number} {word.lower()}" for word, number in count.items() if number)
     failed = [name for name, word in ended if word in ("FAILED", "ERROR")]
     if rc is None:
         said += f"; not through after {seconds:.0f} s"
     elif not count["PASSED"] and not failed:
         said = f"no test ran: {lines[-1] if lines else 'pytest said nothing'}"
-    return "; ".join([said, *failed])
+    return "; ".join([said, *failed]), [*before, *(name for name, word in ended if word == "PASSED")]
 
 
 def passed(tests: str) -> bool:
@@ -362,7 +373,14 @@ def why(error: Exception) -> str:
     return missing or f"{type(error).__name__}: {lines[0][:160]}"
 
 
-def take(bench: Bench, known: dict[str, dict[str, Any]], path: Path, ends: float, here: dict[str, Any]) -> list[str]:
+def take(
+    bench: Bench,
+    known: dict[str, dict[str, Any]],
+    path: Path,
+    ends: float,
+    here: dict[str, Any],
+    tests: Sequence[str] = (),
+) -> list[str]:
     """Take what is missing and write after each row; keys of what the time did not suffice for."""
     left = []
     for row in bench.rows():
@@ -376,15 +394,15 @@ def take(bench: Bench, known: dict[str, dict[str, Any]], path: Path, ends: float
         except Exception as error:  # one row's trouble must not cost the others; it is written, and tried again
             known[row.key] = {"model": row.key, "error": why(error)}
         print(row.key, known[row.key], flush=True)
-        keep(path, here, known)
+        keep(path, here, known, tests)
         free(bench.device)
     return left
 
 
-def keep(path: Path, here: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
-    """Write the rows whole, or leave the file as it was."""
+def keep(path: Path, here: dict[str, Any], known: dict[str, dict[str, Any]], tests: Sequence[str] = ()) -> None:
+    """Write the rows whole, and the tests that passed where others are still to be run; or leave the file as it was."""
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"machine": here, "rows": known}, indent=1) + "\n")
+    unfinished.write_text(json.dumps({"machine": here, "rows": known, "tests passed": list(tests)}, indent=1) + "\n")
     unfinished.replace(path)
 
 
@@ -405,18 +423,19 @@ def main() -> None:
     path = arguments.results / f"{arguments.name}.rows.json"
     here = machine(arguments.device)
     known: dict[str, dict[str, Any]] = {}
+    through: list[str] = []
     if path.exists() and not arguments.again:
         kept = json.loads(path.read_text())
         if kept["machine"].get("gpu") == here.get("gpu"):  # rows of another GPU do not stand beside these
-            known = kept["rows"]
+            known, through = kept["rows"], kept.get("tests passed", [])
             here |= {key: kept["machine"][key] for key in ("tests",) if key in kept["machine"]}
     if arguments.tests != "none" and not passed(here.get("tests", "")):
-        here["tests"] = run_tests(arguments.device, TEST_SECONDS, arguments.tests)
+        here["tests"], through = run_tests(arguments.device, TEST_SECONDS, arguments.tests, through)
         print(here["tests"], flush=True)
-        keep(path, here, known)
+        keep(path, here, known, through)
     torch.manual_seed(0)
     bench = Bench(arguments.device, short=arguments.short)
-    left = take(bench, known, path, began + 60 * arguments.minutes - LAST_ROW_SECONDS, here)
+    left = take(bench, known, path, began + 60 * arguments.minutes - LAST_ROW_SECONDS, here, through)
     write(arguments.name, list(known.values()), here, folder=arguments.results)
     if left:
         print("not taken, the same command goes on:", *left, sep="\n  ")

@@ -28,10 +28,12 @@ class Traffic(AbstractContextManager):
 
     read_backs: the host waited for a value of the device.
     uploads: a tensor was copied to the device.
+    waiting: those of the uploads that the host waits for, and so for all that the device still has to do.
     """
 
     read_backs: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     operations: int = 0
 
     def __enter__(self) -> Traffic:
@@ -54,6 +56,7 @@ class _Literals(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function in LITERALS and result.device == META and not (args and result is args[0]):
             self.traffic.uploads.append(_caller())
+            self.traffic.waiting.append(_caller())
         return result
 
 
@@ -87,6 +90,8 @@ class _Operations(TorchDispatchMode):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if source.type == "cpu" and target == META:
             self.traffic.uploads.append(_caller())
+            if not (kwargs.get("non_blocking") or function is COPIES[1] and len(args) > 2 and args[2]):
+                self.traffic.waiting.append(_caller())
         return function(*args, **kwargs)
 
 

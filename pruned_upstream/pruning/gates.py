@@ -211,8 +211,10 @@ class Gates(nn.Module):
         cut = hard_concrete.ClippedStraightThrough.apply if self.settings.straight_through else hard_concrete.hard_tanh
         device = self.quadrature.device
         count = sum(log_alpha.numel() for log_alpha in self.log_alpha.values())
-        noise = torch.rand(count, generator=generator, device=device if generator is None else generator.device)
-        noises = self._by_kind(noise.to(device))  # one copy for all
+        source = device if generator is None else generator.device
+        pinned = source.type == "cpu" and device.type == "cuda"  # so that no step before it is waited for
+        noise = torch.rand(count, generator=generator, device=source, pin_memory=pinned)
+        noises = self._by_kind(noise.to(device, non_blocking=True))  # one copy for all
         drawn = {
             kind: self._living(kind, cut(hard_concrete.stretched(log_alpha, noises[kind], self.settings.beta)))
             for kind, log_alpha in self.log_alpha.items()

@@ -71,10 +71,27 @@ time.sleep(60 if "slow" in sys.argv else 0)
 def test_what_tests_said_before_their_time_was_over(chosen, ending, tmp_path, monkeypatch) -> None:
     (tmp_path / "pytest.py").write_text(PYTEST)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said = gpu.run_tests("cpu", 2 if chosen else 60, chosen)
+    said, names = gpu.run_tests("cpu", 2 if chosen else 60, chosen)
     assert said == f"1 passed, 1 failed, 1 skipped{ending}; tests/a.py::test_two"
+    assert names == ["tests/a.py::test_one[front end too]"]
     assert not gpu.passed(said) and gpu.passed("56 passed, 8 skipped")
     assert not gpu.passed("56 passed; not through after 150 s")
+
+
+def test_tests_that_passed_before_the_time_was_over_are_not_run_again(tmp_path, monkeypatch) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_a.py").write_text(
+        "import pytest\npytestmark = pytest.mark.gpu\n"
+        "def test_one(): assert False\n"
+        "@pytest.mark.parametrize('name', ['front end too', 'b'])\ndef test_two(name): pass\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "TESTS", ["tests/test_a.py"])
+    one, two = "tests/test_a.py::test_one", [f"tests/test_a.py::test_two[{name}]" for name in ("front end too", "b")]
+    assert gpu.run_tests("cpu", 60, "", [one, two[0]]) == ("3 passed", [one, *two])
+    assert gpu.run_tests("cpu", 60, "", [one, *two]) == ("3 passed", [one, *two])
+    assert gpu.run_tests("cpu", 60, "") == (f"2 passed, 1 failed; {one}", two)
 
 
 def test_no_row_is_begun_after_the_time(tmp_path, monkeypatch, capsys) -> None:

@@ -10,6 +10,7 @@ from tiny import SHAPES, random_encoder, unequal_waveforms
 from traffic import META, Traffic
 from training.steps import METHODS, Steps
 
+from pruned_upstream.model import waveforms
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.pruning.gates import Gates, GateSettings
 from pruned_upstream.s3prl_plugin.expert import UpstreamExpert
@@ -58,6 +59,7 @@ def test_what_a_step_moves(method, family, recipe, tmp_path, on_meta, monkeypatc
     trainer = Steps(SHAPES[family], recipe, tmp_path).trainer(method, META)
     traffic = step(trainer, monkeypatch)
     assert len(traffic.uploads) == UPLOADS[method], traffic.uploads
+    assert not traffic.waiting
     assert len(traffic.read_backs) == READ_BACKS.get(method, 0), traffic.read_backs
     assert all(metric.device == META for metric in trainer.objective.metrics().values())
 
@@ -95,7 +97,8 @@ def test_the_counter_counts() -> None:
             x[torch.tensor([0])]
         with pytest.raises(NotImplementedError):
             x[x > 0]
-    assert (len(traffic.read_backs), len(traffic.uploads)) == (4, 4)
+        torch.zeros(2).to(META, non_blocking=True), x.copy_(torch.zeros(3), non_blocking=True)
+    assert (len(traffic.read_backs), len(traffic.uploads), len(traffic.waiting)) == (4, 6, 4)
 
 
 def test_pinning_is_for_gpus_alone() -> None:
@@ -113,15 +116,15 @@ def test_an_encoder_of_any_family(family) -> None:
     wavs = [wav.to(META) for wav in unequal_waveforms()]
     for given in (None, gates):
         with Traffic() as traffic:
-            waveforms, lengths = encoder.prepare(wavs)
-            encoder(waveforms, lengths, gates=given)
+            encoder(*encoder.prepare(wavs), gates=given)
         assert (len(traffic.uploads), traffic.read_backs) == (1, [])
 
 
 @pytest.mark.parametrize("family", sorted(SHAPES))
 @torch.no_grad()
-def test_the_upstream(family, tmp_path) -> None:
+def test_the_upstream(family, tmp_path, monkeypatch) -> None:
     """What superb's tasks ask for: waveforms that lie on the device already."""
+    monkeypatch.setattr(waveforms, "without_values", lambda tensor: False)
     save(tmp_path / "model.safetensors", random_encoder(SHAPES[family]))
     expert = UpstreamExpert(tmp_path / "model.safetensors").to(META).eval()
     wavs = [wav.to(META) for wav in unequal_waveforms()]
