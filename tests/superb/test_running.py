@@ -334,3 +334,9 @@ def test_options_of_our_own_upstream_are_a_deviation(tmp_path):
     assert ours.upstream_deviations == ("the upstream's options in bf16.yaml",)
     assert replace(ours, model_config=None).upstream_deviations == ()
     assert replace(ours, upstream="npc_local").upstream_deviations == ()
+
+
+@pytest.mark.parametrize("seed", [-5, 1 << 32, 99999999999])
+def test_a_seed_that_numpy_cannot_take_is_refused(settings, seed):
+    with pytest.raises(ConfigError, match=f"seed is {seed}; it must lie between 0 and 4294967295"):
+        replace(settings, seed=seed)
