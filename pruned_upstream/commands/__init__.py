@@ -186,12 +186,7 @@ def recordings_row(report: Mapping[str, Any]) -> tuple[str, str]:
 
 def add_remarks(table: Table, report: Mapping[str, Any]) -> None:
     """Rows of a training's report that only some runs have."""
-    if report["left_out"]:
-        table.add_row("left out, not for training", ", ".join(report["left_out"]))
-    if report["looks_held_out"]:
-        sets = ", ".join(f"{name} ({count})" for name, count in report["looks_held_out"].items())
-        table.add_row("TRAINED ON, LOOKS LIKE TEST DATA", sets, style="bold red")
-    for change in report["amendments"]:
-        where = f"{change['part']}, " if "part" in change else ""
-        row = f"{where}{change['key']}: {change['before']} -> {change['after']} after step {change['from_step']}"
-        table.add_row("amended", row)
+    from ..training.reports import LOOKS_HELD_OUT, remarks
+
+    for title, said in remarks(report):
+        table.add_row(title, said, style="bold red" if title == LOOKS_HELD_OUT else None)

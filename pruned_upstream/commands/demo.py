@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from . import add, terminal
+from . import add, log_to_terminal, terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +39,6 @@ def demo(
     require_miniature()
     from ..miniature.demo import DemoSettings, run_demo, table
     from ..training.provenance import read_report
-    from . import log_to_terminal
     from .prune import report_table
     from .superb import Progress
 

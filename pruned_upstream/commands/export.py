@@ -81,29 +81,13 @@ def release(
 def _report_change(before: Encoder, after: Encoder, audio: list[Path]) -> None:
     from ..export import change_of_hidden_states, noise
     from ..model.size import count_parameters
+    from ..model.waveforms import read_audio
 
     heads = [sum(len(layer.heads) for layer in encoder.config.layers) for encoder in (before, after)]
     parameters = [count_parameters(encoder.config) / 1e6 for encoder in (before, after)]
-    wavs = [_read(path) for path in audio] or noise(3.0, 2.0)
+    wavs = [read_audio(path) for path in audio] or noise(3.0, 2.0)
     changes = change_of_hidden_states(before, after, wavs)
     typer.echo(f"heads: {heads[0]} -> {heads[1]}; parameters: {parameters[0]:.2f} M -> {parameters[1]:.2f} M")
     where = f"{len(audio)} recordings" if audio else "noise; give --audio for speech"
     typer.echo(f"relative change of the hidden states on {where}:")
     typer.echo("  " + " ".join(f"{change:.3f}" for change in changes))
-
-
-def _read(path: Path):
-    """A mono 16 kHz recording as a tensor (samples,)."""
-    import soundfile
-    import torch
-
-    from ..errors import DataError
-    from ..model.config import SAMPLE_RATE
-
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path} cannot be read as audio: {error}") from error
-    if rate != SAMPLE_RATE or samples.shape[1] != 1:
-        raise DataError(f"{path} has {samples.shape[1]} channels at {rate} Hz; mono at {SAMPLE_RATE} Hz is needed")
-    return torch.from_numpy(samples[:, 0])

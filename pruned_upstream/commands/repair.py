@@ -26,7 +26,6 @@ def repair(
     ] = None,
 ) -> None:
     """Refit the output matrices of a pruned model to its teacher's layers on some minutes of speech; no training."""
-
     from ..model.hub import local_file
     from ..training.recipe import recipe_from
     from ..training.repairing import RepairRecipe, run_repair

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError, PrunedUpstreamError
+from ..s3prl_plugin.registry import ANY_FAMILY
 from ..superb.observer import Observer
 from . import add, number_or_text, pairs, terminal
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ..superb.running import Report, Settings
     from ..superb.tasks import Task
 
-DEFAULT_UPSTREAM = "pruned_upstream"
 LEARNING_RATES = (1e-2, 1e-3, 1e-4, 1e-5)
 FAILED, USAGE_ERROR = 1, 2
 
@@ -97,7 +97,7 @@ def superb(
         raise ConfigError("say what to measure: a compact model's file, or --upstream NAME")
     if (language_model is None) != (lexicon is None):
         raise ConfigError("--language-model and --lexicon go together")
-    upstream = upstream or DEFAULT_UPSTREAM
+    upstream = upstream or ANY_FAMILY
     name = name or (plain_name(checkpoint) if checkpoint is not None else upstream)
     checkpoint = local_file(checkpoint) if checkpoint is not None else None
     settings = Settings(

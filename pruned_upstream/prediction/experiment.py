@@ -20,6 +20,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..model.header import is_onnx
 from ..parsing import read_mapping
 from ..resources import downstream_config_path
+from ..s3prl_plugin.registry import ANY_FAMILY
 from ..superb.protocol import best_checkpoint
 from ..superb.results import FILE_NAME, TaskResult, read_results
 from ..superb.runner_input import read_experiment, saved_checkpoints
@@ -206,7 +207,7 @@ def _search_with(model: Path, layer: int | None) -> Experiment:
         )
     config = yaml.safe_load(downstream_config_path("qbe").read_text(encoding="utf-8"))
     args = {
-        "upstream": "pruned_upstream",
+        "upstream": ANY_FAMILY,
         "upstream_ckpt": str(model),
         "upstream_feature_selection": "hidden_states",
         "upstream_layer_selection": layer,

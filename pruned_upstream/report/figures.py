@@ -115,10 +115,7 @@ def pairing(runs: Sequence[Run]) -> Figure | None:
         axes.set_ylabel("student layer")
         _whole_numbers(axes)
         _finish(axes)
-    handles = {
-        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    _shared_legend(figure, columns=6)
     return figure
 
 
@@ -196,11 +193,8 @@ def _small_multiples(runs: Sequence[Run], metrics: Mapping[str, str], *, logarit
             axes.set_yscale("log")
         axes.set_title(title, fontsize=10)
         _finish(axes)
-    handles = {
-        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
     if len(runs) > 1:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        _shared_legend(figure, columns=3)
     return figure
 
 
@@ -214,6 +208,14 @@ def _figure(rows: int, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, rows * height + LEGEND_HEIGHT), layout="constrained")
+
+
+def _shared_legend(figure: Figure, columns: int) -> None:
+    """One entry for each name, whichever of the panels have it."""
+    handles = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..description import anatomy
 from ..description.macs import BUCKETS, official_macs
@@ -14,6 +14,7 @@ from ..superb.report import ABSENT, Entry, overview
 from ..superb.results import RunResults
 from ..superb.scores import truncate
 from ..training.recipe import REQUIRED, Kind, key_kinds
+from ..training.reports import in_words, remarks
 from . import figures
 from .html import Grid, duration, pictures, write_html
 from .runs import Run, base_recipe
@@ -84,8 +85,8 @@ def recipe_differences(runs: Sequence[Run]) -> Grid | None:
             continue
         other = [own != base and base != REQUIRED for own, base in zip(given, usual, strict=True)]
         marked |= {(len(rows), column + 1) for column, is_other in enumerate(other) if is_other}
-        base_values = list(dict.fromkeys(_shown(value) for value in usual if value != REQUIRED))
-        rows.append((key, [" / ".join(base_values) or ABSENT, *map(_shown, given)]))
+        base_values = list(dict.fromkeys(in_words(value) for value in usual if value != REQUIRED))
+        rows.append((key, [" / ".join(base_values) or ABSENT, *map(in_words, given)]))
     if not rows:
         return None
     methods = dict.fromkeys(run.method.base for run in runs if run.method)
@@ -145,25 +146,14 @@ def _numbers(run: Run, results: RunResults | None) -> dict[str, str]:
         found["recordings found unusable in training"] = str(len(outcome["dropped"]))
     if outcome.get("repeated"):
         found["recordings named more than once"] = str(outcome["repeated"])
-    if outcome.get("left_out"):
-        found["left out, not for training"] = ", ".join(outcome["left_out"])
-    if outcome.get("looks_held_out"):
-        sets = ", ".join(f"{name} ({count})" for name, count in outcome["looks_held_out"].items())
-        found["TRAINED ON, LOOKS LIKE TEST DATA"] = sets
-    if outcome.get("amendments"):
-        found["amended on the way"] = "; ".join(map(_amendment, outcome["amendments"]))
+    for title, said in remarks(outcome):
+        found[title] = f"{found[title]}; {said}" if title in found else said
     if run.launches:
         found["launches"] = str(len(run.launches))
         found["processes"] = ", ".join(dict.fromkeys(str(launch.get("processes", "?")) for launch in run.launches))
     if results is not None:
         found["superb_s"] = _superb_s(Entry.measured(results))
     return found
-
-
-def _amendment(change: Mapping[str, Any]) -> str:
-    where = f"{change['part']}, " if "part" in change else ""
-    before, after = _shown(change["before"]), _shown(change["after"])
-    return f"{where}{change['key']} {before} -> {after} after step {change['from_step']}"
 
 
 def _superb_s(entry: Entry) -> str:
@@ -230,13 +220,3 @@ def _own_scores(run: Run, superb: Sequence[RunResults]) -> RunResults | None:
         return None
     own = run.model.resolve()
     return next((r for r in superb if r.checkpoint is not None and Path(r.checkpoint).resolve() == own), None)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value)

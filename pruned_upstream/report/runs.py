@@ -72,7 +72,7 @@ class Run:
 
     @property
     def method_name(self) -> str:
-        """prune, distill ...; "unknown" for a recipe of no method that this version has."""
+        """prune, distill ...; "training" for a recipe of no method that this version has."""
         return self.method.name if self.method else UNKNOWN
 
     @property

@@ -17,9 +17,10 @@ from ..errors import CheckpointError
 if TYPE_CHECKING:
     from .expert import UpstreamExpert
 
+ANY_FAMILY = "pruned_upstream"
 # name behind -u -> the model family it takes; None takes any
 ENTRIES: dict[str, str | None] = {
-    "pruned_upstream": None,
+    ANY_FAMILY: None,
     "pruned_wavlm": "wavlm",
     "pruned_hubert": "hubert",
     "pruned_wav2vec2": "wav2vec2",

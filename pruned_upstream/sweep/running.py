@@ -13,6 +13,7 @@ from ..files import atomic_files, locked
 from ..jobs import Failure, run_jobs
 from ..report.folder import explain
 from ..report.scores_page import write_scores_page
+from ..s3prl_plugin.registry import ANY_FAMILY
 from ..superb.running import Settings
 from ..superb.running import run as run_superb
 from .folder import JOBS_FOLDER, write_guide, write_sweep_page
@@ -113,7 +114,7 @@ def _run_point(sweep: Sweep, point: Point) -> Failure | None:
 def _score(sweep: Sweep, point: Point, scoring: Scoring) -> Mapping[str, Failure]:
     settings = Settings(
         folder=point.scores,
-        upstream="pruned_upstream",
+        upstream=ANY_FAMILY,
         checkpoint=sweep.model(point),
         model=point.name,
         data=scoring.data,

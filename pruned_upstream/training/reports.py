@@ -3,7 +3,7 @@ the way. Methods add what came out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .corpus import Corpus
     from .growing import GrowingCorpus
     from .loop import Trainer
+
+
+LOOKS_HELD_OUT = "TRAINED ON, LOOKS LIKE TEST DATA"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,33 @@ class TrainingReport:
     left_out: list[str]
     looks_held_out: dict[str, int]
     amendments: list[dict[str, Any]]
+
+
+def remarks(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader must know of some runs, as titles and sentences; an amendment each has one.
+
+    Args:
+        report: fields of report.json, as far as they are there.
+    """
+    found = []
+    if left_out := report.get("left_out"):
+        found.append(("left out, not for training", ", ".join(left_out)))
+    if held_out := report.get("looks_held_out"):
+        found.append((LOOKS_HELD_OUT, ", ".join(f"{name} ({count})" for name, count in held_out.items())))
+    for change in report.get("amendments", ()):
+        where = f"{change['part']}, " if "part" in change else ""
+        before, after = in_words(change["before"]), in_words(change["after"])
+        found.append(("amended", f"{where}{change['key']}: {before} -> {after} after step {change['from_step']}"))
+    return found
+
+
+def in_words(value: Any) -> str:
+    """A recipe's value as YAML would say it, numbers to six digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def training_facts(corpus: Corpus | GrowingCorpus, trainers: Sequence[Trainer], *, steps: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_after_a_divergence_the_advice_can_be_followed(recipe, tmp_path: Path) -
     launches = json.loads((run / "launches.json").read_text())
     assert launches[-1]["amended"] == {"optimisation.learning_rate": [1e-3, 1e-5], "optimisation.steps": [4, 8]}
     page = dict(numbers([read_run(run)]).rows)
-    assert page["amended on the way"][0].startswith("optimisation.learning_rate 0.001 -> 1e-05 after step 4; ")
+    assert page["amended"][0].startswith("optimisation.learning_rate: 0.001 -> 1e-05 after step 4; ")
     rates = [row["learning_rate/weights"] for row in read_metrics(run)]
     assert len(rates) == 8 and max(rates[:4]) > 1e-4 and 0 < max(rates[4:]) <= 1e-5
     run_prune(recipe(**calm))  # the same command, without the flag: nothing is new
