@@ -85,8 +85,10 @@ def test_a_whole_run_with_workers_resumes(recipe, tmp_path: Path, device) -> Non
     assert read_state(tmp_path / "run")["step"] == 3
     resumed = load(run_prune(recipe(**options)))
     assert resumed.config == whole.config
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+    # not the weights: those whose gradient is rounding alone, such as a key's bias, go either way on a GPU
+    with torch.no_grad():
+        found, expected = (model.extract(unequal_waveforms()) for model in (resumed, whole))
+    assert largest_difference(found.hidden_states, expected.hidden_states, expected.padding_mask) < 1e-3
 
 
 def test_one_process_of_nccl(tmp_path, device) -> None:
