@@ -40,6 +40,8 @@ def fault(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return NO_MEMORY
     if isinstance(error, RuntimeError):
+        if str(error).startswith("Symlink loop"):  # pathlib
+            return f"{error}; mend that link, or name another place"
         return next((said for words, said in RUNTIME_FAULTS.items() if words in str(error)), None)
     return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import reprlib
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +55,7 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is no text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = plain_file(path).read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -70,6 +72,18 @@ def repeated(values: Iterable[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def plain_file(path: Path) -> Path:
+    """The path, unless it leads to a pipe or a device, which would be waited for, or read without end.
+
+    Raises:
+        OSError: it does, or there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", str(path))
+    return path
+
+
 def read_json(path: Path) -> Any:
     """A JSON file as plain data.
 
@@ -77,7 +91,7 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: as `parse_json`; or it is not UTF-8.
     """
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(plain_file(path).read_text(encoding="utf-8"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -124,7 +138,7 @@ def bounded_yaml(path: Path) -> str:
         ValueError: it is no YAML, too large, nested too deep, refers to itself, or a value is none of the kind that
             its tag names. Its text is not quoted, for the path may lead to a file that is nobody's business.
     """
-    with open(path, "rb") as file:
+    with open(plain_file(path), "rb") as file:
         raw = file.read(MAX_YAML_BYTES + 1)
     if len(raw) > MAX_YAML_BYTES:
         raise ValueError(f"it has more than {MAX_YAML_BYTES / 1e6:g} MB")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,8 @@ from tiny import random_encoder, tiny_config
 from training.conftest import LENGTHS, write_noise
 from training.launching import ROOT, read_state
 
+from pruned_upstream.errors import DataError
+from pruned_upstream.machine import fault
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
@@ -168,3 +172,42 @@ def test_memory_that_is_not_there(place: Path) -> None:
     )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     assert "there is not enough memory" in ended.stderr
+
+
+def test_paths_that_lead_nowhere_and_pictures_without_a_kind(place: Path) -> None:
+    (place / "loop").symlink_to(place / "loop")
+    model, loop = str(place / "teacher.safetensors"), str(place / "loop")
+    (place / "file").touch()
+    commands = {
+        "Symlink loop": ["report", loop, "--out", str(place / "page.html")],
+        "loop": ["superb", model, "--data", loop, "--tasks", "ks", "--output", f"{place}/x"],
+        "has no ending of a picture": ["info", model, "--plot", str(place / "layers")],
+        "is a file where a folder is needed": ["superb", model, "--data", str(place), "--output", str(place / "file")],
+    }
+    for words, (code, said) in zip(commands, run(list(commands.values())), strict=True):
+        assert code == 2 and re.search(words, said) and "Traceback" not in said, said
+    assert not (place / "layers").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/a"), "/x/a: No space left on device; mend that"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "there is not enough memory"),
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "a data loading process was killed"),
+        (RuntimeError("can't start new thread"), "there is not enough memory"),
+        (
+            FileNotFoundError(
+                "Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):"
+                "\nFileNotFoundError: [Errno 2] No such file or directory: '/x/b.wav'\n"
+            ),
+            "/x/b.wav: No such file or directory; mend that",
+        ),
+        (DataError("no speech"), "no speech"),
+        (ValueError("x"), None),
+    ],
+)
+def test_whose_fault_it_is(error: Exception, said: str | None) -> None:
+    found = fault(error)
+    assert found is None if said is None else found is not None and found.startswith(said)

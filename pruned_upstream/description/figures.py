@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..files import atomic_write
 
 if TYPE_CHECKING:
@@ -33,8 +34,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure; the suffix names the format.
 
     Raises:
+        ConfigError: no picture is known by this suffix.
         PrunedUpstreamError: the file cannot be written.
     """
     path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known and not path.is_dir():
+        raise ConfigError(f"{path} has no ending of a picture; name one that ends in .{', .'.join(sorted(known))}")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=160)

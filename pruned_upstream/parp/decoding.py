@@ -33,6 +33,9 @@ class DecodingSettings:
         require(self.beam >= 1, "decoding.beam", self.beam, "be at least 1")
         if (self.lm is None) != (self.words is None):
             raise ConfigError("decoding.lm and decoding.words go together; give both, or neither for greedy decoding")
+        for key, path in (("lm", self.lm), ("words", self.words)):
+            if path is not None and Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+                raise ConfigError(f"decoding.{key} is {path}, which is no file; name one")
 
 
 class Decoder(Protocol):

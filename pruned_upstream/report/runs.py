@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DataError
 from ..model.checkpoint import read_header
 from ..model.header import Header
-from ..parsing import parse_json, read_json, read_mapping
+from ..parsing import parse_json, plain_file, read_json, read_mapping
 from ..training.methods import METHODS, Method, method_of
 from ..training.metrics_log import METRICS_FILE
 from ..training.provenance import LAUNCHES_FILE, RECIPE_FILE, REPORT_FILE
@@ -165,7 +165,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Curve], bool]:
         DataError: a line before the last is damaged, a value is no number, or steps do not rise.
     """
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace") if path.exists() else ""
+        text = plain_file(path).read_bytes().decode("utf-8", errors="replace") if path.exists() else ""
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     *lines, rest = text.split("\n")

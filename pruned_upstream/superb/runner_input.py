@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..model.safe_loading import allowed_by_torch
-from ..parsing import MALFORMED, require, shown
+from ..parsing import MALFORMED, plain_file, require, shown
 from .supply import Config, splits, value_at
 
 RUNNER_COUNTS = ("total_steps", "log_step", "eval_step", "save_step", "max_keep", "gradient_accumulate_steps")
@@ -112,7 +112,7 @@ def read_states(path: Path) -> dict[str, Any]:
 
     try:
         with allowed_by_torch(argparse.Namespace):
-            states = torch.load(path, map_location="cpu", weights_only=True)
+            states = torch.load(plain_file(path), map_location="cpu", weights_only=True)
     except (OSError, EOFError, pickle.UnpicklingError, *MALFORMED) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint of s3prl's runner (states-STEP.ckpt, dev-best.ckpt): it is another "

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import ConfigError, DataError, PrunedUpstreamError
-from ..files import locked, write_text
+from ..files import locked, make_folder, write_text
 from ..jobs import Failure
 from ..model.hub import plain_name
 from ..parsing import read_mapping, require, shown
@@ -125,6 +125,9 @@ class Settings:
         for path in (self.checkpoint, self.model_config, *(self.language_model or ())):
             if path is not None and not path.exists():
                 raise DataError(f"{path} does not exist")
+        for path in self.language_model or ():
+            if not path.is_file():
+                raise DataError(f"{path} is no file; name the language model's, and its lexicon's")
         if not is_name(self.model_name):
             raise ConfigError(f"the model is called {shown(self.model_name)}; {NAMES}, say one with --name")
 
@@ -491,8 +494,7 @@ def claim(settings: Settings) -> None:
         "seed": settings.seed,
         "versions": _versions(),
     }
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    path = settings.folder / RUN
+    path = make_folder(settings.folder) / RUN
     with locked(settings.folder, ".run.lock"):
         if not path.exists():
             _write_yaml(path, identity)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..files import write_text
 from ..model.config import SAMPLE_RATE
-from ..parsing import read_json
+from ..parsing import plain_file, read_json
 
 log = logging.getLogger(__name__)
 
@@ -431,7 +431,7 @@ def read_lines(file: Path) -> list[str]:
     texts from the web.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        lines = plain_file(file).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return lines if lines[-1] else lines[:-1]

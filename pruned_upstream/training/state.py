@@ -14,7 +14,7 @@ import torch
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files import atomic_write
-from ..parsing import MALFORMED, shown
+from ..parsing import MALFORMED, plain_file, shown
 from .recipe import Kind
 
 STATE_FILE = "state.pt"
@@ -56,7 +56,7 @@ def load_state(path: Path, *, device: torch.device) -> dict[str, Any] | None:
         return None
     advice = f"name another run.folder, or remove {path} to start over"
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(plain_file(path), map_location=device, weights_only=True)
     except (OSError, EOFError, pickle.UnpicklingError, *MALFORMED) as error:
         raise CheckpointError(
             f"the training state {path} cannot be read: it is truncated, foreign, or holds what torch's safe loader "
