@@ -67,6 +67,19 @@ def read_text(path: Path) -> str:
     return text
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file of a corpus; none of an empty one.
+
+    They end where a file's lines end for s3prl, and not, as str.splitlines has it, at U+0085 or U+2028, too: text whose
+    encoding was once mistaken holds such characters.
+
+    Raises:
+        DataError: as `read_text`.
+    """
+    text = read_text(path)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def repeated(values: Iterable[str]) -> list[str]:
     """Those that come more than once."""
     return [value for value, count in Counter(values).items() if count > 1]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pruned_upstream.parsing import MAX_DEPTH, parse_json, printable, read_yaml, shown
+from pruned_upstream.parsing import MAX_DEPTH, parse_json, printable, read_lines, read_yaml, shown
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,13 @@ def test_a_fault_does_not_quote_the_file(tmp_path):
 def test_nothing_steers_the_terminal():
     assert printable("a\x1b[31m\ud800\n") == "a\\x1b[31m\\ud800\n"
     assert len(shown("a" * 10_000)) < 100
+
+
+def test_lines_of_a_corpus_end_where_a_file_s_lines_end(tmp_path):
+    """UTF-8 taken for Latin-1 and written again, as in transcripts that were collected, holds U+0085 and its like."""
+    lines = ["CAF\u00c3\u0085 \u2028 \u000b \u001c END", "", "last"]
+    (tmp_path / "list").write_text("\r\n".join(lines) + "\n", encoding="utf-8", newline="")
+    with open(tmp_path / "list", encoding="utf-8") as file:
+        assert read_lines(tmp_path / "list") == [line.rstrip("\n") for line in file] == lines
+    (tmp_path / "empty").touch()
+    assert read_lines(tmp_path / "empty") == []

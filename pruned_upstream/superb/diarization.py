@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..model.config import SAMPLE_RATE
-from ..parsing import MALFORMED
+from ..parsing import MALFORMED, read_lines
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEDIANS = (1, 11)
@@ -55,11 +55,7 @@ def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
         DataError: no such file, or a line that is no RTTM.
     """
     turns: dict[str, list[Turn]] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(Path(path)), 1):
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
             continue

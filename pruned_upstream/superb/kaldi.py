@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from ..parsing import read_text, repeated, shown
+from ..parsing import read_lines, repeated, shown
 
 SPEAKERS = 2
 """In a recording, at most: the task's head has as many outputs."""
@@ -116,7 +116,7 @@ def read_rows(path: Path, keys: Mapping[str, AbstractSet[str]]) -> list[list[str
     """
     columns = FILES[path.name]
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if path.name == "rttm" and not line.startswith("SPEAKER"):
             continue
         fields = line.split(None, len(columns) - 1) if columns[-1].rest else line.split()

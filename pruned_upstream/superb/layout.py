@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import DataError
-from ..parsing import read_text, repeated, shown
+from ..parsing import read_lines, repeated, shown
 from ..s3prl_plugin import recordings
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech, snips, vocabularies
 from . import kaldi, mtwv, official
@@ -415,7 +415,7 @@ def _sd(data: Data, found: Inventory) -> None:
         for split, turns in libri2mix.TURN_FILES.items():
             mixtures = libri2mix.mixtures(data.corpus("Libri2Mix"), split)
             if found.exists(mixtures, "LibriMix's list of mixtures"):
-                found.counts[split] = len(mixtures.read_text(encoding="utf-8").splitlines()) - 1
+                found.counts[split] = len(read_lines(mixtures)) - 1
             found.exists(
                 data.corpus("LibriMix") / "metadata/LibriSpeech" / turns, "speaker turns, in a clone of LibriMix"
             )
@@ -542,7 +542,7 @@ def _rows(path: Path, fields: int, what: str, *, more: bool = True) -> list[list
     Raises:
         DataError: a line is damaged, or there is none.
     """
-    rows = [line.split() for line in read_text(path).splitlines()]
+    rows = [line.split() for line in read_lines(path)]
     if not any(rows):
         raise DataError(f"{path} is empty")
     for number, row in enumerate(rows, 1):

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..errors import DataError
+from ..parsing import read_lines
 
 P_TARGET = 0.0008
 C_FALSE_ALARM = 1.0
@@ -52,11 +53,7 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
 
     rttm = _only(folder, "*.rttm")
     targets: dict[str, set[str]] = {}
-    try:
-        lines = rttm.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{rttm} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(rttm), 1):
         fields = line.split()
         if not fields or fields[0] != "LEXEME":
             continue

@@ -20,7 +20,7 @@ import yaml
 from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_files, atomic_write, write_text
-from ..parsing import MALFORMED
+from ..parsing import MALFORMED, read_lines
 from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
 from . import kaldi, official
 from .diarization import FRAME_SHIFT, read_activity, read_frame_shift
@@ -366,7 +366,7 @@ def _voxceleb_name(path: str) -> str:
 
 
 def _fields(listing: Path) -> list[Names]:
-    return [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split() for line in read_lines(listing) if line.strip()]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

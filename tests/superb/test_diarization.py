@@ -84,5 +84,5 @@ def test_missing_predictions_and_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match="line 1"):
         diarization.read_rttm(tmp_path / "rttm")
     (tmp_path / "rttm").write_bytes(b"SPEAKER caf\xe9 1 0.0 0.5 <NA> <NA> A <NA>\n")
-    with pytest.raises(DataError, match="rttm cannot be read"):
+    with pytest.raises(DataError, match="rttm is not UTF-8"):
         diarization.read_rttm(tmp_path / "rttm")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...parsing import read_json, read_text, repeated, shown
+from ...parsing import read_json, read_lines, repeated, shown
 
 EMOTIONS = ("neu", "hap", "ang", "sad")
 MERGED = {"exc": "hap"}
@@ -90,7 +90,7 @@ def read_labels(root: Path, session: str) -> list[dict[str, str]]:
     entries = []
     # some copies hold macOS's files ._NAME
     for labels in sorted((root / session / "dialog/EmoEvaluation").glob("[!.]*.txt")):
-        for line in read_text(labels).splitlines():
+        for line in read_lines(labels):
             # [start - end] <tab> utterance <tab> emotion <tab> [valence, activation, dominance]
             _, *fields = line.split("\t") if line.startswith("[") else [""]
             if len(fields) < 2 or fields[0] not in recordings:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ...errors import DataError
 from ...files import atomic_write
-from ...parsing import read_text, repeated, shown
+from ...parsing import read_lines, repeated, shown
 
 Lexicon: TypeAlias = Mapping[str, tuple[str, ...]]
 
@@ -38,7 +38,7 @@ def find_utterances(root: Path, splits: Sequence[str]) -> list[Utterance]:
         if not transcripts:
             raise DataError(f"{root / split} holds no SPEAKER/CHAPTER/*.trans.txt: not LibriSpeech's layout")
         for file in transcripts:
-            for line in read_text(file).splitlines():
+            for line in read_lines(file):
                 name, blank, transcript = line.strip().partition(" ")
                 if name and not blank:
                     raise DataError(f"{file}: the line {line!r} has no transcript")
@@ -105,7 +105,7 @@ def read_lexicon(paths: Iterable[str | Path]) -> Lexicon:
     """
     lexicon: dict[str, tuple[str, ...]] = {}
     for path in paths:
-        for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
+        for number, line in enumerate(read_lines(Path(path)), 1):
             word, *phones = line.split() or [""]
             if word and not phones:
                 raise DataError(f"{path}, line {number}: the word {word} has no phonemes")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DataError
-from ...parsing import read_text, shown
+from ...parsing import read_lines, read_text, shown
 
 SENTENCES, SLOTS = "all.iob.snips.txt", "slots.txt"
 OUTSIDE = "O"
@@ -23,7 +23,7 @@ def read_sentences(path: Path) -> dict[str, str]:
         DataError: a line has no words, no slots or not as many of both, or a recording has two sentences.
     """
     sentences: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         recording, _, sentence = line.strip().partition(" ")
