@@ -18,6 +18,7 @@ from .runs import Curve, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -113,7 +114,7 @@ def pairing(runs: Sequence[Run]) -> Figure | None:
                 axes.plot(*_thinned(curve), **look(number, marker=False), label=f"teacher layer {layer}")
         axes.set_title(run.name, fontsize=10)
         axes.set_ylabel("student layer")
-        _whole_numbers(axes)
+        _whole_numbers(axes.yaxis)
         _finish(axes)
     _shared_legend(figure, columns=6)
     return figure
@@ -133,7 +134,7 @@ def gates_by_layer(run: Run) -> Figure | None:
         mesh = axes.pcolormesh(edges, layers, table, vmin=0, vmax=1, cmap="viridis", rasterized=True)
         axes.set_title(GATES.get(kind, kind), fontsize=10)
         axes.set_ylabel("layer")
-        _whole_numbers(axes)
+        _whole_numbers(axes.yaxis)
         _finish(axes, grid=False)
     figure.colorbar(mesh, ax=figure.axes, label="mean of the gates", aspect=40, pad=0.01)
     return figure
@@ -218,12 +219,13 @@ def _shared_legend(figure: Figure, columns: int) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def _whole_numbers(axes: Axes) -> None:
-    cast("MaxNLocator", axes.yaxis.get_major_locator()).set_params(integer=True)
+def _whole_numbers(axis: Axis) -> None:
+    cast("MaxNLocator", axis.get_major_locator()).set_params(integer=True)
 
 
 def _finish(axes: Axes, *, grid: bool = True) -> None:
     axes.set_xlabel("step", fontsize=8)
+    _whole_numbers(axes.xaxis)
     axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if grid:

@@ -53,6 +53,19 @@ def test_a_partial_result_is_named_but_not_drawn(make_results):
     assert "no model has all ten tasks, official, and a size" in texts(figure)
 
 
+@pytest.mark.parametrize("value", [5.0, 100.0])
+def test_the_names_of_the_two_lines_never_overlap(make_results, value):
+    """Toy data: an MTWV of 100 is worth 12007 points, beside which FBANK and WavLM Large are close neighbours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = task_profile([Entry.measured(make_results(tasks=("qbe",), metrics={"qbe.mtwv": value}))])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    names = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert not names["FBANK"].overlaps(names["WavLM Large"])
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in names.values()), "a name is cut off"
+
+
 def test_the_profile_marks_the_tasks_that_are_there(make_results):
     figure = task_profile([Entry.measured(make_results(tasks=("ks", "sf"), why_unofficial="short"))])
     points = sorted(x for x, _ in marks(figure))
