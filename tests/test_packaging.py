@@ -47,6 +47,15 @@ def test_pins_lie_in_the_ranges(metadata):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
+def test_the_import_brings_nothing_but_what_watches_for_transformers():
+    program = "import sys; before = set(sys.modules); import pruned_upstream; print(*sorted(set(sys.modules) - before))"
+    bare = [sys.executable, "-S", "-c", program]  # what is installed here may import some of it at the start
+    found = subprocess.run(bare, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
+    watching = ["", ".after_import", ".transformers_plugin", ".transformers_plugin.registry"]
+    assert [name for name in found if name.startswith("pruned_upstream")] == [f"pruned_upstream{n}" for n in watching]
+    assert not {"re", "typing", "logging", "pathlib"} & set(found)
+
+
 def test_the_import_loads_no_torch():
     loaded = subprocess.run(
         [sys.executable, "-c", "import pruned_upstream, sys; print('torch' in sys.modules, 's3prl' in sys.modules)"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import ModuleType
 
 from .. import after_import
-from .remote_code import AUTO_MODELS
 
 CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 MODELS = "transformers.models.auto.modeling_auto"
@@ -30,6 +29,7 @@ def _register_configuration(auto: ModuleType) -> None:
 def _register_models(auto: ModuleType) -> None:
     from . import modeling
     from .configuration import PrunedUpstreamConfig
+    from .remote_code import AUTO_MODELS
 
     for name, ours in AUTO_MODELS.items():
         getattr(auto, name).register(PrunedUpstreamConfig, getattr(modeling, ours), exist_ok=True)
