@@ -163,6 +163,9 @@ def test_a_table_can_be_measured(shape: str) -> None:
     assert dense > latency.counted(dataclasses.replace(SHAPES[shape], layers=(gone,) * 3)) > 0
     assert table.heads == [0, 1, 2, 3, 4]
     assert table.widths == [0, 8]
+    widest = SHAPES[shape].conv[0].dense_channels
+    (_, outputs), *_ = table.channels  # below the widest at odd numbers: cuts leave few that vector instructions like
+    assert outputs[-1] == widest and all(1 <= count < widest and count % 2 for count in outputs[:-1])
     for line in (*table.ragged, table.whole, table.projections, table.feed_forward, *zip(*table.ragged, strict=True)):
         assert list(line) == sorted(line), "more of anything takes no less time"
 
