@@ -65,7 +65,8 @@ def recordings(folder: Path) -> dict[str, Path]:
         DataError: the wav.scp is damaged.
     """
     if not (folder / "wav.scp").exists():
-        return {path.stem: path for path in sorted((folder / "wav").glob("*.wav"))}
+        files = sorted((folder / "wav").glob("[!.]*.*"))
+        return {path.stem: path for path in files if path.suffix in (".wav", ".flac")}
     rows = read_rows(folder / "wav.scp", {})
     return {recording: Path(path) for recording, path in rows if not path.endswith("|")}  # "|" ends a shell command
 
@@ -96,6 +97,12 @@ def require_sound(folder: Path) -> dict[str, float]:
             raise DataError(
                 f"{folder / 'segments'}: the utterance {shown(utterance)} goes from {start} to {end} s in a recording "
                 f"of {lengths[recording]:g} s"
+            )
+    for _, recording, _, start, duration, *_ in rows["rttm"]:
+        if float(start) + float(duration) > lengths[recording] + TOLERANCE:
+            raise DataError(
+                f"{folder / 'rttm'}: a turn goes from {start} s on for {duration} s in the recording "
+                f"{shown(recording)} of {lengths[recording]:g} s"
             )
     if many := next((recording for recording, names in speakers.items() if len(names) > SPEAKERS), None):
         raise DataError(

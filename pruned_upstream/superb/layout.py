@@ -58,6 +58,8 @@ SPEAKER_IDS = range(10001, 11252)
 NOISE_SECONDS = 1.0
 """What keyword spotting cuts from background noise, for silence."""
 SLOTS = ("action", "object", "location")
+FOUND = ("aac", "au", "flac", "m4a", "mp3", "ogg", "wav")
+"""Endings of what speaker verification trains on, in small or in capitals (librosa.util.find_files)."""
 Sampled = TypeVar("Sampled")
 
 
@@ -179,10 +181,14 @@ class Inventory:
 
         try:
             found = soundfile.info(file)
+            if not found.frames:
+                return f"{file} holds no sound"
+            # FLAC says at its beginning how long it is
+            frames = len(soundfile.read(file, dtype="int16")[0]) if found.format == "FLAC" else found.frames
         except soundfile.SoundFileError as error:
             return f"{file} cannot be read as audio: {error}"
-        if not found.frames:
-            return f"{file} holds no sound"
+        if frames < found.frames:
+            return f"{file} is cut off: {frames} of {found.frames} samples can be read"
         return recordings.wrong_format(file, found.samplerate, found.channels) if self.as_they_are else None
 
     def record(self, path: Path, name: str | None = None) -> bool:
@@ -300,7 +306,8 @@ def _ks(data: Data, found: Inventory) -> None:
     elif "dev" not in parts:
         found.substitutes.append("the development set is background noise alone")
     classes = [testing / name for name in KEYWORD_CLASSES if found.exists(testing / name, "one of the 12 test classes")]
-    strangers = sorted({path.name for path in testing.iterdir() if path.is_dir()} - set(KEYWORD_CLASSES))
+    folders = {path.name for path in testing.iterdir() if any(path.glob("*.wav"))}
+    strangers = sorted(folders - set(KEYWORD_CLASSES))
     if strangers:
         found.problems.append(f"{testing / strangers[0]} is none of the 12 test classes")
     found.counts["test"] = found.audio([wav for folder in classes for wav in _wavs(folder)], testing.name)
@@ -361,20 +368,25 @@ def _sid(data: Data, found: Inventory) -> None:
         if not (speaker[:2] == "id" and speaker[2:].isdecimal() and int(speaker[2:]) in SPEAKER_IDS):
             there = f"id{SPEAKER_IDS[0]} to id{SPEAKER_IDS[-1]}"
             raise DataError(f"{listing} lists {shown(name)}; the speakers of VoxCeleb1 are {there}")
-    halves = {speaker: half for half in ("dev", "test") for speaker in _names(root / half / "wav")}
+    halves: dict[str, list[Path]] = {}
+    for half in sorted(root.glob("*/wav")):  # s3prl looks into each
+        for speaker in _names(half):
+            halves.setdefault(speaker, []).append(half)
+
+    def recording(name: str) -> Path:
+        first, *more = halves.get(name.partition("/")[0], [root / "dev/wav"])
+        return next((half / name for half in more if (half / name).exists()), first / name)
+
     for number, part in {"1": "train", "2": "dev", "3": "test"}.items():
         files = [name for which, name, *_ in entries if which == number]
         if not files:
             found.problems.append(f"{listing} lists no recording for {part} (lines that begin with {number})")
-        found.counts[part] = found.audio(
-            [root / halves.get(name.partition("/")[0], "dev") / "wav" / name for name in files],
-            f"{listing.name}, {part}",
-        )
+        found.counts[part] = found.audio(map(recording, files), f"{listing.name}, {part}")
 
 
 def _sv(data: Data, found: Inventory) -> None:
     root, listing = data.corpus("VoxCeleb1"), data.trial_list()
-    training = sorted((root / "dev/wav").glob("*/*/*.wav"))
+    training = sorted(path for path in (root / "dev/wav").rglob("[!.]*.*") if path.suffix[1:].lower() in FOUND)
     if not training:
         found.problems.append(f"{root / 'dev/wav'} holds no recording: the archive is not, or not wholly, extracted")
     found.counts["train"] = found.audio(training, "VoxCeleb1/dev")
@@ -488,12 +500,12 @@ def _sf(data: Data, found: Inventory) -> None:
         sentences = snips.read_sentences(root / snips.SENTENCES)
     if found.exists(root / snips.SLOTS, "the names of the slots"):
         found.check(snips.require_slots, sentences or {}, snips.read_slots(root / snips.SLOTS), root / snips.SLOTS)
-    for part in ("train", "valid", "test"):
+    for part, speakers in snips.SPEAKERS.items():
         if found.exists(root / part, "recordings"):
-            wavs = sorted((root / part).rglob("[!.]*.wav"))
+            wavs = snips.recordings(root / part, speakers)
             found.counts[part] = found.audio(wavs, f"SNIPS/{part}")
             if not wavs:
-                found.problems.append(f"{root / part} holds no .wav file")
+                found.problems.append(f"{root / part} holds no .wav file of its speakers: {', '.join(speakers)}")
             if sentences and (silent := [wav for wav in wavs if wav.stem not in sentences]):
                 found.problems.append(
                     f"{len(silent)} of {len(wavs)} recordings of SNIPS/{part} have no line in {snips.SENTENCES}, e.g. "

@@ -133,7 +133,7 @@ def score_folder(detections: str | Path, ground_truth: str | Path) -> float:
 
 
 def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
+    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if len(found) != 1:
         raise DataError(f"{folder} must hold exactly one {pattern}, it holds {len(found)}")
     return found[0]

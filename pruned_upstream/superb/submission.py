@@ -21,7 +21,7 @@ from ..description.macs import BUCKETS
 from ..errors import DataError
 from ..files import atomic_files, atomic_write, write_text
 from ..parsing import MALFORMED, read_lines
-from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech
+from ..s3prl_plugin.parts import iemocap, libri2mix, librispeech, snips
 from . import kaldi, official
 from .diarization import FRAME_SHIFT, read_activity, read_frame_shift
 from .layout import KEYWORD_CLASSES, LIBRISPEECH_SPLITS, Data
@@ -350,7 +350,7 @@ def _command_names(data: Data, part: Part) -> Names:
 
 
 def _slot_names(data: Data, part: Part) -> Names:
-    return [wav.stem for wav in sorted((data.corpus("SNIPS") / "test").rglob("*.wav"))]
+    return [wav.stem for wav in snips.recordings(data.corpus("SNIPS") / "test", snips.SPEAKERS["test"])]
 
 
 def _emotion_names(data: Data, part: Part) -> Names | None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pruned_upstream.errors import DataError
-from pruned_upstream.superb import layout, official
+from pruned_upstream.s3prl_plugin.parts import snips
+from pruned_upstream.superb import configuration, layout, official
 from pruned_upstream.superb.contradictions import REASONS
 from pruned_upstream.superb.layout import Data, take_inventory
 from pruned_upstream.superb.tasks import TASKS
@@ -102,11 +103,12 @@ def write_commands(root: Path) -> None:
 
 def write_snips(root: Path) -> None:
     corpus = root / "SNIPS"
-    sentences = [f"Ivy-snips-{part}-0 BOS GO ROME EOS\tO O city intent\n" for part in ("train", "valid", "test")]
+    voices = {"train": "Ivy", "valid": "Amy", "test": "Emma"}
+    sentences = [f"{voice}-snips-{part}-0 BOS GO ROME EOS\tO O city intent\n" for part, voice in voices.items()]
     write_text(corpus / "all.iob.snips.txt", "".join(sentences))
     write_text(corpus / "slots.txt", "O\ncity\n")
-    for part in ("train", "valid", "test"):
-        write_audio(corpus / part / f"Ivy-snips-{part}-0.wav")
+    for part, voice in voices.items():
+        write_audio(corpus / part / f"{voice}-snips-{part}-0.wav")
 
 
 def write_iemocap(root: Path) -> None:
@@ -166,7 +168,7 @@ DAMAGES = [
     ("sd", "diarization/test/rttm", "part of a kaldi folder"),
     ("ic", "fluent_speech_commands_dataset/data/valid_data.csv", "the list of commands"),
     ("sf", "SNIPS/slots.txt", "the names of the slots"),
-    ("sf", "SNIPS/valid/Ivy-snips-valid-0.wav", "holds no .wav file"),
+    ("sf", "SNIPS/valid/Amy-snips-valid-0.wav", "holds no .wav file"),
     ("er", "IEMOCAP/Session3/sentences/wav/d/Session3_a.wav", "recordings of Session3 are missing"),
 ]
 
@@ -262,6 +264,7 @@ WRONG = [
     ("sd", "diarization/test/reco2dur", put("rec 7.5\n"), "says that 'rec' lasts 7.5 s; it lasts 1 s"),
     ("sd", "diarization/test/reco2dur", put("car 1\n"), "the recording 'car' is not in the folder wav"),
     ("sd", "diarization/test/rttm", swap("0.4", "x"), "rttm: 'x' is no number of seconds"),
+    ("sd", "diarization/test/rttm", swap("0.4", "99"), "rttm: a turn goes from 0.1 s on for 99 s"),
     ("sd", "diarization/test/rttm", put("SPEAKER rec 1 0.1 0.4 <NA>\n"), "rttm, line 1"),
     ("sd", "diarization/test/rttm", put("SPKR-INFO rec 1 <NA> <NA> <NA> unknown a <NA>\n"), "rttm is empty"),
     ("sd", "diarization/test/wav.scp", put("rec nowhere.wav\n"), "diarization/test are missing, e.g. nowhere.wav"),
@@ -382,6 +385,62 @@ def test_what_macos_puts_beside_files_is_no_part_of_a_corpus(corpora):
         listing.unlink()
     (corpora / "IEMOCAP/meta_data").rename(corpora / "IEMOCAP/away")
     assert take_inventory("er", Data(corpora)).problems == []
+
+
+def test_slot_filling_has_its_own_voices_in_folders_that_hold_all(corpora):
+    """s3prl's snips_prepare_data.sh writes SNIPS/valid/Salli-snips-valid-168.wav, and Salli is for training."""
+    before = take_inventory("sf", Data(corpora)).counts
+    for part in ("train", "valid", "test"):
+        for voice in ("Salli" if part != "train" else "Amy", "Zoe"):
+            write_audio(corpora / "SNIPS" / part / f"{voice}-snips-{part}-7.wav")
+    found = take_inventory("sf", Data(corpora))
+    assert (found.problems, found.counts) == ([], before)
+
+
+def test_the_voices_are_those_of_the_configuration():
+    corpus = configuration.resolve(TASKS["sf"], {})[0]["downstream_expert"]["corpus"]
+    assert {part: tuple(corpus[f"{part}_speakers"]) for part in ("train", "valid", "test")} == snips.SPEAKERS
+
+
+def test_recordings_of_voxceleb_are_found_as_s3prl_finds_them(corpora):
+    corpus = corpora / "VoxCeleb1"
+    for folder in corpus.glob("*/wav/*/*"):
+        (folder / "._00001.wav").write_bytes(b"\0\5\x16\7")
+    write_audio(corpus / "dev/wav/id10001/v/00002.FLAC")
+    (corpus / "test/wav/id10001").mkdir()
+    for task, part in (("sv", "train"), ("sid", "train")):
+        found = take_inventory(task, Data(corpora))
+        assert found.problems == [] and found.counts[part] == {"sv": 2, "sid": 1}[task]
+    (corpus / "dev").rename(corpus / "vox1_dev_wav")
+    assert take_inventory("sid", Data(corpora)).problems == []
+
+
+def test_folders_without_recordings_are_no_classes(corpora):
+    for name in (".ipynb_checkpoints", "__MACOSX/yes"):
+        (corpora / "speech_commands_test_set_v0.01" / name).mkdir(parents=True)
+    assert take_inventory("ks", Data(corpora)).problems == []
+    write_audio(corpora / "speech_commands_test_set_v0.01/cat/x_nohash_0.wav")
+    assert "cat is none of the 12 test classes" in take_inventory("ks", Data(corpora)).problems[0]
+
+
+def test_hidden_files_beside_the_truth_are_none_of_it(corpora):
+    (corpora / "quesst14Database/scoring/groundtruth_quesst14_dev/._x.rttm").write_bytes(b"\0\5")
+    assert take_inventory("qbe", Data(corpora)).problems == []
+
+
+def test_a_flac_file_that_is_cut_off_is_named(corpora):
+    path = corpora / "LibriSpeech/dev-clean/84/121/84-121-0000.flac"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48000), 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (problem,) = take_inventory("asr", Data(corpora)).problems
+    assert str(path) in problem
+
+
+def test_diarization_may_be_flac(corpora):
+    for path in list((corpora / "diarization").glob("*/wav/rec.wav")):
+        soundfile.write(path.with_suffix(".flac"), *soundfile.read(path))
+        path.unlink()
+    assert take_inventory("sd", Data(corpora)).problems == []
 
 
 def test_what_else_lies_beside_recordings_of_diarization_is_none(corpora):

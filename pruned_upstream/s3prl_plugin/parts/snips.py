@@ -6,7 +6,7 @@ line of slots.txt is `O`, which is no slot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from ...errors import DataError
@@ -14,6 +14,19 @@ from ...parsing import read_lines, read_text, shown
 
 SENTENCES, SLOTS = "all.iob.snips.txt", "slots.txt"
 OUTSIDE = "O"
+SPEAKERS: Mapping[str, tuple[str, ...]] = {
+    "train": ("Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"),
+    "valid": ("Aditi", "Amy", "Geraint", "Nicole"),
+    "test": ("Brian", "Emma", "Raveena", "Russell"),
+}
+"""Voices that each split is made of (s3prl's downstream/ctc/snips.yaml). The folders hold all sixteen: s3prl's
+preprocess/snips_prepare_data.sh looks for one of Salli's in `valid`."""
+
+
+def recordings(folder: Path, speakers: Container[str] | None) -> list[Path]:
+    """A split's recordings by these voices, or by all, sorted."""
+    wavs = sorted(folder.rglob("[!.]*.wav"))
+    return [wav for wav in wavs if speakers is None or wav.stem.partition("-")[0] in speakers]
 
 
 def read_sentences(path: Path) -> dict[str, str]:

@@ -43,11 +43,7 @@ class SnipsDataset(BucketedUtterances):
         for name in split:
             speakers = options.get(f"{name}_speakers")
             # the order among sentences of equal length is fixed here, not by the file system
-            recordings = sorted(
-                wav
-                for wav in (root / name).rglob("*.wav")
-                if wav.stem in sentences and (speakers is None or wav.stem.partition("-")[0] in speakers)
-            )
+            recordings = [wav for wav in snips.recordings(root / name, speakers) if wav.stem in sentences]
             if not recordings:
                 raise DataError(f"{root / name} holds no .wav file of its speakers with a line in all.iob.snips.txt")
             utterances += [(str(wav), tokenizer.encode(sentences[wav.stem])) for wav in recordings]
