@@ -6,8 +6,11 @@ What such a file holds, and how it is run, is in `model/onnx_file.py`.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +115,10 @@ def export_onnx(
     encoder = encoder.to("cpu").eval()
     with atomic_write(path) as temporary:
         graph = _live(encoder) if live else _whole(encoder)
-        _convert(encoder, graph, temporary, fold=int8, provenance=provenance or {})
-        if int8:
-            _quantise(temporary)
+        with _without_foreign_warnings():
+            _convert(encoder, graph, temporary, fold=int8, provenance=provenance or {})
+            if int8:
+                _quantise(temporary)
         largest, relative = (_compared_live if live else _compared)(encoder, temporary)
         if not int8 and not largest <= TOLERANCE:
             raise PrunedUpstreamError(
@@ -187,6 +191,25 @@ def _live(encoder: Encoder) -> Graph:
     example = torch.zeros(width), torch.tensor([1]), *module.state.values()
     inputs = ["samples", "frames", *(f"in.{name}" for name in module.state)]
     return Graph(module, example, inputs, [f"out.{name}" for name in module.state], None)
+
+
+@contextmanager
+def _without_foreign_warnings() -> Iterator[None]:
+    """Torch's exporter and onnxruntime's quantiser speak of packages and steps that no model here needs.
+
+    What they write is compared with torch afterwards; errors are heard as ever.
+    """
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]  # the quantiser speaks to the root
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import reprlib
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,12 @@ def require(condition: bool, name: str, value: object, wanted: str) -> None:
     """
     if not condition:
         raise ConfigError(f"{name} is {shown(value)}; it must {wanted}")
+
+
+def require_seconds(name: str, value: object) -> None:
+    """Refuse what is no length of time in seconds. Raises ConfigError: it is no number between -1e9 and 1e9."""
+    known = isinstance(value, Real) and not isinstance(value, bool) and -1e9 < value < 1e9
+    require(known, name, value, "be a number of seconds below 1e9")
 
 
 def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:

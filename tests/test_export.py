@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import runpy
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,26 @@ def test_int8_is_smaller_and_close(onnx_packages, tmp_path):
     wavs = unequal_waveforms()
     states, mask = OnnxEncoder(report.path).extract(wavs)
     assert largest_difference(states, encoder(*encoder.prepare(wavs)).hidden_states, mask) < 0.1
+
+
+def test_foreign_warnings_are_not_heard(onnx_packages, tmp_path, tiny):
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = heard.append
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger()]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            export_onnx(tiny, tmp_path / "model.onnx", int8=True)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    assert [record.getMessage() for record in heard] == []
+    assert [str(warning.message) for warning in warned] == []
+    assert [logger.level for logger in loggers] == levels
 
 
 def test_a_missing_package_is_named(tmp_path, tiny, monkeypatch):

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..model.checkpoint import assemble
 from ..model.config import SAMPLE_RATE, EncoderConfig, Streaming
 from ..model.encoder import Dropout, Encoder
+from ..parsing import require_seconds
 
 HEADS = "prediction_heads."
 
@@ -82,8 +83,11 @@ def as_streaming(encoder: Encoder, chunk_seconds: float, history_seconds: float)
     Its padding is exact: so a batch gives what each recording gives alone.
 
     Raises:
-        ConfigError: the encoder cannot hear chunks, or a chunk is shorter than a frame.
+        ConfigError: the encoder cannot hear chunks, a chunk is shorter than a frame, or one of the two is no number of
+            seconds.
     """
+    require_seconds("chunk_seconds", chunk_seconds)
+    require_seconds("history_seconds", history_seconds)
     rate = encoder.config.downsample_rate
     chunk, history = (round(seconds * SAMPLE_RATE / rate) for seconds in (chunk_seconds, history_seconds))
     config = dataclasses.replace(encoder.config, streaming=Streaming(chunk, history), padding="exact")

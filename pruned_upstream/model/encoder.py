@@ -312,9 +312,9 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
             gates: multipliers; None for an encoder without gates.
 
         Raises:
-            DataError: the batch is no (B, S) of floating point numbers, or `lengths` are none of it (their values are
-                looked at on a CPU alone); it is shorter than the front end's receptive field, or too long for the
-                memory that is free.
+            DataError: the batch is no (B, S) of floating point numbers, or of another precision than the model's, or
+                `lengths` are none of it (their values are looked at on a CPU alone); it is shorter than the front
+                end's receptive field, or too long for the memory that is free.
         """
         if not isinstance(waveforms, Tensor):
             raise DataError(
@@ -338,6 +338,7 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
                 raise DataError(
                     f"lengths go from {lengths.min()} to {lengths.max()}, and waveforms have {samples} samples"
                 )
+            self._require_precision(waveforms)
             require_memory(self.config, len(waveforms), samples, waveforms.device)
         projected = self.project(self.features(waveforms, gates=gates), gates=gates)
         mask = None if lengths is None else self.padding_mask(lengths, samples)
@@ -346,6 +347,15 @@ class Encoder(nn.Module, Extracts[EncoderOutput]):
         frames = self.config.frames(samples)
         hidden_states = self.contextualize(projected, gates=gates)  # silence is attended to
         return EncoderOutput([state[:, :frames] for state in hidden_states], mask, projected[:, :frames])
+
+    def _require_precision(self, waveforms: Tensor) -> None:
+        """Raises DataError: the front end computes in another precision, and no autocast brings the two together."""
+        like = next((p for p in self.feature_extractor.parameters() if p.is_floating_point()), waveforms)
+        if like.dtype != waveforms.dtype and not torch.is_autocast_enabled(waveforms.device.type):
+            raise DataError(
+                f"waveforms are of type {waveforms.dtype} and the model of type {like.dtype}; give waveforms.to("
+                f"{like.dtype}), after `prepare`. `extract` does that itself"
+            )
 
     def frozen(self) -> Encoder:
         """This encoder, for evaluation alone, from a caller who promises to write no weight behind torch's back.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ..parsing import require
+from ..parsing import require, require_seconds
 from .config import SAMPLE_RATE, EncoderConfig
 from .waveforms import as_waveforms
 
@@ -102,10 +100,8 @@ class Extracts(Generic[Output]):
         Args and errors are those of `extract`.
         """
         context_seconds = DEFAULT_CONTEXT if context_seconds is None else context_seconds
-        numbers = {"chunk_seconds": chunk_seconds, "context_seconds": context_seconds}
-        for name, seconds in numbers.items():
-            known = isinstance(seconds, Real) and not isinstance(seconds, bool) and math.isfinite(seconds)
-            require(known, name, seconds, "be a number of seconds")
+        require_seconds("chunk_seconds", chunk_seconds)
+        require_seconds("context_seconds", context_seconds)
         require(chunk_seconds > 0, "chunk_seconds", chunk_seconds, "be above 0")
         require(context_seconds >= 0, "context_seconds", context_seconds, "be at least 0")
         if self.config.log_mel is not None:

@@ -216,6 +216,19 @@ def test_forward_takes_a_batch(tiny, given, message):
         tiny(*given)
 
 
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@torch.no_grad()
+def test_forward_takes_the_precision_of_the_model(name):
+    encoder = random_encoder(SHAPES[name])
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        with pytest.raises(DataError, match=rf"type {dtype} and the model of type torch.float32; give waveforms.to"):
+            encoder(WAV[None].to(dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder(WAV[None].bfloat16()).hidden_states[-1].isfinite().all()
+    with pytest.raises(DataError, match=r"type torch.float32 and the model of type torch.bfloat16"):
+        encoder.bfloat16()(WAV[None])
+
+
 @torch.no_grad()
 def test_lengths_of_forward_in_every_form(tiny):
     batch = torch.stack([WAV, WAV])
@@ -319,6 +332,8 @@ def test_chunks_that_make_no_sense(tiny):
         ({"chunk_seconds": float("inf")}, "a number of seconds"),
         ({"chunk_seconds": "1"}, "a number of seconds"),
         ({"chunk_seconds": True}, "a number of seconds"),
+        ({"chunk_seconds": 1e307}, "a number of seconds"),
+        ({"chunk_seconds": 10**400}, "a number of seconds"),
         ({"chunk_seconds": 1, "context_seconds": float("inf")}, "a number of seconds"),
         ({"chunk_seconds": 1, "context_seconds": -1}, "context_seconds is -1; it must be at least 0"),
     ):

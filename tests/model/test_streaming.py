@@ -164,6 +164,11 @@ def test_what_cannot_be_streamed_says_so(tiny):
         dataclasses.replace(SHAPES["whisper"], streaming=Streaming(6, 11))
     with pytest.raises(ConfigError, match="streaming.chunk"):
         as_streaming(tiny, 0.0, 1.0)
+    for seconds in (float("nan"), float("inf"), "a", None, True, 10**400):
+        with pytest.raises(ConfigError, match="chunk_seconds is .*; it must be a number of seconds"):
+            as_streaming(tiny, seconds, 1.0)
+        with pytest.raises(ConfigError, match="history_seconds is .*; it must be a number of seconds"):
+            as_streaming(tiny, 1.0, seconds)
     tree = tiny.config.to_json().replace('"streaming": null', '"streaming": {"chunk": 6}')
     with pytest.raises(ConfigError, match="history"):
         EncoderConfig.from_json(tree)
