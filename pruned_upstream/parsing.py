@@ -201,7 +201,8 @@ def require(condition: bool, name: str, value: object, wanted: str) -> None:
 
 def require_seconds(name: str, value: object) -> None:
     """Refuse what is no length of time in seconds. Raises ConfigError: it is no number between -1e9 and 1e9."""
-    known = isinstance(value, Real) and not isinstance(value, bool) and -1e9 < value < 1e9
+    number: Any = value
+    known = isinstance(value, Real) and not isinstance(value, bool) and abs(number) < 1e9
     require(known, name, value, "be a number of seconds below 1e9")
 
 
