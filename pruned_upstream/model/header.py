@@ -45,6 +45,11 @@ def is_pickle(path: Path) -> bool:
     return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
 
 
+def in_folder_of_transformers(path: Path) -> bool:
+    """Whether a config.json lies beside it, or it is one."""
+    return os.path.isfile(path.parent / "config.json")
+
+
 def check_readable(path: Path) -> None:
     """Raises CheckpointError with the reason when `path` is not a file that can be opened."""
     if os.path.isdir(path):
@@ -53,6 +58,10 @@ def check_readable(path: Path) -> None:
         raise CheckpointError(f"{path} is a folder; name the model file inside it")
     if not os.path.isfile(path):  # which says no, and raises nothing, where the name itself is impossible
         raise CheckpointError(f"there is no model file {path}; check the path")
+    if path.suffix == ".json" and in_folder_of_transformers(path):
+        raise CheckpointError(
+            f"{path} is part of a folder as transformers writes them; {CONVERSION.format(path.parent)}"
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(64)

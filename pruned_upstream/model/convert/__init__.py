@@ -19,7 +19,7 @@ from ...errors import CheckpointError, ConfigError
 from ...parsing import MALFORMED, is_text, shown
 from ..checkpoint import assemble, load
 from ..encoder import Dropout, Encoder
-from ..header import check_readable, is_onnx
+from ..header import CONVERSION, check_readable, in_folder_of_transformers, is_onnx
 from ..hub import require_local
 from . import fairseq, finetuned, lighthubert, peers, torchaudio, wavlm, whisper
 from .pickles import read_pickle
@@ -107,6 +107,11 @@ def _read_file(path: Path, base: str | Path | None) -> Found:
             raise CheckpointError(
                 f"{path}, taken for {source.description}, is not built like one ({shown(error)}); download it again"
             ) from error
+    if in_folder_of_transformers(path):
+        raise CheckpointError(
+            f"{path} is none of the known files; of a folder as transformers writes them, "
+            f"{CONVERSION.format(path.parent)}"
+        )
     is_dict = isinstance(checkpoint, dict)
     found = f"the keys {shown(sorted(map(str, checkpoint)))}" if is_dict else f"a {type(checkpoint).__name__}"
     known = "; ".join(source.description for source in (*SOURCES, FINETUNED))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import fairseq_options, largest_difference, tiny_config, unequal_waveforms
 
 from pruned_upstream.errors import CheckpointError
+from pruned_upstream.model.checkpoint import load, read_header
 from pruned_upstream.model.convert import load_teacher
 
 # transformers imports torchaudio where it is installed, and that import needs the layer on CPU-only torch
@@ -126,6 +127,22 @@ def test_a_folder_in_parts(tmp_path):
     (tmp_path / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no model file .*model-2"):
         load_teacher(tmp_path)
+
+
+@torch.no_grad()
+def test_a_file_of_a_folder_is_answered_with_the_folder(tmp_path):
+    folder = tmp_path / "hub"
+    saved("wavlm", folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is a checkpoint of torch"):
+        load(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="hub OUT.safetensors` makes a model file"):
+        load_teacher(folder / "pytorch_model.bin")
+    in_parts(folder)
+    for name in ("config.json", "model.safetensors.index.json", "model-1.safetensors"):
+        for read in (load, read_header, load_teacher):
+            with pytest.raises(CheckpointError, match="hub OUT.safetensors` makes a model file"):
+                read(folder / name)
 
 
 def in_parts(folder):
