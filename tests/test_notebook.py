@@ -11,7 +11,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "audio_to_answer.ipynb"
 
 
-def test_the_cells_run(tmp_path, monkeypatch):
+def test_the_cells_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("s3prl")
     monkeypatch.setenv("NOTEBOOK_FOLDER", str(tmp_path))
@@ -23,6 +23,9 @@ def test_the_cells_run(tmp_path, monkeypatch):
     assert names["report"].failures == {}
     assert isinstance(names["answer"].best(), str | dict)
     assert all(value is not None for value in shown[1:])
+    stored = [output for cell in cells for output in cell.get("outputs", ()) if output["output_type"] == "stream"]
+    printed = capsys.readouterr().out
+    assert stored and all("".join(output["text"]) in printed for output in stored), "run the notebook and save it anew"
 
 
 def run_cell(source: str, names: dict[str, object]) -> object:
