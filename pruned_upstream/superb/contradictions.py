@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 MOST_STEPS_PER_SECOND = 1000  # of training, forward and backward; no machine makes more
 ROUNDED = 0.01  # what two decimals may hide
 REASONS = re.compile(
-    r"official|instead of|not s3prl's|never beat its start|no checkpoint|this package's scorer|"
-    r"the short training|the upstream's options|in another order"
+    r"not official|not the official|officially|contradicts itself|instead of|not s3prl's|never beat its start|"
+    r"no checkpoint|this package's scorer|the short training|the upstream's options|in another order|several times|"
+    r"a second time|of the wrong session|background noise alone"
 )
 """Words of the reasons that a run gives for a result that is not official (tests hold each of them against this)."""
 
@@ -50,6 +51,17 @@ def _folders(task: Task, result: TaskResult) -> Iterator[str]:
     wanted = {"er": (len(official.FOLDS),), "asr": (1, 2)}.get(task.name, (1,))
     if result.folders and len(result.folders) not in wanted:
         yield f"folders has {len(result.folders)} entries, officially {' or '.join(map(str, wanted))}"
+    if len(set(result.folders)) < len(result.folders):
+        yield "folders has an entry twice"
+    layer, checkpoint = result.details.get("layer"), str(result.details.get("checkpoint", ""))
+    if task.protocol == "layers" and isinstance(layer, int):
+        counted = f"{task.name}/layer-{layer:02d}/test"
+    elif task.protocol == "checkpoints" and checkpoint:
+        counted = f"{task.name}/test-{checkpoint.removeprefix('states-').removesuffix('.ckpt')}"
+    else:
+        return
+    if result.folders and counted not in result.folders:
+        yield f"folders has {result.folders[0]}, and {counted} is what was chosen"
 
 
 def _lists(task: Task, result: TaskResult) -> Iterator[str]:
@@ -104,10 +116,24 @@ def _turns(task: Task, result: TaskResult) -> Iterator[str]:
             yield f"the {name} {value} is none of {', '.join(map(str, official_ones))}"
 
 
+def _learning_rate(task: Task, result: TaskResult) -> Iterator[str]:
+    if task.dev is None:
+        return
+    start = f"dev {task.dev.metric} at "
+    reached = {
+        key.removeprefix(start): value
+        for key, value in result.details.items()
+        if key.startswith(start) and isinstance(value, int | float)
+    }
+    chosen = result.details.get("learning rate")
+    if reached and isinstance(chosen, int | float) and reached.get(f"{chosen:g}") != task.dev.best(reached.values()):
+        yield f"the learning rate {chosen:g} is not the best of those tried on the development set"
+
+
 def _said(steps: int | None) -> str:
     return "null" if steps is None else str(steps)
 
 
 _CHECKS: tuple[Callable[[Task, TaskResult], Iterator[str]], ...] = (
-    _steps, _notes, _folders, _lists, _scorer, _checkpoints, _mean_of_folds, _turns,
+    _steps, _notes, _folders, _lists, _scorer, _checkpoints, _mean_of_folds, _turns, _learning_rate,
 )  # fmt: skip

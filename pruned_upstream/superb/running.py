@@ -344,8 +344,9 @@ class _TaskRun:
     def _finish(self, result: Any) -> None:
         import dataclasses
 
-        seconds = sum(read_mapping(path)["seconds"] for path in self.folder.rglob(FINISHED))
-        result = dataclasses.replace(result, seconds=round(seconds, 1))
+        seconds = [read_mapping(path)["seconds"] for path in self.folder.rglob(FINISHED)]
+        known = None not in seconds  # it is not where a stage went on after a kill
+        result = dataclasses.replace(result, seconds=round(sum(seconds), 1) if known else None)
         identity = read_mapping(self.settings.folder / RUN)
         part = RunResults(
             identity["model"], identity["upstream"], identity["checkpoint"], tasks={self.task.name: result}
@@ -396,7 +397,7 @@ class _Scheduler:
             shutil.rmtree(folder, ignore_errors=True)
         process = self.workers.take(run.folder, threads=_threads(self.settings))
         process.run(stage.arguments, folder=folder, append=resumed)
-        self.running.append(_Running(run, stage, process, time.monotonic()))
+        self.running.append(_Running(run, stage, process, None if resumed else time.monotonic()))
         self.observer.stage_started(run.task, stage)
 
     def _ended(self, ended: _Running) -> None:
@@ -405,8 +406,8 @@ class _Scheduler:
         folder = run.folder / stage.name
         if process.done:
             command = " ".join(["run_downstream.py", *stage.arguments])
-            seconds = time.monotonic() - ended.began
-            _write_yaml(folder / FINISHED, {"seconds": round(seconds, 2), "command": command})
+            seconds = None if ended.began is None else round(time.monotonic() - ended.began, 2)
+            _write_yaml(folder / FINISHED, {"seconds": seconds, "command": command})
             if run.failure is None:
                 self._enqueue(run, run.stage_finished(stage))
         elif run.failure is None:
@@ -422,12 +423,12 @@ class _Scheduler:
 
 @dataclass(frozen=True)
 class _Running:
-    """A stage in its process, and when it was begun there."""
+    """A stage in its process, and when it was begun there; None where it goes on after an earlier launch."""
 
     run: _TaskRun
     stage: Stage
     worker: Worker
-    began: float
+    began: float | None
 
 
 def _threads(settings: Settings) -> int | None:

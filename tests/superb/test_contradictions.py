@@ -18,9 +18,18 @@ from pruned_upstream.superb.tasks import TASKS
 FOLDS = {f"fold{number}": 60.0 + number for number in range(1, 6)}
 OFFICIAL = {
     "pr": TaskResult({"per": 9.09}, True, steps=100_000, seconds=31_012.5, folders=("pr/test",)),
-    "asr": TaskResult({"wer": 9.0}, True, steps=200_000, folders=("asr/test", "asr/test-lm")),
+    "asr": TaskResult(
+        {"wer": 9.0},
+        True,
+        steps=200_000,
+        folders=("asr/test", "asr/test-lm"),
+        details={"learning rate": 0.001, "dev wer at 0.0001": 9, "dev wer at 0.001": 8, "wer with language model": 7},
+    ),
     "qbe": TaskResult(
-        {"mtwv": 7.4}, True, folders=("qbe/layer-09/test",), details={"scorer": "the data set's score-TWV-Cnxe.sh"}
+        {"mtwv": 7.4},
+        True,
+        folders=("qbe/layer-09/test",),
+        details={"layer": 9, "scorer": "the data set's score-TWV-Cnxe.sh"},
     ),
     "sv": TaskResult(
         {"eer": 5.5},
@@ -36,7 +45,7 @@ OFFICIAL = {
     "sd": TaskResult(
         {"der": 5.5},
         True,
-        ("measured on a borrowed machine",),
+        ("measured on a borrowed machine", "s3prl's official recipe"),
         steps=30_000,
         details={"threshold": 0.5, "median": 11, "scorer": "dscore"},
     ),
@@ -63,6 +72,7 @@ def test_results_that_bear_out_what_they_are_called_stay_official(tmp_path):
         ("pr", {"seconds": 5.6}, "no machine makes 100000 steps in 5.6 seconds"),
         ("pr", {"notes": ["4 training steps instead of 100000"]}, "its notes say why it is not"),
         ("pr", {"notes": ["a remark", "not the official data (train: 8 items)"]}, "its notes say why it is not"),
+        ("sv", {"notes": ["a list has 1 of 3 trials a second time"]}, "its notes say why it is not"),
         ("pr", {"folders": ["a", "b"]}, "folders has 2 entries, officially 1"),
         (
             "pr",
@@ -74,6 +84,14 @@ def test_results_that_bear_out_what_they_are_called_stay_official(tmp_path):
         ("sv", {"details": {"checkpoints tested": 20}}, "20 checkpoints were tested, officially 10"),
         ("sv", {"details": {"checkpoint": "states-2.ckpt"}}, "states-2.ckpt is none of those"),
         ("sv", {"details": {"sha256 of voxceleb1_test_v2.txt": "ab"}}, "the hash of voxceleb1_test_v2.txt is not that"),
+        ("sv", {"folders": ["sv/test-20000"]}, "folders has sv/test-20000, and sv/test-180000 is what was chosen"),
+        ("qbe", {"folders": ["qbe/layer-03/test"]}, "and qbe/layer-09/test is what was chosen"),
+        ("asr", {"folders": ["asr/test", "asr/test"]}, "folders has an entry twice"),
+        (
+            "asr",
+            {"details": {"learning rate": 1e-4, "dev wer at 0.0001": 9, "dev wer at 0.001": 8}},
+            "0.0001 is not the",
+        ),
         ("sd", {"details": {"scorer": "mine"}}, "its scorer is 'mine', and no dscore"),
         ("sd", {"details": {"threshold": 0.51}}, "the threshold 0.51 is none of 0.3, 0.4"),
         ("sd", {"details": {"median": 3}}, "the median 3 is none of 1, 11"),

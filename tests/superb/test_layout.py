@@ -335,6 +335,7 @@ def test_what_stands_in_lists_repeatedly_is_said_and_not_official(corpora, task,
     found = take_inventory(task, Data(corpora))
     assert found.problems == []
     assert any(words in deviation for deviation in found.deviations(task)), found.deviations(task)
+    assert all(REASONS.search(deviation) for deviation in found.deviations(task))
 
 
 @pytest.mark.parametrize(
@@ -370,6 +371,7 @@ def test_noise_from_which_nothing_can_be_cut_and_parts_without_a_recording_are_n
     (noise,) = found.problems
     assert "hum.wav lasts 0.999938 s" in noise
     assert "the development set is background noise alone" in found.deviations("ks")
+    assert all(REASONS.search(deviation) for deviation in found.deviations("ks"))
     for recording in (corpora / "speech_commands_v0.01").glob("*/z_*.wav"):
         recording.unlink()
     assert "has no recording to train on" in take_inventory("ks", Data(corpora)).problems[1]
