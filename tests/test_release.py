@@ -96,7 +96,7 @@ def test_export_command_reports_dropped_heads(invoke, file, tmp_path, monkeypatc
     assert "heads: 2 -> 1" in output and "10.0 MB" in output and "2.0e-06" in output
     sound = tmp_path / "sound.wav"
     sound.write_bytes(b"RIFF")
-    with pytest.raises(DataError, match=r"sound\.wav cannot be read"):
+    with pytest.raises(DataError, match=r"sound\.wav is no audio that can be read"):
         invoke("export", file, "--onnx", tmp_path / "m.onnx", "--drop-heads", 1, "--audio", sound)
 
 

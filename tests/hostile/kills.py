@@ -27,6 +27,8 @@ import numpy as np
 import soundfile
 import yaml
 
+from pruned_upstream.model.safe_loading import allowed_by_torch
+
 ROOT = Path(__file__).parents[2]
 LENGTHS = (2400, 1711, 900, 2000, 1333, 3100, 640)
 TRIES = 60  # launches of one run
@@ -233,7 +235,7 @@ def _state_digest(path: Path) -> str:
         elif not any(word in name for word in ("second", "hours", "metrics_bytes")):
             digest.update(f"{name} {node!r}".encode())
 
-    with torch.serialization.safe_globals([argparse.Namespace]):  # s3prl's options
+    with allowed_by_torch(argparse.Namespace):  # s3prl's options
         add("", torch.load(path, weights_only=True))
     return digest.hexdigest()
 

@@ -24,7 +24,7 @@ RESULTS = RunResults(
     tasks={
         "pr": TaskResult({"per": 9.09}, official=True, steps=100_000, seconds=31_012.5, folders=("pr",)),
         "sf": TaskResult({"f1": 87.14, "cer": 27.13}, official=False, notes=("20 steps instead of 200000",), steps=20),
-        "qbe": TaskResult({"mtwv": 7.4}, official=True, folders=("qbe/layer_09_test",), details={"layer": 9}),
+        "qbe": TaskResult({"mtwv": 7.4}, official=True, folders=("qbe/layer-09/test",), details={"layer": 9}),
     },
     provenance={"s3prl": "0.4.18"},
 )
