@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..model.config import SAMPLE_RATE, EncoderConfig
-from .corpus import BadRecording, Corpus, find_corpus
-from .growing import GrowingCorpus
+from .corpus import HEADERS_FILE, BadRecording, Corpus, find_corpus
+from .growing import GrowingCorpus, recordings_of
 from .mixing import draw, mixed
 from .processes import Processes
 from .recipe import Data
@@ -257,6 +258,25 @@ class Batches(Dataset):
             worker_init_fn=_leave_signals_to_parent,
         )
         yield from loader
+
+
+def batches_to_teach(
+    data: Data,
+    processes: Processes,
+    folder: Path,
+    *,
+    teacher: EncoderConfig,
+    student: EncoderConfig,
+    seed: int,
+    accumulation: int,
+) -> Batches:
+    """The recordings that `data` names, as a teacher hears them, for a run in a folder.
+
+    Raises:
+        ConfigError, DataError: as `find_corpus`.
+    """
+    corpus = recordings_of(data, processes, min_samples=student.receptive_field, cache=folder / HEADERS_FILE)
+    return Batches(corpus, data, seed=seed, accumulation=accumulation, window=window_of(teacher))
 
 
 def window_of(teacher: EncoderConfig) -> int | None:

@@ -22,11 +22,9 @@ from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
 from ..parsing import require
-from .corpus import HEADERS_FILE
-from .data import Batches, window_of
+from .data import batches_to_teach
 from .fingerprints import encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
-from .growing import recordings_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes, start_processes
@@ -141,14 +139,14 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
         student = objective.student
-        shortest = student.config.receptive_field
-        corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
-        batches = Batches(
-            corpus,
+        batches = batches_to_teach(
             recipe.data,
+            processes,
+            folder,
+            teacher=objective.teacher.config,
+            student=objective.student.config,
             seed=recipe.run.seed,
             accumulation=recipe.optimisation.accumulation,
-            window=window_of(objective.teacher.config),
         )
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
@@ -157,7 +155,7 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
             kept = recipe.distillation.keep_heads
             model = student if kept else without_heads(student)
             report = DistillReport(
-                **training_facts(corpus, [trainer], steps=recipe.optimisation.steps),
+                **training_facts(batches.corpus, [trainer], steps=recipe.optimisation.steps),
                 teacher_parameters=count_parameters(objective.teacher.config),
                 parameters=count_parameters(model.config),
                 layers=model.config.num_layers,

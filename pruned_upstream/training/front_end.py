@@ -22,10 +22,8 @@ from ..model.config import light_front_end
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..parsing import require, require_one_of
-from .corpus import HEADERS_FILE
-from .data import Batch, Batches, noise_seed
+from .data import Batch, batches_to_teach, noise_seed
 from .fingerprints import encoder_fingerprint
-from .growing import recordings_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes
@@ -151,11 +149,16 @@ def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) 
         run=replace(recipe.run, folder=str(folder / FOLDER)),
     )
     objective = FrontEndObjective(teacher.to(processes.device), student, stage.optimisation, processes)
-    shortest = student.config.receptive_field
-    corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
+    batches = batches_to_teach(
+        recipe.data,
+        processes,
+        folder,
+        teacher=teacher.config,
+        student=student.config,
+        seed=noise_seed(recipe.run.seed, FRONT_END),
+        accumulation=recipe.optimisation.accumulation,
+    )
     inputs = {"teacher weights": encoder_fingerprint(teacher)}
-    seed = noise_seed(recipe.run.seed, FRONT_END)
-    batches = Batches(corpus, recipe.data, seed=seed, accumulation=recipe.optimisation.accumulation)
     Trainer(objective, batches, stage, processes, inputs=inputs, amend=amend).fit()
     with processes.main_first():
         if processes.is_main:

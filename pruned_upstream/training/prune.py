@@ -28,9 +28,8 @@ from ..model.encoder import Dropout
 from ..parsing import require
 from ..pruning.gates import Gates, GateSettings
 from ..pruning.sparsity import counted_sparsity, plateau_ends
-from .corpus import HEADERS_FILE
 from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
-from .data import Batches, window_of
+from .data import batches_to_teach
 from .fingerprints import encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .gated_stage import (
@@ -43,7 +42,6 @@ from .gated_stage import (
     learn_from_clusters,
     start_warm,
 )
-from .growing import recordings_of
 from .loop import Trainer
 from .processes import Processes, start_processes
 from .provenance import record_launch
@@ -110,14 +108,14 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
-        shortest = objective.student.config.receptive_field
-        corpus = recordings_of(recipe.data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
-        batches = Batches(
-            corpus,
+        batches = batches_to_teach(
             recipe.data,
+            processes,
+            folder,
+            teacher=objective.teacher.config,
+            student=objective.student.config,
             seed=recipe.run.seed,
             accumulation=recipe.optimisation.accumulation,
-            window=window_of(objective.teacher.config),
         )
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
