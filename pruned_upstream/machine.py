@@ -16,6 +16,7 @@ NO_LOADER = (
     "a data loading process was killed, mostly for want of memory; take fewer of them (data.workers, --loader-workers) "
     "or ask for more memory, and give the same command again: it goes on from the last state"
 )
+LOST_LOADER = (ConnectionResetError, ConnectionRefusedError)  # it was killed while it handed over a batch
 # what torch and others say in a RuntimeError where the machine is at fault, and what to do
 RUNTIME_FAULTS = {
     "DataLoader worker": NO_LOADER,
@@ -35,6 +36,8 @@ def fault(error: BaseException) -> str | None:
     """
     if isinstance(error, PrunedUpstreamError):
         return last_words(error)
+    if isinstance(error, LOST_LOADER):
+        return NO_LOADER
     if isinstance(error, OSError):
         return _refused(error)
     if isinstance(error, MemoryError):

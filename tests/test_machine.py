@@ -196,6 +196,8 @@ def test_paths_that_lead_nowhere_and_pictures_without_a_kind(place: Path) -> Non
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "there is not enough memory"),
         (MemoryError(), "there is not enough memory"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "a data loading process was killed"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "a data loading process was killed"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "a data loading process was killed"),
         (RuntimeError("can't start new thread"), "there is not enough memory"),
         (
             FileNotFoundError(
