@@ -68,7 +68,7 @@ class Resumable(Generic[Result]):
     def __call__(self) -> Result | Failure:
         """Do the work in this environment, while the lock is held."""
         if self.lock is not None:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # submitit would only write down that it came
+            signal.signal(signal.SIGTERM, _interrupt_once)  # submitit would only write down that it came
             threading.Thread(target=_end_when_free, args=(self.lock,), daemon=True).start()
         for variable, value in self.environment.items():
             if value is None:
@@ -85,6 +85,13 @@ class Resumable(Generic[Result]):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """SIGTERM to a whole group comes twice, the second time through the launcher: it must not end what the first has
+    begun to save. What takes too long is killed by the launcher."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_when_free(lock: Path) -> None:
