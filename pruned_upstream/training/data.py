@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..model.config import SAMPLE_RATE, EncoderConfig
+from ..model.encoder import Encoder
 from .corpus import HEADERS_FILE, BadRecording, Corpus, find_corpus
 from .growing import GrowingCorpus, recordings_of
 from .mixing import draw, mixed
@@ -260,23 +261,25 @@ class Batches(Dataset):
         yield from loader
 
 
+class Teaching(Protocol):
+    """A teacher and its student, as every objective of distillation has them."""
+
+    teacher: Encoder
+    student: Encoder
+
+
 def batches_to_teach(
-    data: Data,
-    processes: Processes,
-    folder: Path,
-    *,
-    teacher: EncoderConfig,
-    student: EncoderConfig,
-    seed: int,
-    accumulation: int,
+    objective: Teaching, data: Data, processes: Processes, folder: Path, *, seed: int, accumulation: int
 ) -> Batches:
     """The recordings that `data` names, as a teacher hears them, for a run in a folder.
 
     Raises:
         ConfigError, DataError: as `find_corpus`.
     """
-    corpus = recordings_of(data, processes, min_samples=student.receptive_field, cache=folder / HEADERS_FILE)
-    return Batches(corpus, data, seed=seed, accumulation=accumulation, window=window_of(teacher))
+    shortest = objective.student.config.receptive_field
+    corpus = recordings_of(data, processes, min_samples=shortest, cache=folder / HEADERS_FILE)
+    window = window_of(objective.teacher.config)
+    return Batches(corpus, data, seed=seed, accumulation=accumulation, window=window)
 
 
 def window_of(teacher: EncoderConfig) -> int | None:

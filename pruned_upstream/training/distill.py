@@ -139,15 +139,8 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
         student = objective.student
-        batches = batches_to_teach(
-            recipe.data,
-            processes,
-            folder,
-            teacher=objective.teacher.config,
-            student=objective.student.config,
-            seed=recipe.run.seed,
-            accumulation=recipe.optimisation.accumulation,
-        )
+        seed, parts = recipe.run.seed, recipe.optimisation.accumulation
+        batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
         trainer.fit()

@@ -149,15 +149,8 @@ def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) 
         run=replace(recipe.run, folder=str(folder / FOLDER)),
     )
     objective = FrontEndObjective(teacher.to(processes.device), student, stage.optimisation, processes)
-    batches = batches_to_teach(
-        recipe.data,
-        processes,
-        folder,
-        teacher=teacher.config,
-        student=student.config,
-        seed=noise_seed(recipe.run.seed, FRONT_END),
-        accumulation=recipe.optimisation.accumulation,
-    )
+    seed, parts = noise_seed(recipe.run.seed, FRONT_END), recipe.optimisation.accumulation
+    batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
     inputs = {"teacher weights": encoder_fingerprint(teacher)}
     Trainer(objective, batches, stage, processes, inputs=inputs, amend=amend).fit()
     with processes.main_first():

@@ -108,15 +108,8 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
         distil_front_end(recipe, processes, amend=amend)
         objective = build_objective(recipe, processes)
-        batches = batches_to_teach(
-            recipe.data,
-            processes,
-            folder,
-            teacher=objective.teacher.config,
-            student=objective.student.config,
-            seed=recipe.run.seed,
-            accumulation=recipe.optimisation.accumulation,
-        )
+        seed, parts = recipe.run.seed, recipe.optimisation.accumulation
+        batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
         if recipe.gates.warm_start:
