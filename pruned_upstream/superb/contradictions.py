@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import diarization, official
 from .layout import OFFICIAL_LEXICONS, OFFICIAL_TRIAL_LIST
-from .tasks import TASKS, Task
+from .tasks import TASKS, Task, checkpoint_stage, layer_stage
 
 if TYPE_CHECKING:
     from .results import TaskResult
@@ -55,9 +55,9 @@ def _folders(task: Task, result: TaskResult) -> Iterator[str]:
         yield "folders has an entry twice"
     layer, checkpoint = result.details.get("layer"), str(result.details.get("checkpoint", ""))
     if task.protocol == "layers" and isinstance(layer, int):
-        counted = f"{task.name}/layer-{layer:02d}/test"
+        counted = f"{task.name}/{layer_stage(layer, 'test')}"
     elif task.protocol == "checkpoints" and checkpoint:
-        counted = f"{task.name}/test-{checkpoint.removeprefix('states-').removesuffix('.ckpt')}"
+        counted = f"{task.name}/{checkpoint_stage(checkpoint.removeprefix('states-').removesuffix('.ckpt'))}"
     else:
         return
     if result.folders and counted not in result.folders:

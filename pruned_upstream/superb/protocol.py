@@ -19,7 +19,7 @@ from . import diarization, mtwv, official
 from .official import FOLDS
 from .results import TaskResult
 from .runner_input import saved_checkpoints, step_of
-from .tasks import Reading, Task
+from .tasks import Reading, Task, checkpoint_stage, layer_stage
 from .worker import STDOUT
 
 
@@ -154,15 +154,15 @@ def _layers(plan: Plan) -> Steps:
     """QbE: search with every hidden state on dev; the best one's test result counts."""
 
     def search(layer: int, split: str) -> Stage:
-        name = f"layer-{layer:02d}/{split}"
+        name = layer_stage(layer, split)
         which = ("-l", str(layer), "-t", split, "-d", plan.task.downstream, "-c", str(plan.config))
         return Stage(name, ("-m", "evaluate", *plan.upstream, *which, "-p", str(plan.folder / name), *plan.common))
 
     outcomes = yield [search(layer, "dev") for layer in range(plan.layers)]
-    scored = [_term_weighted_value(plan, outcomes[f"layer-{layer:02d}/dev"], "dev") for layer in range(plan.layers)]
+    scored = [_term_weighted_value(plan, outcomes[layer_stage(layer, "dev")], "dev") for layer in range(plan.layers)]
     scores = {layer: value.score for layer, value in enumerate(scored)}
     best = max(scores, key=scores.__getitem__)
-    chosen = f"layer-{best:02d}/test"
+    chosen = layer_stage(best, "test")
     outcomes = yield [search(best, "test")]
     tested = _term_weighted_value(plan, outcomes[chosen], "eval")
     substituted = next((value for value in [tested, *scored] if value.unofficial), None)
@@ -188,7 +188,7 @@ def _checkpoints(plan: Plan) -> Steps:
         absent = [step for step in official.TRAINING_CHECKPOINTS if step not in saved]
         unofficial = [f"no checkpoint of step {', '.join(map(str, absent))}"] if absent else []
         saved = {step: saved[step] for step in official.TRAINING_CHECKPOINTS if step in saved}
-    stages = {f"test-{step}": path for step, path in saved.items()}
+    stages = {checkpoint_stage(step): path for step, path in saved.items()}
     if not stages:
         raise PrunedUpstreamError(f"{training.folders['']} holds no states-*.ckpt to test; s3prl saved nothing")
     outcomes = yield [plan.evaluate(name, path) for name, path in stages.items()]

@@ -190,6 +190,16 @@ _ALL = (
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 
+def layer_stage(layer: int, split: str) -> str:
+    """Name of the stage of query by example that searches a split with one hidden state."""
+    return f"layer-{layer:02d}/{split}"
+
+
+def checkpoint_stage(step: int | str) -> str:
+    """Name of the stage of speaker verification that tests what was saved at a step."""
+    return f"test-{step}"
+
+
 def select(names: Iterable[str] | None) -> list[Task]:
     """The named tasks in the table's order, all if None.
 
