@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -297,8 +298,15 @@ def noise_seed(*numbers: int) -> int:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """What terminals and schedulers send reaches every process of a group; the training process finishes its step
-    before it stops, and needs its batches. A second SIGTERM is meant for this process."""
+    """What terminals, schedulers and torchrun send reaches every process of a group, more than once; the training
+    process finishes its step before it stops, and needs its batches. Its own SIGTERM alone ends this process."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)

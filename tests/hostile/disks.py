@@ -46,7 +46,7 @@ def fill(
                 with contextlib.suppress(OSError, shutil.Error):  # as much as there is room for
                     shutil.copytree(command.source, folder, dirs_exist_ok=True)
             ended = _run(command, folder, None if mounted else size)
-            where = f"{command.name} on a disk of {size} bytes"
+            where, known = f"{command.name} on a disk of {size} bytes", len(outcome.faults)
             say(f"{where}: code {ended.returncode}")
             outcome.kills[f"{command.name}, code {ended.returncode}"] += 1
             if ended.returncode not in ENDS or "Traceback" in ended.stdout:
@@ -56,6 +56,8 @@ def fill(
             left = [path.name for path in folder.rglob("*.unfinished")]
             if left:
                 outcome.faults.append(f"{where} left {left}")
+            for fault in outcome.faults[known:]:
+                say(f"  {fault}")
     return outcome
 
 

@@ -64,6 +64,14 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Undisturbed:
+    """What a command leaves that nobody killed, and how long it took when that was last seen."""
+
+    contents: dict[str, str]
+    seconds: float
+
+
 def prepare(place: Path, wanted: Collection[str] | None = None) -> list[Command]:
     """Recordings, a tiny teacher and a tiny model, and the commands that are killed: all, or those that are wanted."""
     import torch
@@ -158,15 +166,15 @@ def kill_and_compare(
 ) -> Outcome:
     """Kill until there were so many kills, dealt to the commands by weight; `say` hears a line about each run."""
     outcome, rng = Outcome(), random.Random(seed)
-    undisturbed = {}
+    undisturbed: dict[str, Undisturbed] = {}
     for command in list(commands):
         folder = place / command.name  # the same for all, since recipes hold it
         started = time.monotonic()
         ended = start(command, folder).communicate(timeout=PATIENCE_SECONDS)[0]
         seconds = time.monotonic() - started
-        undisturbed[command.name] = (seconds, contents(folder))
+        undisturbed[command.name] = Undisturbed(contents(folder), seconds)
         shutil.rmtree(folder)
-        if not undisturbed[command.name][1]:
+        if not undisturbed[command.name].contents:
             outcome.faults.append(f"{command.name} does not run: {ended[-800:]}")
             commands.remove(command)
     turns: Counter[str] = Counter()
@@ -176,14 +184,16 @@ def kill_and_compare(
         turns[command.name] += 1
         turn = turns.total()
         folder = place / command.name
-        seconds, expected = undisturbed[command.name]
-        killed = _run_killed(command, folder, seconds, rng, outcome)
+        known = len(outcome.faults)
+        killed = _run_killed(command, folder, undisturbed[command.name], rng, outcome)
         by_command[command.name] += killed
-        found = contents(folder)
+        found, expected = contents(folder), undisturbed[command.name].contents
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         if odd:
             outcome.faults.append(f"{command.name}, turn {turn}, after {killed} kills: {', '.join(odd)} differ")
         say(f"{command.name}: {killed} kills, {'equal' if not odd else f'differs in {odd}'}")
+        for fault in outcome.faults[known:]:
+            say(f"  {fault}")
         shutil.rmtree(folder)
     return outcome
 
@@ -266,10 +276,13 @@ def _readable(path: Path) -> str:
     return "readable"
 
 
-def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Random, outcome: Outcome) -> int:
+def _run_killed(
+    command: Command, folder: Path, undisturbed: Undisturbed, rng: random.Random, outcome: Outcome
+) -> int:
     """Launch until the command ends by itself, and kill most of the launches on their way."""
     killed = 0
     for launch in range(TRIES):
+        seconds, started = undisturbed.seconds, time.monotonic()
         process = start(command, folder)
         spare = launch > 6 or rng.random() < 0.15  # it must come to its end some time
         try:
@@ -289,6 +302,8 @@ def _run_killed(command: Command, folder: Path, seconds: float, rng: random.Rand
             if ("Traceback" in output or odd_end) and chosen != signal.SIGKILL:
                 outcome.faults.append(f"{command.name} after {chosen.name}: {process.returncode}, {output[-600:]}")
             continue
+        if killed == 0:  # a machine that others use is not always as fast as it was
+            undisturbed.seconds = time.monotonic() - started
         if process.returncode in (0, 3) or "holds" in output:  # 3: a target was missed; release: it is complete
             return killed
         outcome.faults.append(f"{command.name}, launch {launch}: code {process.returncode}, {output[-600:]}")

@@ -106,6 +106,24 @@ def test_torchrun_gives_up_within_its_30_seconds_and_all_is_saved(recipe, tmp_pa
     assert all(row["step"] % 1000 == 0 for row in read_metrics(run))
 
 
+def test_processes_that_read_outlive_a_signal_that_comes_twice(recipe, tmp_path: Path) -> None:
+    """SLURM and torchrun each send SIGTERM to every process of a group, and the step that is under way needs data."""
+    run = tmp_path / "run"
+    process = launch(recipe(**ENDLESS | {"data.workers": 2}), folder=tmp_path)
+    wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    readers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid, signal.SIGSTOP)  # within a step, however slow the machine
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.5)
+    os.kill(process.pid, signal.SIGCONT)
+    output, _ = process.communicate(timeout=60)
+    assert len(readers) == 2 and "KeyboardInterrupt" in output, output
+    assert 0 < read_state(run)["step"] < 1_000_000
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(readers[0]), 0)
+
+
 SPEECH = ["data.batch_utterances=4", "data.max_seconds=0.15", "data.workers=0", "run.device=cpu"]
 ENDLESSLY = [*SPEECH, "optimisation.steps=1000000", "run.log_every=2", "run.checkpoint_every=1000000"]
 TEACHER_SHAPE = {"channels": 16, "layers": 2, "dim": 24, "heads": 4, "ffn": 40, "conv_pos": 8, "conv_pos_groups": 4}
