@@ -16,14 +16,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from .errors import ConfigError, DataError, PrunedUpstreamError
 from .files import locked, write_text
-from .machine import signals_as_interruptions
+from .machine import blocked, signals_as_interruptions
 from .parsing import read_json
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,9 @@ def run_jobs(
             while waiting or running:
                 while waiting and (at_once is None or len(running) < at_once):
                     job_name = next(iter(waiting))
-                    with _deaf_children() if lock is not None else contextlib.nullcontext():
+                    # what a terminal sends reaches every process of its session: submitit's would leave with a
+                    # traceback, and kill their jobs a second later; they hear the SIGTERM of `_end_local` alone
+                    with blocked(TERMINAL_SIGNALS if lock is not None else ()):
                         running[job_name] = executor.submit(Resumable(waiting.pop(job_name), environment, lock))
                     if queue is not None:
                         queue.note(job_name, running[job_name].job_id)
@@ -159,17 +161,6 @@ def run_jobs(
             _end_local(running.values(), grace_seconds) if lock is not None else _cancel(running.values())
             raise
     return {job_name: results[job_name] for job_name in work}
-
-
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started here hear SIGTERM alone, which `_end_local` sends. What a terminal sends reaches every process
-    of its session, and submitit's would leave with a traceback, and kill their jobs a second later."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_local(jobs: Collection[Any], grace_seconds: float) -> None:

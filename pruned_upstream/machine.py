@@ -7,7 +7,7 @@ import errno
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .errors import PrunedUpstreamError
 
@@ -83,6 +83,16 @@ def killed(number: int) -> str:
     if number != signal.SIGKILL:
         return f"killed by {name}"
     return f"killed by {name}, as the system does where memory runs out; {NO_MEMORY}"
+
+
+@contextlib.contextmanager
+def blocked(numbers: Iterable[int]) -> Iterator[None]:
+    """Signals that come meanwhile are heard afterwards. Processes that are started here begin with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..machine import ENDING, blocked
 from ..model.config import SAMPLE_RATE, EncoderConfig
 from ..model.encoder import Encoder
 from .corpus import HEADERS_FILE, BadRecording, Corpus, find_corpus
@@ -29,6 +30,8 @@ from .growing import GrowingCorpus, recordings_of
 from .mixing import draw, mixed
 from .processes import Processes
 from .recipe import Data
+
+STOPS = (signal.SIGINT, *ENDING, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,9 @@ class Batches(Dataset):
             num_workers=min(self.data.workers, os.cpu_count() or 1),
             worker_init_fn=_leave_signals_to_parent,
         )
-        yield from loader
+        with blocked(STOPS):  # until they know that it is not for them
+            batches = iter(loader)
+        yield from batches
 
 
 class Teaching(Protocol):
@@ -300,13 +305,15 @@ def noise_seed(*numbers: int) -> int:
 def _leave_signals_to_parent(worker: int) -> None:
     """What terminals, schedulers and torchrun send reaches every process of a group, more than once; the training
     process finishes its step before it stops, and needs its batches. Its own SIGTERM alone ends this process."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    others = [number for number in STOPS if number != signal.SIGTERM]
+    for number in others:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, others)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
+    """SIGTERM is blocked in all threads, and told apart by who sent it."""
     while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
         pass
     os.kill(os.getpid(), signal.SIGKILL)

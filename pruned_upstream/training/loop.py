@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from ..files import make_folder, remove_unfinished
+from ..machine import ENDING
 from ..parsing import MALFORMED, shown
 from .data import Batch, Batches
 from .fingerprints import lines_fingerprint
@@ -40,7 +41,7 @@ from .state import STATE_FILE, check_same_inputs, check_same_run, load_state, sa
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, *ENDING)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
 EMPTY_BATCHES = 100  # so many in a row without a usable recording, or a whole epoch of them, end a run
 # the order in which a step computes its metrics: of those that are not finite the first is the cause

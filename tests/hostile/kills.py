@@ -276,9 +276,7 @@ def _readable(path: Path) -> str:
     return "readable"
 
 
-def _run_killed(
-    command: Command, folder: Path, undisturbed: Undisturbed, rng: random.Random, outcome: Outcome
-) -> int:
+def _run_killed(command: Command, folder: Path, undisturbed: Undisturbed, rng: random.Random, outcome: Outcome) -> int:
     """Launch until the command ends by itself, and kill most of the launches on their way."""
     killed = 0
     for launch in range(TRIES):
