@@ -71,10 +71,19 @@ METHODS = {
     "random + repair": Method("the same, its output matrices refitted", repairs="random", control=True),
     "one-shot": Method("the dimensions of the highest scores", "one_shot", NO_REPAIR, sizes=SPARSITIES),
     "one-shot + repair": Method("and output matrices refitted", "one_shot", REPAIRED, sizes=SPARSITIES, begins="best"),
+    "one-shot + repair, twice the speech": Method(
+        f"refitted on {2 * REPAIRED_ON} s", "one_shot", (*REPAIRED, f"repair.seconds={2 * REPAIRED_ON}")
+    ),
     "best": Method(
         "one-shot, repaired, all the steps in the second stage, repaired again",
         "best",
         (f"second_stage.steps={STEPS}",),
+    ),
+    "best, nine times the steps": Method(
+        "what more steps would bring; not of the common budget",
+        "best",
+        (f"second_stage.steps={9 * STEPS}",),
+        sizes=(MAIN,),
     ),
     "gentle": Method("gates under the gentle price, cut, repaired, distilled, repaired", "gentle", two_stages=True),
     "multipliers": Method(
