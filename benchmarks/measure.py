@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+MEMORY = "GLIBC_TUNABLES"  # how the C library asks for memory, which shapes of 10 s feel (docs/speed.md)
 PACKAGES = ("torch", "torchaudio", "s3prl", "transformers", "onnx", "onnxruntime")
 
 # On a machine that others use too, the wall clock counts their work as well; with one thread, the processor time of
@@ -82,6 +84,8 @@ def machine(device: str = "cpu", **settings: Any) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         here["gpu"] = torch.cuda.get_device_name(device)
+    if MEMORY in os.environ:
+        here["memory"] = os.environ[MEMORY]
     return here
 
 
