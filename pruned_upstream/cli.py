@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import sys
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """The console script: run the command, and say mistakes of the user in a sentence, with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # what a terminal, or a name that is not UTF-8, has no characters for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with signals_as_interruptions():
             build_app()()

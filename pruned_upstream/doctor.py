@@ -34,6 +34,7 @@ OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 5)
 FORMATS = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3"}  # soundfile's names
 # what a check needs besides its own package
 BELOW = {
+    "model files": ("torch",),
     "gpu": ("torch",),
     "torchaudio": ("torch", "audio formats"),
     "s3prl": ("torch", "torchaudio", "audio formats"),
@@ -84,13 +85,17 @@ def _apart(name: str) -> Finding:
     command = [sys.executable, "-W", "ignore", "-m", "pruned_upstream.doctor", "--check", name]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *_python_path()])}
     try:
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="backslashreplace",
+            timeout=PATIENCE_SECONDS,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding(name, BROKEN, f"no answer within {PATIENCE_SECONDS} s", "try it by hand: " + " ".join(command))
     except OSError as error:
         return Finding(name, BROKEN, f"no process could be started: {error.strerror}", "free memory and processes")
     if ended.returncode < 0:
-        ending = signal.Signals(-ended.returncode).name
+        number = -ended.returncode
+        ending = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return Finding(name, BROKEN, f"importing it ends the process ({ending})", _again(name))
     last = ended.stdout.rstrip("\n").rpartition("\n")[2].split(SEPARATOR)
     if ended.returncode or len(last) != 3:
@@ -121,6 +126,23 @@ def _torch(name: str) -> Finding:
     if product != 12.0:
         return Finding(name, BROKEN, f"{torch.__version__} multiplies wrongly: 12 came out as {product}", _again(name))
     return Finding(name, GOOD, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _model_files(name: str) -> Finding:
+    numpy, torch = importlib.import_module("numpy"), importlib.import_module("torch")
+    safetensors = importlib.import_module("safetensors.torch")
+    back = safetensors.load(safetensors.save({"x": torch.from_numpy(numpy.arange(3.0))}))["x"].numpy()
+    if back.tolist() != [0.0, 1.0, 2.0]:
+        return Finding(name, BROKEN, f"0, 1, 2 came back as {back}", _again(name))
+    return Finding(name, GOOD, f"safetensors {_version('safetensors')} beside numpy {numpy.__version__}")
+
+
+def _recipes(name: str) -> Finding:
+    _require("omegaconf", "yaml")
+    omegaconf = importlib.import_module("omegaconf").OmegaConf
+    if omegaconf.to_container(omegaconf.create("a: {b: 1}")) != {"a": {"b": 1}}:
+        return Finding(name, BROKEN, f"omegaconf {_version('omegaconf')} reads other than it should", _again(name))
+    return Finding(name, GOOD, f"omegaconf {_version('omegaconf')} reads them")
 
 
 def _gpu(name: str) -> Finding:
@@ -168,6 +190,15 @@ def _sox(name: str) -> Finding:
     if (wav.size(1), rate) != (16000, 16000):
         return Finding(name, BROKEN, f"a second at 8 kHz became {wav.size(1)} samples", _again("soxr"))
     program = shutil.which("sox")
+    try:
+        importlib.import_module("sox")  # as s3prl does for speaker verification; it asks the program what it can do
+    except Exception as error:
+        if program is None:
+            raise
+        return Finding(
+            name, BROKEN, f"{program} does not answer as SoX does: {_first_line(error)}",
+            "take it out of PATH, it is not needed, or put SoX 14.4 there",
+        )  # fmt: skip
     where = f"and the program {program}" if program else "the program sox is not needed"
     return Finding(name, GOOD, f"the effects that SUPERB uses are built in; {where}")
 
@@ -223,16 +254,24 @@ def _transformers(name: str) -> Finding:
 
 
 def _disk(name: str) -> Finding:
-    places = {"here": Path.cwd(), "temporary files": Path(tempfile.gettempdir()), "home": Path.home()}
+    places: dict[str, Callable[[], object]] = {
+        "here": Path.cwd,
+        "temporary files": tempfile.gettempdir,
+        "home": Path.home,
+    }
     words = []
-    for what, place in places.items():
+    for what, asked in places.items():
+        advice = {"home": "set HF_HOME and XDG_CACHE_HOME to a folder", "temporary files": "set TMPDIR to a folder"}
+        remedy = f"{advice.get(what, 'start from a folder')} that may be written"
+        try:
+            place = Path(str(asked()))
+        except (OSError, RuntimeError) as error:  # a folder that was removed; a user whom the system does not know
+            return Finding(name, WARNING, f"there is no place for {what}: {_first_line(error)}", remedy)
         try:
             with tempfile.TemporaryFile(dir=place):
                 pass
             free = shutil.disk_usage(place).free / 1e9
         except OSError as error:
-            advice = {"home": "set HF_HOME and XDG_CACHE_HOME to a folder", "temporary files": "set TMPDIR to a folder"}
-            remedy = f"{advice.get(what, 'start from a folder')} that may be written"
             return Finding(name, WARNING, f"{place} ({what}) cannot be written: {error.strerror}", remedy)
         words.append(f"{what} {free:.0f} GB")
         if free < ROOM_GB:
@@ -257,18 +296,27 @@ def _hook(name: str) -> Finding:
 CHECKS: dict[str, Callable[[str], Finding]] = {
     "python": _python,
     "torch": _torch,
+    "model files": _model_files,
     "gpu": _gpu,
     "torchaudio": _torchaudio,
     "s3prl": _s3prl,
     "sox": _sox,
     "audio formats": _audio,
+    "recipes": _recipes,
     "kenlm": _kenlm,
     "onnxruntime": _onnxruntime,
     "transformers": _transformers,
     "disk": _disk,
     "hook": _hook,
 }
-PACKAGE_OF = {"gpu": "torch", "audio formats": "soundfile", "sox": "soxr", "kenlm": "flashlight-text"}
+PACKAGE_OF = {
+    "gpu": "torch",
+    "model files": "safetensors numpy",
+    "recipes": "omegaconf pyyaml",
+    "audio formats": "soundfile",
+    "sox": "soxr",
+    "kenlm": "flashlight-text",
+}
 
 
 class _Missing(Exception):
@@ -305,7 +353,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _again(name: str) -> str:
-    """How to install a package anew, in a version that fits the others."""
+    """How to install a package anew, in a version that fits the others; or to mend what is no package."""
+    if name == "hook":
+        return "pruned-upstream hook install"
+    if name == "disk":
+        return "start from a folder that may be written, and set TMPDIR and HOME to such"
     package = PACKAGE_OF.get(name, name)
     if package == "torchaudio":
         return "pip install torchaudio in the version that pytorch.org lists beside your torch"
@@ -337,6 +389,8 @@ def lines(findings: list[Finding]) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Examine this environment (or the one thing after `--check`) and print it; 1 if something is broken, else 0."""
     if arguments[:1] == ["--check"]:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of folders may be of another encoding
         finding = _check(arguments[1])
         print(*(" ".join(part.split()) for part in (finding.state, finding.words, finding.remedy)), sep=SEPARATOR)
         return 0

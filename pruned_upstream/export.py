@@ -30,6 +30,7 @@ from .pruning.compaction import compact
 
 TOLERANCE = 1e-4  # of the largest magnitude: another runtime adds in another order
 EVERYTHING = 1 << 40  # elements: fold constants of any size
+TRACES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")  # torch's names of them
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,21 @@ def _convert(encoder: Encoder, graph: Graph, path: Path, *, fold: bool, provenan
         ) from error
     limits: dict[str, Any] = {"input_size_limit": EVERYTHING, "output_size_limit": EVERYTHING} if fold else {}
     onnxscript.optimizer.optimize(program.model, **limits)
+    _remove_traces(program.model)
     program.model.metadata_props["config"] = encoder.config.to_json()
     program.model.metadata_props["provenance"] = json.dumps(dict(provenance), sort_keys=True)
     program.save(path, external_data=False)
+
+
+def _remove_traces(model: Any) -> None:
+    """Torch's exporter notes for each node which lines of which files it comes from: most of a small model's file, and
+    places on this machine, which nobody means to publish."""
+    from onnxscript.ir.traversal import RecursiveGraphIterator
+
+    for graph in (model.graph, *model.functions.values()):
+        for node in RecursiveGraphIterator(graph):
+            for key in TRACES:
+                node.metadata_props.pop(key, None)
 
 
 def _quantise(path: Path) -> None:

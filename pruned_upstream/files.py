@@ -56,9 +56,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole UTF-8 file; raises as `atomic_write`."""
+    """Write a whole UTF-8 file; what is no text, of names that are not UTF-8, is escaped. Raises as `atomic_write`."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -211,6 +211,19 @@ def require_one_of(name: str, value: object, choices: Iterable[str]) -> None:
     require(value in (known := list(choices)), name, value, f"be one of {', '.join(known)}")
 
 
+def as_utf8(text: str) -> str:
+    """Text that can be written to a file and shown: what is none, of names that are not UTF-8, is escaped.
+
+    >>> as_utf8("caf\\udce9")
+    'caf\\\\xe9'
+    """
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair that no name of a file holds
+        raw = text.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def is_text(value: object) -> bool:
     """Whether it is a string that can be written to a file; one with half a surrogate pair cannot."""
     if not isinstance(value, str):

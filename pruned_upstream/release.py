@@ -87,7 +87,9 @@ def without_places(text: str) -> str:
 _START = r"(?:~[\w.-]*|\.{1,2}|[A-Za-z]:)?(?:/(?!/)|\\)"
 _WORD = r"[^\s\"'`,;:(){}\[\]<>]"
 PLACE = re.compile(
-    rf"""(?<=["']){_START}[^"'\n]+(?=["'])"""  # in quotes, where spaces belong to it
+    rf"""\A{_START}[^\n]+\Z"""  # all of a value, where spaces belong to it
+    rf"""|file:/+{_WORD}+"""
+    rf"""|(?<=["']){_START}(?:[^"'\n]|'')+(?=["'])"""  # in quotes, as well; YAML doubles its own in a text
     rf"""|(?<=[:-][ ]){_START}[^"'\n\[\]{{}}]+$"""  # a value of YAML, up to the end of its line
     rf"""|(?<![\w/\\.~<-])(?<!hf:){_START}{_WORD}+""",
     re.MULTILINE,

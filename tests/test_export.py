@@ -147,6 +147,13 @@ def test_any_batch_and_any_length(exported):
     assert (header.config, header.provenance) == (encoder.config, {"teacher": "tiny"})
 
 
+def test_a_file_says_nothing_of_where_it_was_made(exported):
+    held = exported[1].path.read_bytes()
+    package = Path(export.__file__).parent
+    assert package.parts[-1] == "pruned_upstream" and str(package).encode() not in held
+    assert not any(trace in held for trace in (b"stack_trace", b"site-packages", b"export.py", b"/torch/"))
+
+
 def test_a_difference_is_refused_and_nothing_is_written(exported, tmp_path, monkeypatch):
     encoder, report = exported
     other = random_encoder(encoder.config, seed=7)

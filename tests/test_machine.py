@@ -21,7 +21,7 @@ from training.launching import ROOT, read_state
 
 from pruned_upstream.errors import DataError
 from pruned_upstream.machine import fault
-from pruned_upstream.model.checkpoint import save
+from pruned_upstream.model.checkpoint import read_header, save
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
 # runs each command of the list in this one process, and tells its code and its last words
@@ -213,3 +213,24 @@ def test_paths_that_lead_nowhere_and_pictures_without_a_kind(place: Path) -> Non
 def test_whose_fault_it_is(error: Exception, said: str | None) -> None:
     found = fault(error)
     assert found is None if said is None else found is not None and found.startswith(said)
+
+
+def test_a_name_that_is_not_utf8_and_a_terminal_with_few_characters(place: Path) -> None:
+    """What is written can be read again, and what the terminal has no character for is escaped."""
+    odd = os.fsencode(place) + b"/caf\xe9.safetensors"
+    os.rename(place / "teacher.safetensors", odd)
+    commands = [
+        [b"convert", odd, b"out.safetensors"],
+        [b"info", b"out.safetensors"],
+        [b"convert", b"out.safetensors", b"again\xe9.safetensors"],
+        [b"score", b"results", b"--out", b"tables\xe9"],
+    ]
+    code = "import sys; from pruned_upstream import cli; sys.argv[0] = 'pruned-upstream'; cli.main()"
+    for encoding in ("utf-8:strict", "ascii:strict"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+        for command in commands if encoding == "utf-8:strict" else commands[1:2]:
+            ended = subprocess.run(
+                [sys.executable, "-c", code, *command], cwd=place, env=environment, capture_output=True
+            )
+            assert ended.returncode == 0, ended.stderr[-800:]
+    assert read_header(place / "out.safetensors").provenance["teacher"] == r"caf\xe9.safetensors"

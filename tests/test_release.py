@@ -143,6 +143,19 @@ def test_no_place_of_this_machine_is_published(file, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/me/secret place/WavLM Base (1).pt", "WavLM Base (1).pt"),
+        ("train:\n- file:///home/me/train", "train:\n- train"),
+        ("teacher: '/home/me/it''s secret/WavLM.pt'", "teacher: 'WavLM.pt'"),
+        ("data.train=/home/me/speech", "data.train=speech"),
+    ],
+)
+def test_places_of_many_forms(text, left):
+    assert without_places(text) == left
+
+
+@pytest.mark.parametrize(
     "text", ["q/k dims and v/o", "hf://OWNER/x", "https://a.b/c", "runs/best", "1.5 / 2", "a: 3/4", "</div>"]
 )
 def test_what_is_no_place_stays(text):

@@ -52,7 +52,7 @@ def decode(
     log_to_terminal()
     if name is None and recipe != before:
         name = evaluation_name(overrides or [])
-    of_a_folder = name is None or (bool(name) and Path(name).name == name)
+    of_a_folder = name is None or (name not in ("", "..") and Path(name).name == name)
     require(of_a_folder, "--name", name, "be the name of a folder, without a path")
     with locked(run):
         tests = decode_run(run, recipe, device_named(recipe.run.device), name=name)

@@ -84,9 +84,11 @@ def tests_table(tests: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def _rates(found: Mapping[str, float]) -> str:
-    from ..training.recognition import COUNTS
+    from ..training.recognition import COUNTS, LEARNED_FROM
 
-    return ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name not in COUNTS)
+    rates = ", ".join(f"{name.upper()} {100 * rate:.2f} %" for name, rate in found.items() if name not in COUNTS)
+    learned_from = found.get(LEARNED_FROM)
+    return rates + (f"; NOT VALID: {learned_from:.0f} RECORDINGS ARE LEARNED FROM" if learned_from else "")
 
 
 def _pairs(overlaps: dict[tuple[str, str], Overlap]) -> Table:

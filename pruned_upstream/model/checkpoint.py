@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_write
-from ..parsing import MALFORMED, printable, shown
+from ..parsing import MALFORMED, as_utf8, printable, shown
 from .config import EncoderConfig
 from .encoder import Dropout, Encoder
 from .graphs import FrameGraphs
@@ -105,7 +105,7 @@ def save(
         "format": FORMAT,
         "version": SPARSE_VERSION if masks else VERSION,
         "config": encoder.config.to_json(),
-        "provenance": json.dumps(dict(provenance or {}), sort_keys=True),
+        "provenance": json.dumps({key: as_utf8(value) for key, value in (provenance or {}).items()}, sort_keys=True),
     }
     if masks:
         metadata["sparse"] = json.dumps({name: list(mask.shape) for name, mask in masks.items()}, sort_keys=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..files import write_text
 from ..model.config import SAMPLE_RATE
-from ..parsing import plain_file, read_json
+from ..parsing import as_utf8, plain_file, read_json
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,11 @@ TRAINING_PART = re.compile(r"train-.+")  # LibriSpeech's parts, and those of cor
 OTHER_PART = re.compile(r"(dev|test)-.+")
 KNOWN_TEST_SETS = re.compile(r"(dev|test)[-_](clean|other)")
 HELD_OUT_WORDS = frozenset(
-    "dev devel development test tests testing tst val valid validation eval evaluation heldout".split()
+    "dev devel devset development test tests testset testing tst val valid validation eval evalset evaluation "
+    "heldout holdout".split()
 )
+HELD_OUT = re.compile(r"(held|hold)[-_ ]?out")
+LOUDEST = 2.0**32  # of a sample: integers of 32 bits that somebody wrote as floating point have at most half of it
 
 
 class BadRecording(Exception):
@@ -99,6 +102,8 @@ class Utterance:
             raise BadRecording(f"it ends {count - len(wav)} frames before its header says")
         if not np.isfinite(wav).all():
             raise BadRecording("it holds samples that are NaN or infinite")
+        if wav.size and (loudest := float(np.abs(wav).max())) > LOUDEST:
+            raise BadRecording(f"it holds samples of {loudest:.0e}, where those of speech are below 1")
         mono = wav.mean(1)
         if rate != SAMPLE_RATE:
             mono = _resample(mono, rate)
@@ -200,6 +205,7 @@ def find_files(sources: Sequence[str | Path], for_training: bool = True) -> Foun
     """The first part of `find_corpus`: names alone."""
     listings = [_list(Path(source), for_training) for source in sources]
     recordings, repeated = _without_repetitions(listings)
+    recordings = _told_apart(recordings)
     unusable = {name: reason for listing in listings for name, reason in listing.unusable.items()}
     left_out = [part for listing in listings for part in listing.left_out]
     found = Found(sources, recordings, unusable, repeated, left_out, for_training)
@@ -232,7 +238,9 @@ def measured(
             skipped[name] = header
         else:
             utterances.append(Utterance(name, path, header))
-            held_out.update(set_of(source, name.rpartition("/")[0]) if found.for_training else ())
+            if found.for_training:
+                folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
+                held_out.update(set_of(source, name.rpartition("/")[0], folder))
     corpus = Corpus(utterances, skipped, found.repeated, found.left_out, dict(held_out))
     _say(corpus)
     if not utterances:
@@ -356,20 +364,53 @@ def _without_repetitions(listings: Iterable[_Listing]) -> tuple[list[tuple[Path,
     return kept, repeated
 
 
-def _held_out_set(source: Path, folder: str) -> list[str]:
-    """The development or test set that a folder's recordings belong to by its names or the manifest's, if any."""
-    inside = [source.stem if source.suffix == ".tsv" else source.resolve().name, *filter(None, folder.split("/"))]
-    for depth, part in enumerate(inside):
-        words = set(re.split(r"[^a-z]+", part.lower()))
-        if words & HELD_OUT_WORDS and "train" not in words:
-            return ["/".join(inside[: depth + 1])]
-    above = [part for part in source.resolve().parts if KNOWN_TEST_SETS.fullmatch(part)]
-    return [f"{above[-1]} ({source.name})"] if above else []
+def _told_apart(recordings: list[tuple[Path, str, Path]]) -> list[tuple[Path, str, Path]]:
+    """With the source's name in front of names that several sources have: what is said of one recording, that it was
+    left out, must not stand for two."""
+    names = Counter(name for _, name, _ in recordings)
+    if len(names) == len(recordings):
+        return recordings
+    called: dict[Path, str] = {}  # also where a folder moves: names tell whether a run goes on with what it began with
+    for source in dict.fromkeys(source for source, *_ in recordings):
+        own = _own_name(source)
+        called[source] = own if own not in called.values() else f"{own}-{len(called) + 1}"
+    return [
+        (source, f"{called[source]}/{name}" if names[name] > 1 else name, path) for source, name, path in recordings
+    ]
+
+
+def _own_name(source: Path) -> str:
+    return source.stem if source.suffix == ".tsv" else source.resolve().name
+
+
+def _held_out_set(source: Path, inside: str, folder: str) -> list[str]:
+    """The development or test set that a folder's recordings belong to, by its names or the manifest's, if any.
+
+    Args:
+        inside: the folder as the source names it.
+        folder: where it is; it may be a link, or that of recordings which are links.
+    """
+    named = [_own_name(source), *filter(None, inside.split("/"))]
+    for depth, part in enumerate(named):
+        if _sounds_held_out(part):
+            return ["/".join(named[: depth + 1])]
+    place = Path(folder).resolve()
+    if known := [part for part in place.parts if KNOWN_TEST_SETS.fullmatch(part)]:
+        return [f"{known[-1]} ({source.name})"]
+    if place.is_relative_to(source.resolve()):
+        return []
+    own = place.parts[-len(named) :]  # a manifest's root, or what is behind a link, and folders in it
+    return [f"{part} ({source.name})" for part in own if _sounds_held_out(part)][:1]
+
+
+def _sounds_held_out(part: str) -> bool:
+    words = set(re.split(r"[^a-z]+", part.lower()))
+    return "train" not in words and bool(words & HELD_OUT_WORDS or HELD_OUT.search(part.lower()))
 
 
 def printable(name: object) -> str:
     """A file's name as it can be shown: bytes that are not UTF-8 are escaped."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return as_utf8(str(name))
 
 
 def _is_utf8(name: str) -> bool:
@@ -523,6 +564,11 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int, int], Header | str]:
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         log.warning("the cache of durations %s cannot be used (%s); the headers are read again", cache, error)
         return {}
+
+
+def known_contents(cache: str | Path) -> frozenset[str]:
+    """Hashes of the recordings whose headers are kept there; none where there is no such file."""
+    return frozenset(found.content for found in _read_cache(Path(cache)).values() if isinstance(found, Header))
 
 
 def _header(frames: int, rate: int, channels: int, content: str) -> Header:

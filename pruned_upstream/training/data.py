@@ -30,6 +30,7 @@ from .growing import GrowingCorpus, recordings_of
 from .mixing import draw, mixed
 from .processes import Processes
 from .recipe import Data
+from .reports import named_noise
 
 STOPS = (signal.SIGINT, *ENDING, signal.SIGUSR2)
 
@@ -224,14 +225,18 @@ class Batches(Dataset):
                 seconds = f"{start / SAMPLE_RATE:.1f} to {(start + samples) / SAMPLE_RATE:.1f} s"
                 batch.skipped[self.corpus.name(member)] = f"it is silent throughout, from {seconds}"
                 continue
-            wav = self._mixed(wav, epoch, member, together)
+            wav = self._mixed(wav, epoch, member, together, batch.skipped)
             batch.wavs.append(wav if self.window is None else F.pad(wav, (0, -len(wav) % self.window)))
             batch.utterances.append(member)
             batch.starts.append(start)
         return batch
 
-    def _mixed(self, wav: Tensor, epoch: int, member: int, together: list[int]) -> Tensor:
-        """With another recording of the step in it, or with noise, where the epoch has drawn so."""
+    def _mixed(self, wav: Tensor, epoch: int, member: int, together: list[int], skipped: dict[str, str]) -> Tensor:
+        """With another recording of the step in it, or with noise, where the epoch has drawn so.
+
+        Args:
+            skipped: takes noise that cannot be used; speech is told of when its own turn comes.
+        """
         share = 0.0 if self.noise is None else self.data.noise_share
         drawn = draw(self.seed, epoch, member, mix=self.data.mix, noise_share=share)
         if drawn is None:
@@ -247,7 +252,9 @@ class Batches(Dataset):
         other = others[int(drawn.second * len(others))]
         try:
             return mixed(wav, drawn, other.samples, other.read)
-        except BadRecording:  # it is told of when its own turn comes
+        except BadRecording as error:
+            if drawn.noise:
+                skipped[named_noise(other.name)] = str(error)
             return wav
 
     def loader(self, processes: Processes, first: int, steps: int) -> Generator[list[Batch]]:

@@ -305,7 +305,7 @@ def run_parp(recipe: ParpRecipe, *, amend: bool = False) -> Path:
             check_spans(frames, recipe.masking.frame_span, "masking.frame_span")
         with processes.main_first():
             if processes.is_main:
-                check_recognition(recipe, alphabet, config)
+                check_recognition(recipe, alphabet, config, folder)
         objective, trainers = _train(recipe, encoder, speech, alphabet, processes, amend)
         if processes.is_main:
             save_recipe(recipe, folder / RECIPE_FILE)

@@ -25,7 +25,7 @@ from ..model.encoder import Encoder
 from ..parp.alphabet import Alphabet
 from ..parp.decoding import Decoder, error_rates, make_decoder
 from ..parsing import parse_json
-from .corpus import BadRecording
+from .corpus import HEADERS_FILE, BadRecording, known_contents
 from .provenance import REPORT_FILE, read_report
 from .transcripts import Transcribed, find_transcribed
 
@@ -39,7 +39,9 @@ HEAD_FILE = "head.safetensors"
 HYPOTHESES_FOLDER = "hypotheses"
 EVALUATIONS_FOLDER = "evaluations"  # a folder for each decoding with other settings than the run's own
 EVALUATION_FILE = "evaluation.json"
-COUNTS = ("recordings", "skipped")  # in a test's results, which are shares but for these
+LONGEST_NAME = 200  # bytes of the name of a file of results; systems allow 255
+LEARNED_FROM = "learned_from"  # in a test's results, where it holds recordings of the training
+COUNTS = ("recordings", "skipped", LEARNED_FROM)  # in a test's results, which are shares but for these
 
 
 class Recogniser(nn.Module):
@@ -69,8 +71,11 @@ class Recogniser(nn.Module):
         return self.head(hidden).float().log_softmax(-1)
 
 
-def check_recognition(recipe: ParpRecipe, alphabet: Alphabet, config: EncoderConfig) -> None:
+def check_recognition(recipe: ParpRecipe, alphabet: Alphabet, config: EncoderConfig, run: Path) -> None:
     """Find out before hours of training whether its result can be decoded.
+
+    Args:
+        run: folder that knows the recordings of the training.
 
     Raises:
         DataError: a test source or its transcripts are missing or malformed.
@@ -81,7 +86,12 @@ def check_recognition(recipe: ParpRecipe, alphabet: Alphabet, config: EncoderCon
     for source, file in zip(recipe.data.test, files, strict=True):
         if files.count(file) > 1:
             raise ConfigError(f"the results of {source} and another source of data.test would share the file {file}")
-        _speech(source, recipe, config)
+        speech = _speech(source, recipe, config)
+        if count := _learned_from(speech, run):
+            log.warning(
+                "TRAINING ON WHAT IS TESTED ON: %d of the %d recordings of %s are among those of data.train. Error "
+                "rates on it would not be valid", count, len(speech.texts), source,
+            )  # fmt: skip
 
 
 def decode_run(
@@ -103,7 +113,7 @@ def decode_run(
     """
     encoder, (head, alphabet) = load(folder / MODEL_FILE), read_head(folder / HEAD_FILE)
     if recipe.data.test:
-        check_recognition(recipe, alphabet, encoder.config)
+        check_recognition(recipe, alphabet, encoder.config, folder)
     recogniser = Recogniser(encoder, alphabet.classes)
     recogniser.head.load_state_dict(head)
     recogniser.to(device).eval()
@@ -113,7 +123,9 @@ def decode_run(
         own = unfinished if name is None else unfinished / EVALUATIONS_FOLDER / name
         results = unfinished / HYPOTHESES_FOLDER if name is None else own
         for source in recipe.data.test:
-            tests[source], skipped[source] = _test(source, recogniser, alphabet, decoder, recipe, results)
+            tests[source], skipped[source], speech = _test(source, recogniser, alphabet, decoder, recipe, results)
+            if learned_from := _learned_from(speech, folder):
+                tests[source][LEARNED_FROM] = float(learned_from)
         if name is None:
             report = read_report(folder)
             report |= {"tests": tests, "tests_skipped": skipped}
@@ -163,18 +175,28 @@ def _speech(source: str, recipe: ParpRecipe, config: EncoderConfig) -> Transcrib
     return find_transcribed([source], recipe.data.labels, min_samples=shortest, for_training=False)
 
 
+def _learned_from(speech: Transcribed, run: Path) -> int:
+    """How many recordings are among those of a run's training, under whatever names: their bytes tell."""
+    learned = known_contents(run / HEADERS_FILE)
+    return sum(utterance.header.content in learned for utterance in speech.corpus.utterances)
+
+
 def _hypotheses_file(source: str) -> str:
-    return f"{'-'.join(Path(source).with_suffix('').parts[-2:])}.tsv".replace("/", "")
+    path = Path(source)
+    if path.name in ("", ".."):  # "." is a place, and no name
+        path = path.resolve()
+    name = "-".join(path.parts[-2:]).removesuffix(".tsv").replace("/", "")
+    return f"{name.encode()[-LONGEST_NAME:].decode(errors='ignore')}.tsv"
 
 
 @torch.no_grad()
 def _test(
     source: str, recogniser: Recogniser, alphabet: Alphabet, decoder: Decoder, recipe: ParpRecipe, results: Path
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, str], Transcribed]:
     """Decode one test source, one recording at a time: what is recognised then depends on nothing else.
 
     Returns:
-        Its results, and the recordings that could not be decoded with the reason.
+        Its results, the recordings that could not be decoded with the reason, and what was to be decoded.
     """
     from rich.progress import track
 
@@ -186,11 +208,11 @@ def _test(
     for utterance, said in track(pairs, f"decoding {Path(source).name}", transient=True):
         try:
             waveform = utterance.read(0, utterance.samples).to(device)
-        except BadRecording as error:
+            hidden = encoder.extract([waveform]).hidden_states[-1][0]  # (T, d)
+        except (BadRecording, DataError) as error:  # DataError: longer than memory has room for
             skipped[utterance.name] = str(error)
             log.warning("%s is not decoded: %s", utterance.name, error)
             continue
-        hidden = encoder.extract([waveform]).hidden_states[-1][0]  # (T, d)
         rows.append((utterance.name, said, decoder(recogniser.read(hidden))))
     if not rows:
         raise DataError(f"no recording of {source} could be decoded; see the warnings above")
@@ -198,4 +220,5 @@ def _test(
     write_text(results / _hypotheses_file(source), "\n".join(["recording\tsaid\trecognised", *lines]) + "\n")
     rates = error_rates(alphabet.kind, [said for _, said, _ in rows], [heard for *_, heard in rows])
     log.info("%s: %s", source, ", ".join(f"{name} {100 * rate:.2f} %" for name, rate in rates.items()))
-    return rates | {"recordings": float(len(rows)), "skipped": float(len(skipped))}, skipped
+    counts = {"recordings": float(len(rows)), "skipped": float(len(skipped))}
+    return rates | counts, skipped, speech

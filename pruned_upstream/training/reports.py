@@ -21,8 +21,9 @@ class TrainingReport:
     """Fields of report.json that all methods have.
 
     recordings, hours: that training could choose from.
-    skipped: recordings that were left out before it, with the reason.
-    dropped: recordings that could not be used when their turn came, with the reason; counted among `recordings`.
+    skipped: recordings that were left out before it, with the reason; those of noise are named so.
+    dropped: recordings that could not be used when their turn came, with the reason; counted among `recordings`, but
+        for those of noise.
     repeated: recordings that the sources name more than once, and that were taken once.
     left_out: parts of a corpus that are not for training (dev-clean and test-clean of LibriSpeech), and were not used.
     looks_held_out: development and test sets, to judge by their names, that were used, with their recordings.
@@ -38,6 +39,11 @@ class TrainingReport:
     left_out: list[str]
     looks_held_out: dict[str, int]
     amendments: list[dict[str, Any]]
+
+
+def named_noise(name: str) -> str:
+    """A recording of noise among those of speech."""
+    return f"noise {name}"
 
 
 def remarks(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -78,7 +84,7 @@ def training_facts(corpus: Corpus | GrowingCorpus, trainers: Sequence[Trainer], 
         "steps": steps,
         "recordings": len(corpus.utterances),
         "hours": corpus.hours,
-        "skipped": corpus.skipped,
+        "skipped": {**corpus.skipped, **_unusable_noise(trainers)},
         "dropped": {name: reason for trainer in trainers for name, reason in trainer.dropped.items()},
         "repeated": len(corpus.repeated),
         "left_out": corpus.left_out,
@@ -90,3 +96,9 @@ def training_facts(corpus: Corpus | GrowingCorpus, trainers: Sequence[Trainer], 
             if amendment["from_step"] < trainer.steps  # else nothing was computed with it
         ],
     }
+
+
+def _unusable_noise(trainers: Sequence[Trainer]) -> dict[str, str]:
+    """Of all stages, whose noise is mostly the same."""
+    corpora = [trainer.batches.noise for trainer in trainers if trainer.batches.noise is not None]
+    return {named_noise(name): reason for corpus in corpora for name, reason in corpus.skipped.items()}

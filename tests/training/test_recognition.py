@@ -13,7 +13,10 @@ from training.conftest import write_noise
 from training.test_parp import finetuning, speech  # noqa: F401, F811 (fixtures)
 
 from pruned_upstream.errors import CheckpointError, ConfigError, DataError
+from pruned_upstream.model import memory
+from pruned_upstream.model.checkpoint import load
 from pruned_upstream.training import parp as parp_training
+from pruned_upstream.training import recognition
 from pruned_upstream.training.parp import ParpRecipe, run_parp
 from pruned_upstream.training.provenance import RECIPE_FILE, read_report
 from pruned_upstream.training.recipe import load_recipe
@@ -88,6 +91,26 @@ def test_another_test_set_after_training(run: Path, invoke, tmp_path: Path) -> N
     assert not (run / RECIPE_FILE).read_text().count("more")
 
 
+def test_what_is_learned_from_and_tested_on_is_told(
+    finetuning,  # noqa: F811
+    speech: Path,  # noqa: F811
+    invoke,
+    tmp_path: Path,
+    caplog,
+) -> None:
+    """Under another name as well: one recording of two."""
+    heard = sorted(speech.rglob("*.wav"))[0]
+    write_noise(tmp_path / "more" / "own.wav", 1500, seed=77)
+    (tmp_path / "more" / "copied.wav").write_bytes(heard.read_bytes())
+    (tmp_path / "more" / "all.trans.txt").write_text("own TEA\ncopied SO\n")
+    folder = run_parp(finetuning(**{"optimisation.steps": 2, "data.test": str(tmp_path / "more")})).parent
+    assert "TRAINING ON WHAT IS TESTED ON: 1 of the 2 recordings" in caplog.text
+    assert report_of(folder)["tests"][str(tmp_path / "more")]["learned_from"] == 1
+    assert "NOT VALID: 1 RECORDINGS ARE LEARNED FROM" in invoke("decode", folder)
+    (tmp_path / "more" / "copied.wav").unlink()
+    assert "NOT VALID" not in invoke("decode", folder)
+
+
 def test_again_with_the_runs_own_settings(run: Path, invoke) -> None:
     before = report_of(run)
     for file in (run / "hypotheses").iterdir():
@@ -102,6 +125,7 @@ def test_again_with_the_runs_own_settings(run: Path, invoke) -> None:
         (["optimisation.steps=9"], ConfigError, "optimisation.steps is what the run was trained with"),
         (["data.test=[]"], ConfigError, "nothing to decode"),
         (["decoding.beam=3", "--name", "../x"], ConfigError, "without a path"),
+        (["decoding.beam=3", "--name", ".."], ConfigError, "without a path"),
         (["decoding.beam=0"], ConfigError, "beam is 0"),
     ],
 )
@@ -120,6 +144,37 @@ def test_folders_without_a_head(run: Path, invoke, tmp_path: Path) -> None:
     head.unlink()
     with pytest.raises(CheckpointError, match=r"there is no .*head\.safetensors"):
         invoke("decode", run)
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("LibriSpeech/dev-clean", "LibriSpeech-dev-clean.tsv"),
+        ("lists/dev.tsv", "lists-dev.tsv"),
+        ("speech/v1.2", "speech-v1.2.tsv"),
+        ("/speech", "speech.tsv"),
+        ("a/" + "é" * 150, "é" * 100 + ".tsv"),
+    ],
+)
+def test_names_of_results(source: str, file: str) -> None:
+    assert recognition._hypotheses_file(source) == file
+
+
+def test_the_folder_one_stands_in(run: Path, invoke, speech: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.chdir(speech)
+    assert "WER" in invoke("decode", run, "data.test=.")
+    (written,) = (run / "evaluations" / "test").glob("*.tsv")
+    assert written.name == f"{tmp_path.name}-{speech.name}.tsv"
+
+
+def test_a_test_recording_that_memory_has_no_room_for(run: Path, invoke, monkeypatch) -> None:
+    """It is named and counted, and the others are decoded."""
+    monkeypatch.setattr(memory, "ALWAYS_FINE", 0)
+    needed = memory.bytes_needed(load(run / "parp.safetensors").config, 1, 3000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
+    assert "skipped" in invoke("decode", run, "--name", "short")
+    (skipped,) = json.loads((run / "evaluations" / "short" / "evaluation.json").read_text())["tests_skipped"].values()
+    assert list(skipped) == ["5.wav"] and "GB of cpu memory are free" in skipped["5.wav"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 9000])

@@ -18,7 +18,7 @@ from pruned_upstream.errors import DataError
 from pruned_upstream.report.page import numbers
 from pruned_upstream.report.runs import read_run
 from pruned_upstream.training import corpus
-from pruned_upstream.training.corpus import Corpus, find_corpus
+from pruned_upstream.training.corpus import BadRecording, Corpus, find_corpus
 from pruned_upstream.training.prune import run_prune
 from pruned_upstream.training.transcripts import find_transcribed
 
@@ -218,6 +218,69 @@ def test_two_transcripts_of_a_recording(tmp_path: Path) -> None:
     (tmp_path / "speech" / "more.trans.txt").write_text("a TEA\n")
     with pytest.raises(DataError, match=r"speech/a has two transcripts: 'SO' and 'TEA'"):
         find_transcribed([tmp_path / "speech"], "letters", min_samples=40)
+
+
+def test_test_sets_behind_links_and_roots_of_manifests(librispeech: Path, tmp_path: Path) -> None:
+    """Whatever a link or a manifest is called, the recordings that it leads to are told by their own place."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "train-clean-100").symlink_to(librispeech / "train-clean-100")
+    (mine / "train-extra").symlink_to(librispeech / "test-clean")
+    assert found(mine).looks_held_out == {"test-clean (mine)": 1}
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for part in ("test-other", "train-clean-100"):
+        (recording,) = (librispeech / part).rglob("*.flac")
+        (flat / f"{part[:5]}.flac").symlink_to(recording)
+    assert found(flat).looks_held_out == {"test-other (flat)": 1}
+    write_noise(tmp_path / "corpus" / "Held_Out" / "a.wav", 1000)
+    write_noise(tmp_path / "corpus" / "train" / "b.wav", 1000, seed=1)
+    listed = tmp_path / "listed.tsv"
+    for root, wanted in (("Held_Out/a", {"Held_Out (listed.tsv)": 1}), ("train/b", {})):
+        folder, _, name = root.partition("/")
+        listed.write_text(f"corpus/{folder}\n{name}.wav\t1000\n")
+        assert found(listed).looks_held_out == wanted
+    listed.write_text(f"{librispeech / 'dev-clean' / '19'}\n198/19-198-0002.flac\t1000\n")
+    assert found(listed).looks_held_out == {"dev-clean (listed.tsv)": 1}
+
+
+def test_two_sources_that_name_their_recordings_alike(tmp_path: Path) -> None:
+    for number, place in enumerate(("a/en", "b/en", "c/de")):
+        write_noise(tmp_path / place / "1.wav", 1000, seed=number)
+        (tmp_path / place / "2.wav").touch()
+        write_noise(tmp_path / place / f"of_{number}.wav", 1000, seed=7 + number)
+    kept = found(tmp_path / "a" / "en", tmp_path / "b" / "en", tmp_path / "c" / "de")
+    assert names(kept) == ["en/1.wav", "of_0.wav", "en-2/1.wav", "of_1.wav", "de/1.wav", "of_2.wav"]
+    assert kept.skipped == dict.fromkeys(("en/2.wav", "en-2/2.wav", "de/2.wav"), "the file is empty")
+    before = kept.fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    for place in "abc":
+        (tmp_path / place).rename(tmp_path / "elsewhere" / place)
+    moved = tmp_path / "elsewhere"
+    assert found(moved / "a" / "en", moved / "b" / "en", moved / "c" / "de").fingerprint == before
+
+
+def test_samples_that_no_recording_has(tmp_path: Path) -> None:
+    """They are finite, and their squares are not; what somebody wrote as integers is used."""
+    for name, scale in (("damaged", 1e30), ("integers", 2.0**31)):
+        wav = np.linspace(-scale, scale, 1000, dtype=np.float32)
+        (tmp_path / "speech").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "speech" / f"{name}.wav", wav, 16000, subtype="FLOAT")
+    damaged, integers = found(tmp_path / "speech").utterances
+    with pytest.raises(BadRecording, match=r"it holds samples of 1e\+30, where those of speech are below 1"):
+        damaged.read(0, 1000)
+    assert integers.read(0, 1000).abs().max() == 2.0**31
+
+
+def test_noise_that_cannot_be_used_is_counted(recipe, tmp_path: Path) -> None:
+    (tmp_path / "hum").mkdir()
+    (tmp_path / "hum" / "empty.wav").touch()
+    soundfile.write(tmp_path / "hum" / "nan.wav", np.full(2400, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    noisy = {"data.noise": [str(tmp_path / "hum")], "data.mix": 1.0, "data.noise_share": 1.0}
+    run_prune(recipe(**noisy, **{"optimisation.steps": 2}))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["dropped"] == {"noise nan.wav": "it holds samples that are NaN or infinite"}
+    assert report["skipped"] == {"noise empty.wav": "the file is empty"}
 
 
 def test_what_is_dropped_while_training_is_counted(recipe, recordings: Path, tmp_path: Path) -> None:
