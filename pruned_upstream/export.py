@@ -251,10 +251,10 @@ def _convert(encoder: Encoder, graph: Graph, path: Path, *, fold: bool, provenan
 def _remove_traces(model: Any) -> None:
     """Torch's exporter notes for each node which lines of which files it comes from: most of a small model's file, and
     places on this machine, which nobody means to publish."""
-    from onnxscript.ir.traversal import RecursiveGraphIterator
+    from onnxscript.ir import traversal
 
     for graph in (model.graph, *model.functions.values()):
-        for node in RecursiveGraphIterator(graph):
+        for node in traversal.RecursiveGraphIterator(graph):
             for key in TRACES:
                 node.metadata_props.pop(key, None)
 

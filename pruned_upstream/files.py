@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import DataError, PrunedUpstreamError
+from .parsing import as_utf8, is_text
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     the same file goes first.
 
     Raises:
-        PrunedUpstreamError: the folder cannot be written or the disk is full; `path` keeps what it held.
+        PrunedUpstreamError: the folder cannot be written, the disk is full, or the name is not UTF-8; `path` keeps what
+            it held.
     """
     path = Path(path)
     _refuse_folder(path)
+    if not is_text(str(path)):
+        raise PrunedUpstreamError(
+            f"the name of {as_utf8(str(path))} is not UTF-8, and not every library can write such; name another place"
+        )
     with _beside(path) as folder:
         temporary = folder / path.name
         temporary.touch()

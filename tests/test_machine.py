@@ -21,7 +21,7 @@ from training.launching import ROOT, read_state
 
 from pruned_upstream.errors import DataError
 from pruned_upstream.machine import fault
-from pruned_upstream.model.checkpoint import read_header, save
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
 
 # runs each command of the list in this one process, and tells its code and its last words
@@ -215,22 +215,27 @@ def test_whose_fault_it_is(error: Exception, said: str | None) -> None:
     assert found is None if said is None else found is not None and found.startswith(said)
 
 
-def test_a_name_that_is_not_utf8_and_a_terminal_with_few_characters(place: Path) -> None:
-    """What is written can be read again, and what the terminal has no character for is escaped."""
-    odd = os.fsencode(place) + b"/caf\xe9.safetensors"
-    os.rename(place / "teacher.safetensors", odd)
+def test_names_that_are_not_utf8_and_a_terminal_with_few_characters(place: Path) -> None:
+    """Said in a sentence, in which such characters are escaped; what a folder is called does not matter."""
+    folder = os.fsencode(place) + b"/caf\xe9"
+    os.mkdir(folder)
+    shutil.copy(place / "teacher.safetensors", folder + b"/\xe9.safetensors")
+    shutil.copy(place / "teacher.safetensors", place / "\u00e9.safetensors")
+    said = rb"caf\xe9/\xe9.safetensors is not UTF-8"
     commands = [
-        [b"convert", odd, b"out.safetensors"],
-        [b"info", b"out.safetensors"],
-        [b"convert", b"out.safetensors", b"again\xe9.safetensors"],
-        [b"score", b"results", b"--out", b"tables\xe9"],
+        ([b"info", folder + b"/\xe9.safetensors"], said, "utf-8:strict"),
+        ([b"convert", b"teacher.safetensors", folder + b"/\xe9.safetensors"], said, "utf-8:strict"),
+        ([b"score", b"results", b"--out", folder], rb"caf\xe9/", "utf-8:strict"),
+        ([b"convert", "\u00e9.safetensors".encode(), "\u00e8.safetensors".encode()], rb"wrote \xe8.", "ascii:strict"),
     ]
     code = "import sys; from pruned_upstream import cli; sys.argv[0] = 'pruned-upstream'; cli.main()"
-    for encoding in ("utf-8:strict", "ascii:strict"):
-        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
-        for command in commands if encoding == "utf-8:strict" else commands[1:2]:
-            ended = subprocess.run(
-                [sys.executable, "-c", code, *command], cwd=place, env=environment, capture_output=True
-            )
-            assert ended.returncode == 0, ended.stderr[-800:]
-    assert read_header(place / "out.safetensors").provenance["teacher"] == r"caf\xe9.safetensors"
+    for command, words, encoding in commands:
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *command],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert words in ended.stdout and b"Traceback" not in ended.stdout, ended.stdout[-800:]

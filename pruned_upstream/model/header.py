@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
-from ..parsing import is_text, parse_json, shown
+from ..parsing import as_utf8, is_text, parse_json, shown
 from .config import EncoderConfig
 
 FORMAT = "pruned_upstream"
@@ -62,6 +62,8 @@ def check_readable(path: Path) -> None:
         raise CheckpointError(
             f"{path} is part of a folder as transformers writes them; {CONVERSION.format(path.parent)}"
         )
+    if not is_text(str(path)):
+        raise CheckpointError(f"the name of {as_utf8(str(path))} is not UTF-8, which safetensors needs; rename it")
     try:
         with open(path, "rb") as file:
             start = file.read(64)

@@ -185,7 +185,7 @@ def _hypotheses_file(source: str) -> str:
     path = Path(source)
     if path.name in ("", ".."):  # "." is a place, and no name
         path = path.resolve()
-    name = "-".join(path.parts[-2:]).removesuffix(".tsv").replace("/", "")
+    name = "-".join(part for part in path.parts[-2:] if part != path.root).removesuffix(".tsv")
     return f"{name.encode()[-LONGEST_NAME:].decode(errors='ignore')}.tsv"
 
 
