@@ -245,7 +245,7 @@ class Gates(nn.Module):
                 log_alpha.clamp_(-self.settings.clamp, self.settings.clamp)
 
     @torch.no_grad()
-    def deterministic(self, shift: float = 0.0) -> EncoderGates:
+    def deterministic(self, shift: float = 0.0, *, of_heads: float | None = None) -> EncoderGates:
         """The gates to keep: in each group as many of the smallest close as are expected to be closed.
 
         The others take their noise-free value (CoFiPruning, models/l0_module.py, `_deterministic_z`). A group is one
@@ -254,12 +254,14 @@ class Gates(nn.Module):
 
         Args:
             shift: added to the log_alpha of all but the sublayers' gates when it is counted how many are open, for
-                those who want a certain size (`sparsity.final_gates`).
+who want a certain size (`sparsity.final_gates`).
+            of_heads: the same of whole heads' gates; as of all by default.
         """
         final = {}
         for kind, log_alpha in self.log_alpha.items():
             coarse = kind in COARSE_KINDS
-            moved = log_alpha if kind in SUBLAYER_KINDS else log_alpha + shift
+            own_shift = of_heads if kind == "head" and of_heads is not None else shift
+            moved = log_alpha if kind in SUBLAYER_KINDS else log_alpha + own_shift
             is_open = self._probability_without_clamp(moved) if coarse else self._probability(moved)
             is_open = self._living(kind, is_open)
             values = self._living(kind, hard_concrete.soft_value(log_alpha, self.settings.beta))

@@ -34,7 +34,7 @@ from ..files import write_text
 from ..model.attention import ALIGNMENT, SelfAttention, relative_position_bias
 from ..model.config import SAMPLE_RATE, EncoderConfig, Head, TransformerLayer
 from ..model.encoder import Encoder
-from ..parsing import read_json
+from ..parsing import MALFORMED, read_json
 from .cost import ExpectedWidths
 
 REPEATS = 15
@@ -82,8 +82,10 @@ class LatencyTable:
     def load(cls, path: Path) -> LatencyTable:
         """Raises ConfigError where the file is missing or no such table."""
         try:
-            return cls(**read_json(path))
-        except (OSError, ValueError, TypeError) as error:
+            table = cls(**read_json(path))
+            Latency(table).counted(EncoderConfig.from_json(table.shape))  # all of its entries are there
+            return table
+        except (OSError, ConfigError, *MALFORMED) as error:
             raise ConfigError(f"{path} is no table of latencies ({error}); without it one is measured") from error
 
 

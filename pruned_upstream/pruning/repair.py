@@ -71,10 +71,10 @@ def repair(
         batches: waveforms (B, S) and lengths (B,), as `Encoder.prepare` gives them, on the models' device.
 
     Raises:
-        ConfigError: teacher and student have other depths, widths or frame rates.
+        ConfigError: they are no pair (`check_pair`).
         DataError: there is no batch.
     """
-    _check(teacher, student)
+    check_pair(teacher, student)
     heard = list(batches)
     if not heard:
         raise DataError("a repair needs speech to be fitted to, and there was none")
@@ -104,7 +104,7 @@ def repair(
 @torch.no_grad()
 def distance(teacher: Encoder, student: Encoder, batches: Iterable[tuple[Tensor, Tensor | None]]) -> float:
     """Of the student's layers from the teacher's of the same number, as `Repaired` tells it; raises as `repair`."""
-    _check(teacher, student)
+    check_pair(teacher, student)
     heard = list(batches)
     if not heard:
         raise DataError("a distance needs speech to be taken on, and there was none")
@@ -325,7 +325,13 @@ def _refit_projection(
     fit.apply(damping)
 
 
-def _check(teacher: Encoder, student: Encoder) -> None:
+def check_pair(teacher: Encoder, student: Encoder) -> None:
+    """Refuse a teacher whose layers cannot be the student's, number by number.
+
+    Raises:
+        ConfigError: they have other depths, widths, frame rates or norms, are of other families, or one hears windows
+            of 30 s and the other recordings as long as they are.
+    """
     theirs, ours = teacher.config, student.config
     for what, a, b in (
         ("layers", theirs.num_layers, ours.num_layers),
@@ -339,3 +345,14 @@ def _check(teacher: Encoder, student: Encoder) -> None:
             )
     if theirs.layer_norm_first != ours.layer_norm_first:
         raise ConfigError("teacher and student place their layer norms differently; name the student's own teacher")
+    if theirs.family != ours.family:
+        raise ConfigError(
+            f"the teacher is of the family {theirs.family} and the student of {ours.family}; name the student's own "
+            "teacher"
+        )
+    if theirs.whole_windows != ours.whole_windows:
+        forms = {True: "whole windows", False: "recordings at their own length"}
+        raise ConfigError(
+            f"the teacher hears {forms[theirs.whole_windows]} and the student {forms[ours.whole_windows]}; name the "
+            "teacher in the student's form, which `convert` makes with --own-length or without it"
+        )

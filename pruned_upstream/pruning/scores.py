@@ -180,22 +180,29 @@ def cut_by_scores(
     groups = sum(len(rank) for rank in ranks.values())
     turns = ((torch.arange(groups) + 0.5) / groups).split([len(rank) for rank in ranks.values()])
 
-    def gates(share: float) -> EncoderGates:
+    def gates(share: float, of_heads: float | None = None) -> EncoderGates:
         stacked = {}
         for (kind, rank), turn in zip(ranks.items(), turns, strict=True):
             least = 1 if kind.startswith(CONV) else 0
-            count = (share * rank.size(1) + turn.unsqueeze(1).double()).floor().clamp(min=least)  # (layers, 1)
+            stays = of_heads if kind == "head" and of_heads is not None else share
+            count = (stays * rank.size(1) + turn.unsqueeze(1).double()).floor().clamp(min=least)  # (layers, 1)
             stacked[kind] = ((rank < count).view(living[kind].shape) & living[kind]).float()
         return encoder_gates(config, stacked)
 
-    def miss(share: float) -> float:
-        return counted_sparsity(dense, compact_config(config, gates(share)), cost) - target
+    def nearest(of_heads: float | None = None) -> float:
+        def miss(share: float) -> float:
+            return counted_sparsity(dense, compact_config(config, gates(share, of_heads)), cost) - target
 
-    low, high = 0.0, 1.0  # least and most stays
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if miss(middle) > 0 else (low, middle)
-    return gates(min(low, high, key=lambda share: abs(miss(share))))
+        low, high = 0.0, 1.0  # least and most stays
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if miss(middle) > 0 else (low, middle)
+        return min(low, high, key=lambda share: abs(miss(share)))
+
+    share = of_heads = nearest()
+    if "head" in ranks:  # a head is many rows; those of the other kinds make up for its rounding
+        share = nearest(of_heads)
+    return gates(share, of_heads)
 
 
 def score_ranks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ What sparsity is a share of is a matter of `cost.py`: of parameters, of multiply
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,14 +60,20 @@ def final_gates(gates: Gates, target: float | None = None, cost: Cost | str = "t
 
     dense = gates.config.densified()
 
-    def counted(shift: float) -> float:
-        return counted_sparsity(dense, compact_config(gates.config, gates.deterministic(shift)), cost)
+    def nearest(shifted: Callable[[float], EncoderGates]) -> float:
+        def counted(shift: float) -> float:
+            return counted_sparsity(dense, compact_config(gates.config, shifted(shift)), cost)
 
-    low, high = -SHIFT_RANGE, SHIFT_RANGE  # fewest and most dimensions open: the sparsity falls from low to high
-    for _ in range(SHIFT_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if counted(middle) > target else (low, middle)
-    return gates.deterministic(min(low, high, key=lambda shift: abs(counted(shift) - target)))
+        low, high = -SHIFT_RANGE, SHIFT_RANGE  # fewest and most dimensions open: the sparsity falls from low to high
+        for _ in range(SHIFT_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if counted(middle) > target else (low, middle)
+        return min(low, high, key=lambda shift: abs(counted(shift) - target))
+
+    shift = of_heads = nearest(gates.deterministic)
+    if "head" in gates.log_alpha:  # a head is many rows; those of the other kinds make up for its rounding
+        shift = nearest(lambda shift: gates.deterministic(shift, of_heads=of_heads))
+    return gates.deterministic(shift, of_heads=of_heads)
 
 
 class Price(nn.Module):

@@ -290,7 +290,7 @@ def _list(source: Path, for_training: bool) -> _Listing:
         return _Listing(source, read_manifest(source))
     if source.exists():
         raise DataError(f"{source} is neither a folder of audio nor a manifest ending in .tsv")
-    raise DataError(f"there is no folder or manifest {source}; check data.train, or data.test")
+    raise DataError(f"there is no folder or manifest {source}; check data.train, data.test or data.noise")
 
 
 def files_below(

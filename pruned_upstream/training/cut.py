@@ -24,6 +24,7 @@ from ..pruning.compaction import compact, verify
 from ..pruning.scores import cut_by_scores, dimension_scores
 from ..pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 from .data import Batches
+from .fingerprints import TEACHER
 from .gated_stage import PruningObjective
 from .loop import Trainer
 from .provenance import REPORT_FILE, provenance, read_report
@@ -112,7 +113,7 @@ def cut(trainer: Trainer, recipe: PruneRecipe, target: float, path: Path) -> Non
         found = repaired(objective.teacher, smaller.to(device), batches, recipe.repair)
         report.repairs["after_cut"] = repair_facts(found)
         smaller, method = found.encoder.cpu(), f"{method}, then repair"
-    save(path, smaller, provenance=made_by(recipe, method, asdict(report)))
+    save(path, smaller, provenance=made_by(recipe, method, asdict(report), trainer.inputs))
     write_report(path.parent, asdict(report))  # last: a run with its report is finished
     if report.missed:
         log.warning("%s; %s", report.missed, TOO_SPARSE if counted > target else TOO_DENSE)
@@ -134,10 +135,13 @@ def is_made(path: Path, recipe: PruneRecipe, steps: int) -> bool:
     return whole and report.get("steps") == steps
 
 
-def made_by(recipe: PruneRecipe, method: str, report: Mapping[str, Any]) -> dict[str, str]:
-    """What the model file says of its making, and that it missed its target."""
+def made_by(
+    recipe: PruneRecipe, method: str, report: Mapping[str, Any], inputs: Mapping[str, str]
+) -> dict[str, str]:
+    """What the model file says of its making, and that it missed its target; `inputs` as `Trainer` has them."""
     missed = {"missed": report["missed"]} if report["missed"] else {}
-    return provenance(recipe, report["amendments"], teacher=recipe.teacher, method=method, **missed)
+    of_teacher = {"teacher": recipe.teacher, TEACHER: inputs["teacher weights"]}
+    return provenance(recipe, report["amendments"], method=method, **of_teacher, **missed)
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

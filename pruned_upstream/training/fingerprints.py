@@ -13,7 +13,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..model.encoder import Encoder
+
+TEACHER = "teacher_weights"  # what a model file says of the teacher that it was pruned from
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
@@ -21,6 +24,22 @@ def encoder_fingerprint(encoder: Encoder) -> str:
     digest = hashlib.sha256(encoder.config.to_json().encode())
     _add_tensors(digest, encoder.state_dict())
     return digest.hexdigest()
+
+
+def check_own_teacher(made: Mapping[str, str], teacher: Encoder) -> None:
+    """Refuse another teacher than the one that a student was pruned from, where its file tells.
+
+    Args:
+        made: what the student's file says of its making.
+
+    Raises:
+        ConfigError: the teacher has other weights, or another config.
+    """
+    if made.get(TEACHER, (found := encoder_fingerprint(teacher))) != found:
+        raise ConfigError(
+            f"teacher is not the one that the student was pruned from, which was {made.get('teacher', 'another')}; "
+            "name that one, wherever it lies now"
+        )
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..pruning.sparsity import PRICES, GentlePrice, Lagrangian, Plateaus, Price,
 from .data import Batch, Batches, noise_seed
 from .loop import ParameterGroup
 from .objectives import PairedDistillation
-from .processes import Processes
+from .processes import Processes, device_named
 from .recipe import REQUIRED, Kind, Optimisation, key
 from .repairing import calibration
 from .schedules import AFTER_WARMUP
@@ -117,8 +118,10 @@ class LatencySettings:
     table: str | None = key(Kind.INPUT, None)
 
     def check(self) -> None:
-        """Raise ConfigError for lengths or thread counts out of range."""
+        """Raise ConfigError for a length out of range or an unknown device."""
         require(self.seconds > 0, "latency.seconds", self.seconds, "be above 0")
+        known = re.fullmatch(r"cpu|cuda(:\d{1,2})?", self.device) is not None
+        require(known, "latency.device", self.device, "be cpu, cuda or cuda:<number>")
 
 
 @dataclass
@@ -148,8 +151,15 @@ def cost_in(recipe: PruneRecipe, config: EncoderConfig, processes: Processes) ->
     path = Path(recipe.run.folder) / LATENCY_FILE if options.table is None else Path(options.table)
     with processes.main_first():
         if processes.is_main and options.table is None and not path.exists():
+            device_named(options.device, key="latency.device")
             measure(config, seconds=options.seconds, device=options.device).save(path)
-    return Latency(LatencyTable.load(path))
+    table = LatencyTable.load(path)
+    for name in ("seconds", "device"):
+        there, here = getattr(table, name), getattr(options, name)
+        if there != here:
+            remedy = "name another table" if options.table else "remove it, it is measured anew"
+            raise ConfigError(f"latency.{name} is {here}, and the times in {path} are of {there}; {remedy}")
+    return Latency(table)
 
 
 def learn_from_clusters(objective: PruningObjective, batches: Batches, folder: Path) -> None:

@@ -116,19 +116,20 @@ class Processes:
 
 
 @contextmanager
-def start_processes(device: str = "auto") -> Iterator[Processes]:
+def start_processes(device: str = "auto", *, key: str = "run.device") -> Iterator[Processes]:
     """Join the other processes of a torchrun launch, if there is one, and leave them at the end.
 
     A launch that runs several recipes wraps them in one `with`: processes that part cannot meet a second time.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+        key: of the recipe, which said so.
 
     Raises:
         ConfigError: the device does not exist here.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = device_named(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = device_named(device, int(os.environ.get("LOCAL_RANK", 0)), key=key)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1 or dist.is_initialized():
@@ -161,8 +162,8 @@ def _store() -> dist.Store:
     return dist.distributed_c10d._get_default_store()
 
 
-def device_named(name: str, local_rank: int = 0) -> torch.device:
-    """The device that a recipe's run.device means here.
+def device_named(name: str, local_rank: int = 0, *, key: str = "run.device") -> torch.device:
+    """The device that a recipe's run.device, or another `key`, means here.
 
     Raises:
         ConfigError: it does not exist here.
@@ -170,13 +171,13 @@ def device_named(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     known = re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", name) is not None
-    require(known, "run.device", name, "be auto, cpu, cuda or cuda:<number>")
+    require(known, key, name, "be auto, cpu, cuda or cuda:<number>")
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(f"run.device is '{name}', but torch sees no GPU; use run.device=cpu")
+            raise ConfigError(f"{key} is '{name}', but torch sees no GPU; use {key}=cpu")
         if device.index is None:
             device = torch.device("cuda", local_rank)
         if device.index >= torch.cuda.device_count():
-            raise ConfigError(f"run.device is '{device}', but torch sees {torch.cuda.device_count()} GPU(s)")
+            raise ConfigError(f"{key} is '{device}', but torch sees {torch.cuda.device_count()} GPU(s)")
     return device

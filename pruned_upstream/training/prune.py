@@ -14,6 +14,7 @@ gates keep then takes the other stages, while the gates go on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,14 +24,17 @@ import torch
 
 from ..distillation.pairing import LayerPairing
 from ..errors import ConfigError
-from ..model.convert import load_teacher
-from ..model.encoder import Dropout
+from ..model.checkpoint import read_header
+from ..model.convert import is_safetensors, load_teacher
+from ..model.encoder import Dropout, Encoder
+from ..model.hub import require_local
 from ..parsing import require
 from ..pruning.gates import Gates, GateSettings
+from ..pruning.repair import check_pair
 from ..pruning.sparsity import counted_sparsity, plateau_ends
 from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
 from .data import batches_to_teach
-from .fingerprints import encoder_fingerprint
+from .fingerprints import check_own_teacher, encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .gated_stage import (
     Distillation,
@@ -49,6 +53,7 @@ from .recipe import REQUIRED, Data, DropoutRates, Kind, Run, Streaming, key
 from .repairing import Repair
 from .second_stage import FOLDER as SECOND_STAGE_FOLDER
 from .second_stage import SecondStage, distil_further
+from .state import STATE_FILE
 
 __all__ = [
     "FIRST_STAGE_FILE",
@@ -59,6 +64,8 @@ __all__ = [
     "build_objective",
     "run_prune",
 ]
+
+log = logging.getLogger(__name__)
 
 MODEL_FILE = "compact.safetensors"
 SIZE_FOLDER = "sparsity_{:g}"  # of each size but the last, whose files lie in the run's own folder
@@ -112,11 +119,11 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
-        if recipe.gates.warm_start:
-            start_warm(objective, batches)
         inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
         if recipe.start is not None:
             inputs["weights to start from"] = encoder_fingerprint(objective.student)
+        if recipe.gates.warm_start and recipe.optimisation.steps and not (folder / STATE_FILE).exists():
+            start_warm(objective, batches)  # else the state has what became of it
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
         if processes.is_main and not recipe.optimisation.steps:
             record_launch(folder, recipe, done=0, world=processes.world, inputs=trainer.inputs)
@@ -124,6 +131,13 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
             if trainer.done <= size.steps:  # else an earlier launch has finished it, and gone on
                 trainer.fit(until=size.steps)
                 _finish(size, trainer, recipe, amend)
+            elif processes.is_main and not (size.folder / MODEL_FILE).exists():
+                log.warning(
+                    "there is no model of %.1f%%: its share of the steps now ends with step %d, and step %d is done",
+                    100 * size.target,
+                    size.steps,
+                    trainer.done,
+                )
     return folder / MODEL_FILE
 
 
@@ -163,12 +177,9 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     teacher = load_teacher(recipe.teacher)
     student = load_teacher(recipe.start or start_of(recipe), dropout=Dropout(**asdict(recipe.dropout)))
     student = recipe.streaming.of(student)
+    if recipe.start is not None:
+        _check_start(recipe.start, teacher, student)
     config = student.config
-    if (config.num_layers, config.embed_dim) != (teacher.config.num_layers, teacher.config.embed_dim):
-        raise ConfigError(
-            f"start has {config.num_layers} layers of {config.embed_dim} dimensions and the teacher "
-            f"{teacher.config.num_layers} of {teacher.config.embed_dim}; a student starts from its own teacher's file"
-        )
     cost = cost_in(recipe, config, processes)
     lost, least = counted_sparsity(config.densified(), config, cost), recipe.sparsity.all_targets[0]
     if lost >= least:
@@ -191,3 +202,16 @@ def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> 
     for module in (teacher, student, gates, pairing):
         module.to(processes.device)
     return PruningObjective(teacher, student, gates, pairing, recipe, cost, processes)
+
+
+def _check_start(path: str, teacher: Encoder, student: Encoder) -> None:
+    ours, theirs = student.config, teacher.config
+    if (ours.num_layers, ours.embed_dim) != (theirs.num_layers, theirs.embed_dim):
+        raise ConfigError(
+            f"start has {ours.num_layers} layers of {ours.embed_dim} dimensions and the teacher "
+            f"{theirs.num_layers} of {theirs.embed_dim}; a student starts from its own teacher's file"
+        )
+    check_pair(teacher, student)
+    file = require_local(path)
+    if file.is_file() and is_safetensors(file):
+        check_own_teacher(read_header(file).provenance, teacher)

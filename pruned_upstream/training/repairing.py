@@ -16,9 +16,10 @@ from ..model.config import SAMPLE_RATE
 from ..model.convert import load_teacher
 from ..model.encoder import Encoder
 from ..parsing import require
-from ..pruning.repair import DAMPING, Repaired, repair
+from ..pruning.repair import DAMPING, Repaired, check_pair, repair
 from .corpus import find_corpus
 from .data import Batches, noise_seed, window_of
+from .fingerprints import check_own_teacher
 from .processes import start_processes
 from .provenance import provenance
 from .recipe import REQUIRED, Data, Kind, key
@@ -91,8 +92,10 @@ def run_repair(model: Path, recipe: RepairRecipe, out: Path) -> dict[str, Any]:
     Raises:
         PrunedUpstreamError: of the kinds in `errors.py`; nothing is written.
     """
-    with start_processes(recipe.device) as processes:
+    with start_processes(recipe.device, key="device") as processes:
         header, student, teacher = read_header(model), load(model), load_teacher(recipe.teacher)
+        check_pair(teacher, student)
+        check_own_teacher(header.provenance, teacher)
         corpus = find_corpus(recipe.data.train, min_samples=student.config.receptive_field)
         batches = Batches(corpus, recipe.data, seed=recipe.seed, window=window_of(teacher.config))
         with atomic_write(out) if processes.is_main else nullcontext() as temporary:  # it tells a wrong place at once

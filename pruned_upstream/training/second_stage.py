@@ -25,6 +25,7 @@ from .objectives import PairedDistillation
 from .provenance import read_report
 from .repairing import repair_facts, repaired
 from .reports import training_facts
+from .state import CUT_BEFORE
 
 if TYPE_CHECKING:
     from .prune import PruneRecipe
@@ -66,7 +67,7 @@ def distil_further(start: Path, out: Path, first: Trainer, recipe: PruneRecipe, 
         run=replace(recipe.run, folder=str(start.parent / FOLDER)),
     )
     student = load(start, dropout=Dropout(**asdict(recipe.dropout))).to(processes.device)
-    inputs = {**first.inputs, "first-stage weights": encoder_fingerprint(student)}
+    inputs = {**first.inputs, CUT_BEFORE: encoder_fingerprint(student)}
     pruning = cast(PruningObjective, first.objective)
     maps = copy.deepcopy(pruning.pairing)
     objective = PairedDistillation(
@@ -90,7 +91,7 @@ def distil_further(start: Path, out: Path, first: Trainer, recipe: PruneRecipe, 
                 found = repaired(pruning.teacher, student, batches, recipe.repair)
                 report["repairs"]["after_second_stage"] = repair_facts(found)
                 student, method = found.encoder, f"{method}, then repair"
-            save(out, student, provenance=made_by(recipe, method, report))
+            save(out, student, provenance=made_by(recipe, method, report, inputs))
             write_report(out.parent, report)
 
 

@@ -22,6 +22,7 @@ FORMAT = "pruned_upstream training state"
 VERSION = 2
 
 COMPARED = (Kind.TRAINING, Kind.AMENDABLE)
+CUT_BEFORE = "first-stage weights"  # an input that the run itself makes
 NAMED = 5  # differing keys in a message; a run of another method differs in nearly all
 KINDS = {  # of what a state holds, beside the values of its objective
     "step": int,
@@ -128,6 +129,11 @@ def check_same_inputs(folder: Path, saved: Mapping[str, str], current: Mapping[s
     """
     differing = [name for name in sorted(saved.keys() | current.keys()) if saved.get(name) != current.get(name)]
     if differing:
+        if differing == [CUT_BEFORE]:
+            raise DataError(
+                f"{folder} holds a run on other {CUT_BEFORE} than what is cut now; remove {folder} to go on from that, "
+                "repeat the command that it was begun with, or name another run.folder"
+            )
         raise DataError(
             f"{folder} holds a run on other {' and other '.join(differing)} than the recipe names now: the contents "
             "differ, not the paths; restore them, or name another run.folder"

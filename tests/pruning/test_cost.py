@@ -186,3 +186,13 @@ def test_all_run_in_turn_and_the_first_round_does_not_count() -> None:
     taken = latency_table._in_turn({name: lambda name=name: order.append(name) for name in "ab"}, "cpu", 3)
     assert order == ["a", "b"] * 4
     assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3}
+
+
+def test_a_table_that_is_no_whole_one_is_refused(tmp_path) -> None:
+    path = tmp_path / "table.json"
+    measure(tiny_config(num_layers=1), seconds=0.1, repeats=1).save(path)
+    whole = json.loads(path.read_text())
+    for changes in ({"shape": "{}"}, {"rows": []}, {"convolutions": [[[0.1]]]}, {"seconds": 1, "more": 2}):
+        path.write_text(json.dumps(whole | changes))
+        with pytest.raises(ConfigError, match="is no table of latencies"):
+            LatencyTable.load(path)

@@ -124,3 +124,12 @@ def test_gates_start_in_the_order_of_the_scores() -> None:
     for layer in range(3):
         assert qk[layer].flatten().argsort().tolist() == scores["qk"][layer].flatten().argsort().tolist()
     assert torch.equal(gates.log_alpha["vo"], start["vo"])
+
+
+@pytest.mark.parametrize("target", [0.5, 0.67, 0.8])
+def test_where_whole_heads_go_feed_forward_dimensions_meet_the_target(target: float) -> None:
+    """Six heads of 48 rows each: one of them alone is 5 % of this encoder, and a feed-forward dimension 0.3 %."""
+    encoder = random_encoder(tiny_config(num_heads=2))
+    scores = dimension_scores(encoder, speech(encoder), GateSettings(fine_grained=False))
+    reached = compact_config(encoder.config, cut_by_scores(encoder.config, scores, target))
+    assert counted_sparsity(encoder.config, reached) == pytest.approx(target, abs=0.003)

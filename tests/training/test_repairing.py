@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from training.launching import ctrl_c_after, read_metrics
 from typer.testing import CliRunner
 
 from pruned_upstream.cli import build_app
-from pruned_upstream.errors import ConfigError
+from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.model.checkpoint import load, read_header, save
 from pruned_upstream.model.encoder import Encoder
 from pruned_upstream.pruning.repair import repair
+from pruned_upstream.pruning.scores import dimension_scores
 from pruned_upstream.pruning.sparsity import counted_sparsity
+from pruned_upstream.training import gated_stage
 from pruned_upstream.training.corpus import find_corpus
 from pruned_upstream.training.data import Batches, window_of
 from pruned_upstream.training.prune import (
@@ -212,3 +215,68 @@ def test_the_command_names_mistakes(recipe, tmp_path: Path, overrides: list[str]
     assert isinstance(result.exception, ConfigError)
     assert sentence in str(result.exception)
     assert not model.with_name("compact_repaired.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "sentence"),
+    [
+        ("wavlm", "hubert", "the teacher is of the family hubert and the student of wavlm"),
+        ("wavlm", "data2vec", "of the family data2vec"),
+        ("whisper", "whisper_own_length", "hears recordings at their own length and the student whole windows"),
+        ("whisper_own_length", "whisper", "hears whole windows and the student recordings at their own length"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused(
+    recordings: Path, tmp_path: Path, student: str, teacher: str, sentence: str
+) -> None:
+    """Of the same depth and width, so that every matrix would fit."""
+    for name in (student, teacher):
+        save(tmp_path / f"{name}.safetensors", random_encoder(SHAPES[name]))
+    command = ["repair", str(tmp_path / f"{student}.safetensors"), f"teacher={tmp_path / teacher}.safetensors"]
+    result = CliRunner().invoke(build_app(), [*command, f"data.train={recordings}", "device=cpu"])
+    assert isinstance(result.exception, ConfigError)
+    assert sentence in str(result.exception)
+    assert not (tmp_path / f"{student}_repaired.safetensors").exists()
+
+
+@pytest.mark.parametrize("stages", [ONE_SHOT, ALL_STAGES], ids=["one_shot", "all_stages"])
+def test_another_teacher_of_the_same_shape_is_refused(recipe, recordings: Path, tmp_path: Path, stages: dict) -> None:
+    model, other = run_prune(recipe(**stages)), tmp_path / "other.safetensors"
+    save(other, random_encoder(SHAPES["wavlm"], seed=5))
+    command = ["repair", str(model), f"teacher={other}", f"data.train={recordings}", "device=cpu"]
+    result = CliRunner().invoke(build_app(), command)
+    assert isinstance(result.exception, ConfigError)
+    assert "teacher is not the one that the student was pruned from, which was" in str(result.exception)
+    # nor does a pruning go on from it
+    with pytest.raises(ConfigError, match="teacher is not the one that the student was pruned from"):
+        build_objective(recipe(teacher=str(other), start=str(model), **{"sparsity.target": 0.9}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_command_names_its_own_key_of_the_device(recipe, recordings: Path, teacher_file: Path) -> None:
+    model = run_prune(recipe(**ONE_SHOT))
+    command = ["repair", str(model), f"teacher={teacher_file}", f"data.train={recordings}", "device=cuda"]
+    result = CliRunner().invoke(build_app(), command)
+    assert str(result.exception) == "device is 'cuda', but torch sees no GPU; use device=cpu"
+
+
+def test_a_run_that_goes_on_does_not_score_again(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state holds what became of the gates that started warm; scores take minutes of speech."""
+    scored = []
+    monkeypatch.setattr(gated_stage, "dimension_scores", lambda *given: scored.append(1) or dimension_scores(*given))
+    changes = {"gates.warm_start": 1.0, "optimisation.steps": 4}
+    with ctrl_c_after(2):
+        run_prune(recipe(**changes))
+    run_prune(recipe(**changes))
+    run_prune(recipe(**changes))
+    assert len(scored) == 1
+
+
+def test_a_second_stage_that_went_on_from_another_cut_says_what_to_do(recipe, tmp_path: Path) -> None:
+    run_prune(recipe(**ALL_STAGES))
+    stage = tmp_path / "run" / SECOND_STAGE_FOLDER
+    again = recipe(**ALL_STAGES | {"repair.damping": 0.5})
+    with pytest.raises(DataError, match=f"other first-stage weights than what is cut now; remove {stage}"):
+        run_prune(again)
+    shutil.rmtree(stage)
+    assert read_header(run_prune(again)).provenance["method"].count("repair") == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_encoder, tiny_config
+from tiny import SHAPES, random_encoder, tiny_config
 from training.launching import ctrl_c_after, read_metrics
 from typer.testing import CliRunner
 
@@ -180,3 +180,42 @@ def test_one_run_gives_a_table_of_quality_against_size_and_time(recipe, tmp_path
         assert row["macs"] == sum(bucket.total for bucket in official_macs(config))
         assert 0 < row["distance"] < 10
         assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"latency.seconds": 0.4}, "latency.seconds is 0.4, and the times in .* are of 0.3"),
+        ({"latency.device": "cuda"}, "latency.device is cuda, and the times in .* are of cpu"),
+    ],
+)
+def test_times_of_something_else_are_refused(recipe, tmp_path: Path, changes: dict, sentence: str) -> None:
+    """In the run's folder, where another launch would have measured them, and where the recipe names a table."""
+    options = {"sparsity.scope": "latency", "sparsity.target": 0.2, "optimisation.steps": 0, "latency.seconds": 0.3}
+    run_prune(recipe(**options))
+    table = tmp_path / "run" / "latency.json"
+    with pytest.raises(ConfigError, match=f"{sentence}; remove it, it is measured anew"):
+        run_prune(recipe(**options | changes))
+    with pytest.raises(ConfigError, match=f"{sentence}; name another table"):
+        run_prune(recipe(**options | changes | {"latency.table": str(table), "run.folder": str(tmp_path / "b")}))
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu", "cuda:x"])
+def test_a_device_that_times_nothing_is_refused_at_once(recipe, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"latency.device is '{device}'; it must be cpu, cuda"):
+        recipe(**{"latency.device": device})
+
+
+def test_a_size_that_a_shortened_run_is_past_is_told(recipe, tmp_path: Path, caplog) -> None:
+    with ctrl_c_after(2):
+        run_prune(recipe(**THREE))
+    run_prune(recipe(**THREE | {"optimisation.steps": 3}), amend=True)
+    assert "there is no model of 50.0%: its share of the steps now ends with step 1, and step 2 is done" in caplog.text
+    assert not (tmp_path / "run" / "sparsity_0.5" / "compact.safetensors").exists()
+    assert (tmp_path / "run" / "sparsity_0.67" / "compact.safetensors").exists()
+
+
+def test_a_start_of_another_family_is_refused(recipe, tmp_path: Path) -> None:
+    save(tmp_path / "hubert.safetensors", random_encoder(SHAPES["hubert"]))
+    with pytest.raises(ConfigError, match="the teacher is of the family wavlm and the student of hubert"):
+        build_objective(recipe(start=str(tmp_path / "hubert.safetensors")))

@@ -76,7 +76,7 @@ def load_teacher(
         found = read_folder(path)
     else:
         check_readable(path)
-        if is_onnx(path) or _is_safetensors(path):  # `load` says what is wrong with the first
+        if is_onnx(path) or is_safetensors(path):  # `load` says what is wrong with the first
             return load(path, dropout=dropout)
         found = _read_file(path, base)
     if not prediction_heads:
@@ -89,7 +89,8 @@ def _without_heads(found: Found) -> Found:
     return Found(dataclasses.replace(found.config, prediction_heads=0), own)
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as those do: as every model file of ours."""
     with open(path, "rb") as file:
         return file.read(16)[SAFETENSORS_HEADER] == b"{"
 
