@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import random_encoder, tiny_config
 from training.conftest import recipe, recordings, teacher_file  # noqa: F401 (fixtures)
 
 from pruned_upstream import cli
-from pruned_upstream.errors import ConfigError
+from pruned_upstream.errors import ConfigError, DataError
 from pruned_upstream.files import locked
 from pruned_upstream.jobs import Failure
+from pruned_upstream.model.checkpoint import save
 from pruned_upstream.readme import PAGE, README
 from pruned_upstream.superb.layout import Data
 from pruned_upstream.superb.results import RunResults, TaskResult, write_results
@@ -57,6 +59,18 @@ def test_values_are_yaml(text, axis):
 def test_what_varies_nothing_is_refused(text):
     with pytest.raises(ConfigError):
         Axis.parse(text)
+
+
+def test_points_of_another_teacher_are_not_mixed_in(source, teacher_file, tmp_path):  # noqa: F811
+    """What is finished is not trained again, so that only this tells that its teacher was another one."""
+    first, both = ([Axis("sparsity.target", targets)] for targets in ((0.3,), (0.3, 0.5)))
+    run_sweep(plan(source, ["sparsity.may_miss=true"], first), "debug")
+    save(teacher_file, random_encoder(tiny_config(), seed=5))
+    with pytest.raises(DataError, match=r"target-0\.3 holds a run on other teacher weights"):
+        run_sweep(plan(source, ["sparsity.may_miss=true"], both), "debug")
+    assert not (tmp_path / "sweep" / "target-0.5").exists()
+    teacher_file.unlink()
+    assert len(run_sweep(plan(source, ["sparsity.may_miss=true"], first), "debug").rows) == 1
 
 
 def test_every_combination_is_a_point(source, tmp_path):

@@ -141,7 +141,7 @@ def error_rates(kind: str, references: Sequence[str], hypotheses: Sequence[str])
 def _spellings(path: Path, alphabet: Alphabet) -> Mapping[str, list[int]]:
     """Labels of each word in a file, words with foreign symbols left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # with a mark at its start, too, as editors put it
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the words in {path} cannot be read: {error}; check decoding.words") from error
     words = dict.fromkeys(line.split()[0] for line in lines if line.strip())

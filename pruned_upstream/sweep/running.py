@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,15 @@ from typing import Any
 from ..description.figures import save_figure
 from ..files import atomic_files, locked
 from ..jobs import Failure, run_jobs
+from ..model.convert import load_teacher
 from ..report.folder import explain
 from ..report.scores_page import write_scores_page
 from ..s3prl_plugin.registry import ANY_FAMILY
 from ..superb.running import Settings
 from ..superb.running import run as run_superb
+from ..training.fingerprints import OF_TEACHER, encoder_fingerprint
+from ..training.provenance import inputs_of
+from ..training.state import check_same_inputs
 from .folder import JOBS_FOLDER, write_guide, write_sweep_page
 from .grid import Point, Scoring, Sweep
 from .results import finished_rows, over_seeds, trade_offs, write_tables
@@ -56,7 +60,8 @@ def run_sweep(
 
     Raises:
         ConfigError: a point's folder holds a run of another recipe, or the launcher is not to be had.
-        DataError: the corpora of `scoring` are incomplete, or a point's files are damaged.
+        DataError: the corpora of `scoring` are incomplete, a point's files are damaged, or it is of another teacher
+            than the recipe names now.
     """
     with locked(sweep.folder, SWEEP_LOCK):
         return _run_locked(sweep, launcher, parameters or {}, at_once, ended)
@@ -70,6 +75,7 @@ def _run_locked(
     ended: Callable[[str, Failure | None], None],
 ) -> Outcome:
     finished = [point.name for point in sweep.points if sweep.is_finished(point)]
+    _check_teachers([point for point in sweep.points if sweep.is_trained(point)])
     for name in finished:
         ended(name, None)
     write_guide(sweep.folder, sweep, finished)
@@ -96,6 +102,24 @@ def _run_locked(
         write_guide(unfinished, sweep, [point.name for point in sweep.points if sweep.is_finished(point)])
         write_sweep_page(unfinished, sweep, rows, means, figures.values(), failures)
     return Outcome(rows, means, failures, [sweep.folder / name for name in figures])
+
+
+def _check_teachers(trained: Sequence[Point]) -> None:
+    """What is trained is not trained again, and must be of the teacher that the recipe names now, by content.
+
+    Where that is gone, what it left is only collected.
+
+    Raises:
+        DataError: a point is of another teacher.
+    """
+    for teacher in dict.fromkeys(getattr(point.recipe, "teacher", None) for point in trained):
+        if teacher is None or not Path(teacher).exists():
+            continue
+        current = {OF_TEACHER: encoder_fingerprint(load_teacher(teacher))}
+        for point in trained:
+            saved = inputs_of(point.folder) if point.recipe.teacher == teacher else {}
+            if OF_TEACHER in saved:
+                check_same_inputs(point.folder, {OF_TEACHER: saved[OF_TEACHER]}, current)
 
 
 def _run_point(sweep: Sweep, point: Point) -> Failure | None:

@@ -135,9 +135,7 @@ def is_made(path: Path, recipe: PruneRecipe, steps: int) -> bool:
     return whole and report.get("steps") == steps
 
 
-def made_by(
-    recipe: PruneRecipe, method: str, report: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, str]:
+def made_by(recipe: PruneRecipe, method: str, report: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
     """What the model file says of its making, and that it missed its target; `inputs` as `Trainer` has them."""
     missed = {"missed": report["missed"]} if report["missed"] else {}
     of_teacher = {"teacher": recipe.teacher, TEACHER: inputs["teacher weights"]}

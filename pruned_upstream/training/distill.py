@@ -23,7 +23,7 @@ from ..model.encoder import Dropout, Encoder
 from ..model.size import count_parameters
 from ..parsing import require
 from .data import batches_to_teach
-from .fingerprints import encoder_fingerprint
+from .fingerprints import OF_TEACHER, encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
@@ -141,7 +141,7 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         student = objective.student
         seed, parts = recipe.run.seed, recipe.optimisation.accumulation
         batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
-        inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
+        inputs = {OF_TEACHER: encoder_fingerprint(objective.teacher)}
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
         trainer.fit()
         if processes.is_main:

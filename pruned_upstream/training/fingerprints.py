@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..model.encoder import Encoder
 
 TEACHER = "teacher_weights"  # what a model file says of the teacher that it was pruned from
+OF_TEACHER = "teacher weights"  # what a run's folder calls the fingerprint of its teacher
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:

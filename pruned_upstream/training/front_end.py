@@ -23,7 +23,7 @@ from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..parsing import require, require_one_of
 from .data import Batch, batches_to_teach, noise_seed
-from .fingerprints import encoder_fingerprint
+from .fingerprints import OF_TEACHER, encoder_fingerprint
 from .loop import Trainer
 from .objectives import DistillationObjective, Encoded
 from .processes import Processes
@@ -151,7 +151,7 @@ def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) 
     objective = FrontEndObjective(teacher.to(processes.device), student, stage.optimisation, processes)
     seed, parts = noise_seed(recipe.run.seed, FRONT_END), recipe.optimisation.accumulation
     batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
-    inputs = {"teacher weights": encoder_fingerprint(teacher)}
+    inputs = {OF_TEACHER: encoder_fingerprint(teacher)}
     Trainer(objective, batches, stage, processes, inputs=inputs, amend=amend).fit()
     with processes.main_first():
         if processes.is_main:

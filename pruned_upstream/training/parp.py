@@ -32,7 +32,7 @@ from ..parp.rounds import ParpSettings, Pruner, Round, rounds_of
 from ..parsing import require, require_one_of
 from .corpus import HEADERS_FILE
 from .data import Batch, Batches
-from .fingerprints import encoder_fingerprint, lines_fingerprint, tensors_fingerprint
+from .fingerprints import OF_TEACHER, encoder_fingerprint, lines_fingerprint, tensors_fingerprint
 from .loop import ParameterGroup, Trainer, decayed
 from .masking import check_spans, masked_spans
 from .processes import Processes, start_processes
@@ -55,8 +55,9 @@ class LabelledData(Data):
     max_seconds: float = 40.0  # longer recordings are left out, since a crop would not fit its transcript
 
     def check(self) -> None:
-        """Raise ConfigError for unknown labels."""
+        """Raise ConfigError for unknown labels, or a test source without a name."""
         super().check()
+        require(all(self.test), "data.test", self.test, "name folders or manifests; '' would be the folder one is in")
         require_one_of("data.labels", self.labels, KINDS)
 
 
@@ -330,7 +331,7 @@ def _train(
     labels = [alphabet.encode(text) for text in speech.texts]
     recogniser = Recogniser(encoder, alphabet.classes).to(processes.device)
     recogniser.reset_head(recipe.run.seed)
-    inputs = {"teacher weights": encoder_fingerprint(encoder), "transcripts": lines_fingerprint(speech.texts)}
+    inputs = {OF_TEACHER: encoder_fingerprint(encoder), "transcripts": lines_fingerprint(speech.texts)}
     plan = rounds_of(recipe.parp)
     trainers: list[Trainer] = []
     for number, round_ in enumerate(plan):

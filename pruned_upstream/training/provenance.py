@@ -99,6 +99,16 @@ def record_inputs(folder: Path, inputs: Mapping[str, str]) -> None:
     write_text(folder / LAUNCHES_FILE, json.dumps(launches, indent=1))
 
 
+def inputs_of(folder: Path) -> dict[str, str]:
+    """Fingerprints of what the run in a folder was made from, as its latest launch that knew them has them.
+
+    Raises:
+        ConfigError: the record of launches is damaged.
+    """
+    known = [launch.get("inputs") for launch in _launches(folder) if isinstance(launch, dict)]
+    return next((inputs for inputs in reversed(known) if isinstance(inputs, dict) and inputs), {})
+
+
 def _launches(folder: Path) -> list[Any]:
     path = folder / LAUNCHES_FILE
     try:

@@ -34,7 +34,7 @@ from ..pruning.repair import check_pair
 from ..pruning.sparsity import counted_sparsity, plateau_ends
 from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
 from .data import batches_to_teach
-from .fingerprints import check_own_teacher, encoder_fingerprint
+from .fingerprints import OF_TEACHER, check_own_teacher, encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
 from .gated_stage import (
     Distillation,
@@ -119,7 +119,7 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
         if recipe.distillation.clusters is not None:
             learn_from_clusters(objective, batches, folder)
-        inputs = {"teacher weights": encoder_fingerprint(objective.teacher)}
+        inputs = {OF_TEACHER: encoder_fingerprint(objective.teacher)}
         if recipe.start is not None:
             inputs["weights to start from"] = encoder_fingerprint(objective.student)
         if recipe.gates.warm_start and recipe.optimisation.steps and not (folder / STATE_FILE).exists():

@@ -48,6 +48,13 @@ def language(tmp_path: Path) -> dict[str, str]:
     return {"lm": str(tmp_path / "lm.arpa"), "words": str(tmp_path / "words.txt")}
 
 
+def test_a_word_list_from_an_editor(language, tmp_path: Path) -> None:
+    """A byte order mark ahead of the first word, line ends of Windows."""
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbfCAT\r\nCAR\r\n")
+    assert make_decoder(ALPHABET, DecodingSettings(**language, lm_weight=0.0))(scores("CAT|CAR|")) == "CAT CAR"
+
+
 def test_a_language_model_decides_between_words(language) -> None:
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     heard = scores("CA_T|CAR")

@@ -39,6 +39,7 @@ def run(finetuning, speech: Path, tmp_path: Path) -> Path:  # noqa: F811
         ({"data.test": "dev-claen"}, DataError, "no folder or manifest dev-claen"),
         ({"decoding.lm": "none.arpa", "decoding.words": "none.txt"}, ConfigError, "none.txt cannot be read"),
         ({"data.test": ["{speech}", "{speech}/"]}, ConfigError, "would share the file"),
+        ({"data.test": ""}, ConfigError, "would be the folder one is in"),  # of a variable that is not set
     ],
 )
 def test_what_cannot_be_decoded_is_said_before_training(
