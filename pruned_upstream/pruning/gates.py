@@ -248,14 +248,14 @@ class Gates(nn.Module):
     def deterministic(self, shift: float = 0.0, *, of_heads: float | None = None) -> EncoderGates:
         """The gates to keep: in each group as many of the smallest close as are expected to be closed.
 
-                The others take their noise-free value (CoFiPruning, models/l0_module.py, `_deterministic_z`). A group is one
-                kind in one layer; of coarse gates, of which a layer has too few to round, one kind in all layers. A
-                convolution keeps one channel at least.
+        The others take their noise-free value (CoFiPruning, models/l0_module.py, `_deterministic_z`). A group is one
+        kind in one layer; of coarse gates, of which a layer has too few to round, one kind in all layers. A
+        convolution keeps one channel at least.
 
-                Args:
-                    shift: added to the log_alpha of all but the sublayers' gates when it is counted how many are open, for
-        who want a certain size (`sparsity.final_gates`).
-                    of_heads: the same of whole heads' gates; as of all by default.
+        Args:
+            shift: added to the log_alpha of all but the sublayers' gates when it is counted how many are open, for
+                who want a certain size (`sparsity.final_gates`).
+            of_heads: the same of whole heads' gates; as of all by default.
         """
         final = {}
         for kind, log_alpha in self.log_alpha.items():

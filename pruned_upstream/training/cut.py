@@ -24,7 +24,7 @@ from ..pruning.compaction import compact, verify
 from ..pruning.scores import cut_by_scores, dimension_scores
 from ..pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 from .data import Batches
-from .fingerprints import TEACHER
+from .fingerprints import OF_TEACHER, TEACHER
 from .gated_stage import PruningObjective
 from .loop import Trainer
 from .provenance import REPORT_FILE, provenance, read_report
@@ -138,7 +138,7 @@ def is_made(path: Path, recipe: PruneRecipe, steps: int) -> bool:
 def made_by(recipe: PruneRecipe, method: str, report: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
     """What the model file says of its making, and that it missed its target; `inputs` as `Trainer` has them."""
     missed = {"missed": report["missed"]} if report["missed"] else {}
-    of_teacher = {"teacher": recipe.teacher, TEACHER: inputs["teacher weights"]}
+    of_teacher = {"teacher": recipe.teacher, TEACHER: inputs[OF_TEACHER]}
     return provenance(recipe, report["amendments"], method=method, **of_teacher, **missed)
 
 
