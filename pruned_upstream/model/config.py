@@ -290,7 +290,8 @@ class EncoderConfig(_Typed):
     def densified(self) -> EncoderConfig:
         """The same encoder before anything was pruned."""
         conv = tuple(layer.densified() for layer in self.conv)
-        return dataclasses.replace(self, conv=conv, layers=(self.dense_layer(),) * self.num_layers)
+        layers = (self.dense_layer(),) * self.num_layers
+        return dataclasses.replace(self, conv=conv, layers=layers, feature_scale=False)  # which comes of folded gates
 
     def to_json(self) -> str:
         """The shape as a line of JSON, which `from_json` reads."""

@@ -136,7 +136,7 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
-        distil_front_end(recipe, processes, amend=amend)
+        distil_front_end(recipe, processes, build_objective, amend=amend)
         objective = build_objective(recipe, processes)
         student = objective.student
         seed, parts = recipe.run.seed, recipe.optimisation.accumulation
@@ -161,8 +161,13 @@ def run_distill(recipe: DistillRecipe, *, amend: bool = False) -> Path:
     return folder / MODEL_FILE
 
 
-def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -> PredictionObjective:
+def build_objective(
+    recipe: DistillRecipe, processes: Processes = Processes(), start: Encoder | None = None
+) -> PredictionObjective:
     """Teacher and student as a recipe describes them, the heads initialised from its seed.
+
+    Args:
+        start: what the student's layers are copied from; by default the teacher, or what it says of a light front end.
 
     Raises:
         ConfigError: the teacher has not the layers that the recipe names.
@@ -174,7 +179,8 @@ def build_objective(recipe: DistillRecipe, processes: Processes = Processes()) -
     rising = layers and layers == sorted(set(layers)) and 1 <= layers[0] <= layers[-1] <= depth
     require(bool(rising), "distillation.teacher_layers", layers, f"name rising layers from 1 to {depth}")
     torch.manual_seed(recipe.run.seed)
-    start = teacher if recipe.front_end == "full" else load_teacher(start_of(recipe))
+    if start is None:
+        start = teacher if recipe.front_end == "full" else load_teacher(start_of(recipe))
     student = shallow_student(start, recipe.student.layers, len(layers), Dropout(**asdict(recipe.dropout)))
     student = recipe.streaming.of(student)
     for module in (teacher, student):

@@ -8,7 +8,8 @@ projected features are. The student of the recipe's method then starts from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,22 +128,28 @@ class FrontEndObjective(DistillationObjective):
         return Encoded([student], [teacher], ~self.student.padding_mask(lengths, waveforms.size(1)))
 
 
-def distil_front_end(recipe: Any, processes: Processes, *, amend: bool = False) -> None:
+def distil_front_end(
+    recipe: Any, processes: Processes, what_follows: Callable[..., object], *, amend: bool = False
+) -> None:
     """Train a recipe's light front end, or go on where an earlier launch stopped; with a full one nothing happens.
 
     Args:
         recipe: with the keys `front_end` and `front_end_stage` beside those of every distillation.
+        what_follows: builds the objective of the next stage, (recipe, processes, student) -> it, and refuses what does
+            not fit the teacher: ahead of this stage, which takes days.
         amend: as `Trainer` takes it.
 
     Raises:
-        ConfigError: the teacher's frames are not those of the published models.
+        ConfigError: the teacher's frames are not those of the published models, or `what_follows` says so.
     """
     if recipe.front_end == "full":
         return
     options, folder = recipe.front_end_stage, Path(recipe.run.folder)
     teacher = load_teacher(recipe.teacher)
     torch.manual_seed(recipe.run.seed)
-    student = with_light_front_end(teacher, Dropout(**asdict(recipe.dropout))).to(processes.device)
+    student = with_light_front_end(teacher, Dropout(**asdict(recipe.dropout)))
+    what_follows(recipe, processes, copy.deepcopy(student))
+    student.to(processes.device)
     stage = replace(
         recipe,
         optimisation=replace(recipe.optimisation, **asdict(options)),

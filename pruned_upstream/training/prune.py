@@ -113,7 +113,7 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
     with start_processes(recipe.run.device) as processes, processes.alone_in(Path(recipe.run.folder)) as folder:
-        distil_front_end(recipe, processes, amend=amend)
+        distil_front_end(recipe, processes, build_objective, amend=amend)
         objective = build_objective(recipe, processes)
         seed, parts = recipe.run.seed, recipe.optimisation.accumulation
         batches = batches_to_teach(objective, recipe.data, processes, folder, seed=seed, accumulation=parts)
@@ -168,14 +168,20 @@ def _finish(size: Size, trainer: Trainer, recipe: PruneRecipe, amend: bool) -> N
         distil_further(first, model, trainer, recipe, steps=size.steps, amend=amend)
 
 
-def build_objective(recipe: PruneRecipe, processes: Processes = Processes()) -> PruningObjective:
+def build_objective(
+    recipe: PruneRecipe, processes: Processes = Processes(), student: Encoder | None = None
+) -> PruningObjective:
     """Teacher, student, gates and layer map as a recipe describes them, initialised from its seed.
+
+    Args:
+        student: what it starts from; by default it is read.
 
     Raises:
         ConfigError: what the student starts from is smaller than the first target already, or has other layers.
     """
     teacher = load_teacher(recipe.teacher)
-    student = load_teacher(recipe.start or start_of(recipe), dropout=Dropout(**asdict(recipe.dropout)))
+    if student is None:
+        student = load_teacher(recipe.start or start_of(recipe), dropout=Dropout(**asdict(recipe.dropout)))
     student = recipe.streaming.of(student)
     if recipe.start is not None:
         _check_start(recipe.start, teacher, student)

@@ -348,3 +348,12 @@ def test_verification_is_the_largest_difference(tiny, random_gates):
         pairs = [(smaller(*batch), tiny(*batch, gates=gates)) for batch in batches]
     differences = [largest_difference(a.hidden_states, b.hidden_states, b.padding_mask) for a, b in pairs]
     assert verify(tiny, gates, smaller, batches) == max(differences) <= TOLERANCE
+
+
+def test_before_it_was_pruned_a_compact_encoder_was_its_teacher(shape, random_gates) -> None:
+    """Its factors of channels, too, are of the pruning's making: no count of a dense encoder may have them."""
+    encoder = random_encoder(shape)
+    drawn = random_gates(shape, GateSettings(conv=True), seed=0, open_share=0.7, fractional=True)
+    smaller = compact(encoder, encoder_gates(shape, drawn))
+    assert smaller.config.feature_scale == shape.has_projection
+    assert smaller.config.densified() == shape

@@ -104,3 +104,34 @@ def test_the_recipe_that_comes_with_the_package() -> None:
 
     recipe = load_recipe("wavlm_base_light", PruneRecipe, ["teacher=t", "data.train=d"])
     assert recipe.front_end == "light" and recipe.distillation.groups == [[0], [3, 6, 9, 12]]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"distillation.groups": [[0], [3, 6, 9, 12]]},
+        {"distillation.teacher_layers": [2, 4]},
+        {"streaming.chunk_seconds": 0.001},
+    ],
+    ids=lambda mistake: next(iter(mistake)),
+)
+def test_a_mistake_in_what_follows_is_told_ahead_of_the_front_ends_stage(light, tmp_path: Path, mistake: dict) -> None:
+    """As of recipe `fast` for a teacher of six layers, whose stage of 20 000 steps would have come first."""
+    with pytest.raises(ConfigError, match=next(iter(mistake)).partition(".")[0]):
+        run_prune(light(**mistake))
+    assert not (tmp_path / "run" / FOLDER / "metrics.jsonl").exists()
+
+
+def test_a_shallow_students_mistake_is_told_as_early(light, tmp_path: Path) -> None:
+    given = light()
+    tree = {
+        "teacher": given.teacher,
+        "data": {"train": given.data.train, "workers": 0},
+        "front_end": "light",
+        "distillation": {"teacher_layers": [4, 8, 12]},
+        "optimisation": {"steps": 2},
+        "run": {"folder": str(tmp_path / "shallow"), "device": "cpu"},
+    }
+    with pytest.raises(ConfigError, match="distillation.teacher_layers is .*; it must name rising layers from 1 to 3"):
+        run_distill(resolve_recipe(tree, DistillRecipe))
+    assert not (tmp_path / "shallow" / FOLDER / "metrics.jsonl").exists()

@@ -219,3 +219,11 @@ def test_a_start_of_another_family_is_refused(recipe, tmp_path: Path) -> None:
     save(tmp_path / "hubert.safetensors", random_encoder(SHAPES["hubert"]))
     with pytest.raises(ConfigError, match="the teacher is of the family wavlm and the student of hubert"):
         build_objective(recipe(start=str(tmp_path / "hubert.safetensors")))
+
+
+def test_time_is_met_where_learned_channels_go(recipe) -> None:
+    """Their gates end at fractions, which a cut by scores has none of."""
+    changes = {"sparsity.scope": "latency", "sparsity.target": 0.2, "sparsity.exact": True, "latency.seconds": 0.3}
+    config = read_header(run_prune(recipe(**changes | {"gates.conv": True, "gates.fine_grained": False}))).config
+    assert config.feature_scale
+    assert config.densified() == load(recipe().teacher).config
