@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,11 @@ from .model.config import EncoderConfig
 from .model.hub import RELEASED as MODEL
 from .model.hub import local_file
 from .model.size import count_parameters, parameters_by_part
+from .parsing import require
 from .readme import README
 from .transformers_plugin.folders import describe, write_preprocessor
+
+LICENSE = re.compile(r"[\w.+-]+", re.ASCII)  # nothing else could stand in the card's YAML
 
 
 def write_release(
@@ -42,11 +44,14 @@ def write_release(
 
     Raises:
         CheckpointError: `file` is no model file.
+        ConfigError: a name or a license that cannot be.
         DataError: `results` are of another model.
         PrunedUpstreamError: the folder holds something already, or an export fails.
     """
     folder = Path(folder)
     file = local_file(file)
+    require(bool(LICENSE.fullmatch(license)), "--license", license, "be an identifier, as apache-2.0 or cc-by-4.0")
+    require(bool(name.strip()) and name.isprintable(), "--name", name, "be a name in one line")
     header, encoder = read_header(file), load(file)
     provenance = {key: without_places(value) for key, value in header.provenance.items()}
     scores = "" if results is None else _scores(Path(results), file, header.config)
@@ -158,16 +163,13 @@ def _origin(provenance: Mapping[str, str]) -> str:
 
 def _scores(run: Path, file: Path, config: EncoderConfig) -> str:
     from .superb.report import Entry, overview
-    from .superb.results import read_results
+    from .superb.results import SHA256, read_results, sha256
 
     results = read_results(run)
-    measured = results.provenance.get("checkpoint_sha256")
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if measured not in (None, digest):
+    if not results.of_file(file):
         raise DataError(
-            f"{run} holds results of another model (its file's SHA-256 begins with {measured[:8]}, that of {file} with "
-            f"{digest[:8]}); score this one, or name the folder of its scores"
+            f"{run} holds results of another model (its file's SHA-256 begins with {results.provenance[SHA256][:8]}, "
+            f"that of {file} with {sha256(file)[:8]}); score this one, or name the folder of its scores"
         )
     if results.parameters not in (None, count_parameters(config)):
         raise DataError(

@@ -10,7 +10,7 @@ from tiny import random_encoder, tiny_config
 
 from pruned_upstream import export as export_module
 from pruned_upstream import release as release_module
-from pruned_upstream.errors import CheckpointError, DataError, PrunedUpstreamError
+from pruned_upstream.errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from pruned_upstream.model.checkpoint import load, read_masks, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS, EncoderConfig, Head, TransformerLayer
 from pruned_upstream.model.size import count_parameters
@@ -127,6 +127,13 @@ def test_results_of_another_model_are_refused(file, tmp_path):
     write_results(tmp_path / "run", RunResults("a", "pruned_upstream", parameters=5, tasks=sound))
     with pytest.raises(DataError, match="of 5 parameters"):
         write_release(file, tmp_path / "release", name="small", results=tmp_path / "run")
+    assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.parametrize("changes", [{"license": "a: b\n# c"}, {"license": ""}, {"name": "a\n# b"}, {"name": " "}])
+def test_what_would_spoil_the_card(changes, file, tmp_path):
+    with pytest.raises(ConfigError, match=r"--(license|name) is .*must be"):
+        write_release(file, tmp_path / "release", **({"name": "small"} | changes))
     assert not (tmp_path / "release").exists()
 
 

@@ -19,7 +19,7 @@ from pruned_upstream.jobs import Failure
 from pruned_upstream.model.checkpoint import save
 from pruned_upstream.readme import PAGE, README
 from pruned_upstream.superb.layout import Data
-from pruned_upstream.superb.results import RunResults, TaskResult, write_results
+from pruned_upstream.superb.results import RunResults, TaskResult, sha256, write_results
 from pruned_upstream.superb.running import Report
 from pruned_upstream.sweep import Axis, Scoring, plan, run_sweep, running
 from pruned_upstream.sweep.results import finished_rows, over_seeds
@@ -225,6 +225,25 @@ def test_points_are_scored(source, monkeypatch, tmp_path):
     assert [name for name, *_ in scored] == ["seed-0", "seed-1", "seed-1"]
     assert [row["ks.acc"] for row in outcome.rows] == [91.0, 93.0]
     assert [path.name for path in outcome.pictures] == ["trade_off.png", "trade_off_ks_acc.png"]
+
+
+def test_scores_of_a_model_that_was_trained_on_are_not_its_own(source, monkeypatch, tmp_path, caplog):
+    def score(settings) -> Report:
+        sha = sha256(settings.checkpoint)
+        tasks = {"ks": TaskResult({"acc": 90.0}, official=False, notes=("imitated",))}
+        results = RunResults(settings.model, settings.upstream, tasks=tasks, provenance={"checkpoint_sha256": sha})
+        write_results(settings.folder, results)
+        return Report(results, {})
+
+    monkeypatch.setattr(running, "run_superb", score)
+    axes, scoring = [Axis("run.seed", (0,))], Scoring(("ks",), Data(tmp_path), short=True)
+    settings = ["sparsity.may_miss=true"]
+    assert [row["ks.acc"] for row in run_sweep(plan(source, settings, axes, scoring=scoring), "debug").rows] == [90.0]
+    longer = plan(source, [*settings, "optimisation.steps=6"], axes, amend=True)
+    (row,) = run_sweep(longer, "debug").rows
+    assert "ks.acc" not in row and "scores of the model as it was before" in caplog.text
+    scored = plan(source, [*settings, "optimisation.steps=6"], axes, scoring=scoring)
+    assert not scored.is_finished(scored.points[0])
 
 
 def test_the_folder_explains_itself_while_it_runs_and_afterwards(source, monkeypatch):

@@ -8,6 +8,7 @@ called official and says elsewhere why it is not (`contradictions.py`) is read a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ..parsing import is_text, read_yaml, shown
 from .contradictions import contradictions
 from .metrics import METRICS, TASK_METRICS
 
+SHA256 = "checkpoint_sha256"  # in the provenance: of the file that was measured
 FILE_NAME = "results.yaml"
 VERSION = 1
 MAC_BUCKETS = 4
@@ -89,6 +91,17 @@ class RunResults:
         return {
             f"{task}.{name}": value for task, result in self.tasks.items() for name, value in result.metrics.items()
         }
+
+    def of_file(self, model: Path) -> bool:
+        """Whether they were measured on this very file; results that do not say are taken at their word."""
+        measured = self.provenance.get(SHA256)
+        return measured is None or measured == sha256(model)
+
+
+def sha256(file: Path) -> str:
+    """Of all that a file holds, in hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def is_name(text: str) -> bool:

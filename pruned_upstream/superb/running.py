@@ -29,7 +29,6 @@ the run.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import multiprocessing.connection
 import os
@@ -55,7 +54,7 @@ from .layout import Data, Inventory, take_inventory
 from .observer import Observer
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin
-from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, write_results
+from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, sha256, write_results
 from .runner_input import saved_checkpoints
 from .tasks import Task, select
 from .worker import Worker, Workers
@@ -489,7 +488,7 @@ def claim(settings: Settings) -> None:
         "model": settings.model_name,
         "upstream": settings.upstream,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
-        "checkpoint_sha256": _sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
+        "checkpoint_sha256": sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
         "model_config": str(settings.model_config) if settings.model_config is not None else None,
         "data": str(settings.data.root.resolve()),
         "seed": settings.seed,
@@ -518,11 +517,6 @@ def _versions() -> str:
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     return ", ".join(found)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_once(path: Path, config: Mapping[str, Any], task: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from ..training.methods import Method, method_named
 from ..training.provenance import RECIPE_FILE
 from ..training.recipe import flat_keys, key_kinds, load_recipe
 from ..training.state import check_same_run
+
+log = logging.getLogger(__name__)
 
 SEED, FOLDER = "run.seed", "run.folder"
 
@@ -120,7 +123,7 @@ class Sweep:
         """Whether the point is trained, scored on all tasks that were asked for, and has its page, which comes last."""
         if not self.is_trained(point) or not (point.folder / PAGE).is_file():
             return False
-        return self.scoring is None or set(self.scoring.tasks) <= set(scores_of(point).tasks)
+        return self.scoring is None or set(self.scoring.tasks) <= set(scores_of(point, self.model(point)).tasks)
 
 
 def plan(
@@ -163,10 +166,14 @@ def plan(
     return Sweep(folder, known, tuple(axes), tuple(points), scoring, amend)
 
 
-def scores_of(point: Point) -> RunResults:
-    """The point's SUPERB results; without tasks where it has none."""
+def scores_of(point: Point, model: Path) -> RunResults:
+    """The SUPERB results of the point's model; without tasks where it has none, or those of what it was before it was
+    trained on."""
     if (point.scores / FILE_NAME).is_file():
-        return read_results(point.scores)
+        results = read_results(point.scores)
+        if results.of_file(model):
+            return results
+        log.warning("%s holds scores of the model as it was before; remove it to score the one of now", point.scores)
     return RunResults(point.name, "")
 
 

@@ -170,7 +170,7 @@ def _row(sweep: Sweep, point: Point) -> dict[str, Any]:
         row[LOSS] = run.curves[run.loss].tail()
     for source, rates in run.outcome.get("tests", {}).items():
         row |= {f"{name.upper()} (%) of {source}": 100 * rates[name] for name in rates if name not in COUNTS}
-    return row | scores_of(point).metrics
+    return row | scores_of(point, sweep.model(point)).metrics
 
 
 def _milliseconds(sweep: Sweep, points: Sequence[Point]) -> list[float]:

@@ -46,6 +46,8 @@ WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
 EMPTY_BATCHES = 100  # so many in a row without a usable recording, or a whole epoch of them, end a run
 # the order in which a step computes its metrics: of those that are not finite the first is the cause
 CAUSES = ("distillation", "sparsity", "penalty", "loss", "gradient_norm")
+AHEAD_OF_UPDATES = ("distillation", "loss", "gradient_norm")  # what the first step measures before it changes a weight
+SHOWN = 5  # recordings named in a message
 
 
 @dataclass
@@ -301,10 +303,20 @@ class Trainer:
     def _explain_divergence(self, table: Tensor, names: Sequence[str]) -> None:
         """Of metrics (steps since the last report, names), by the first that is not finite at the first such step."""
         row, column = (~table.isfinite()).nonzero()[0].tolist()
+        step = self.done - len(table) + row + 1
+        if step == 1 and names[column] in AHEAD_OF_UPDATES:
+            first = [self.batches.corpus.name(number) for number in self.batches.plan.epoch(0)[0]]
+            raise PrunedUpstreamError(
+                f"training diverged: {names[column]} is {table[row, column].item()} at step 1, before anything was "
+                "learned, so no learning rate is to blame. The model that training begins with overflows, whatever it "
+                f"hears, or one of the first recordings is damaged: {', '.join(first[:SHOWN])}"
+                f"{' ...' if len(first) > SHOWN else ''}. Try both by hand, as `pruned_upstream.load` shows, and "
+                "optimisation.precision=fp32 where it is bf16"
+            )
         state = f"{self.folder / STATE_FILE} keeps the run as it was after step {self._saved}"
         raise PrunedUpstreamError(
-            f"training diverged: {names[column]} is {table[row, column].item()} at step "
-            f"{self.done - len(table) + row + 1}. {state if self._saved else 'No state had been saved yet'}; the same "
+            f"training diverged: {names[column]} is {table[row, column].item()} at step {step}. "
+            f"{state if self._saved else 'No state had been saved yet'}; the same "
             "command goes on from there with a lower optimisation.learning_rate=... or optimisation.precision=fp32, "
             "and --amend"
         )

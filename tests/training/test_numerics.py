@@ -10,6 +10,7 @@ import torch
 from training.launching import read_state
 
 from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.model.checkpoint import load, save
 from pruned_upstream.training.corpus import find_corpus
 from pruned_upstream.training.data import Batches
 from pruned_upstream.training.loop import Trainer
@@ -82,6 +83,17 @@ def test_the_first_quantity_that_is_not_finite_is_named(recipe, monkeypatch: pyt
     trainer._gathered = [{name: torch.tensor(1.0) for name in names} | {"gradient_norm": torch.tensor(math.inf)}]
     with pytest.raises(PrunedUpstreamError, match="gradient_norm is inf at step 3"):
         trainer._report(None)
+
+
+def test_a_teacher_that_overflows_is_not_put_down_to_the_learning_rate(recipe, teacher_file: Path) -> None:
+    """Its weights are finite; what it makes of speech is not."""
+    teacher = load(teacher_file)
+    with torch.no_grad():
+        teacher.encoder.layers[1].fc1.weight.mul_(1e30)
+    save(teacher_file, teacher)
+    with pytest.raises(PrunedUpstreamError, match=r"distillation is nan at step 1, before anything was learned") as e:
+        run_prune(recipe(**{"optimisation.steps": 2}))
+    assert "learning_rate" not in str(e.value) and "speaker" in str(e.value)
 
 
 def test_weights_that_no_metric_has_shown_do_not_replace_a_good_state(recipe, tmp_path: Path) -> None:

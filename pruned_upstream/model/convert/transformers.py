@@ -120,6 +120,10 @@ def transformers_config(cfg: Mapping[str, Any]) -> EncoderConfig:
     for key in ("hidden_act", "feat_extract_activation"):
         if cfg.get(key, "gelu") != "gelu":
             raise ConfigError(f"{key} {shown(cfg[key])} is not supported; the published encoders use gelu")
+    if cfg.get("feat_extract_norm", "group") not in ("group", "layer"):
+        raise ConfigError(
+            f"feat_extract_norm {shown(cfg['feat_extract_norm'])} is not supported; there are group, layer"
+        )
     if cfg.get("layer_norm_eps", NORM_EPS) != NORM_EPS:
         raise ConfigError(
             f"layer_norm_eps {shown(cfg['layer_norm_eps'])} is not supported; the published encoders use {NORM_EPS}"

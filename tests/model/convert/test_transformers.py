@@ -169,6 +169,8 @@ def in_parts(folder):
         {"max_bucket_distance": 1},
         {"do_stable_layer_norm": "yes"},
         {"hidden_act": {}},
+        {"feat_extract_norm": "batch"},
+        {"feat_extract_norm": [1]},
         {"layer_norm_eps": 1e-3},
     ],
 )
