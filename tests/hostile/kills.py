@@ -39,7 +39,8 @@ UNEQUAL = ("launches.json", "metrics.jsonl", "headers.json", "recipe.yaml", "rep
 LEFT_OUT = re.compile(
     r".*\.lock|jobs/.*|.*tfevents.*|.*(stdout\.txt|stderr\.txt|log\.log)|.*(args|config)_[\d-]+\.yaml"
 )
-INTERRUPTED = 130
+# what a shell reads as 130; behind `-m` Python ends by SIGINT where the interruption met a text that was being executed
+INTERRUPTED = (130, -signal.SIGINT)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -296,7 +297,7 @@ def _run_killed(command: Command, folder: Path, undisturbed: Undisturbed, rng: r
                 outcome.faults.append(f"{command.name} did not end after {chosen.name}")
             killed += 1
             outcome.kills[f"{command.name}, {chosen.name}"] += 1
-            odd_end = process.returncode not in (-chosen, INTERRUPTED, 0, 3)
+            odd_end = process.returncode not in (-chosen, *INTERRUPTED, 0, 3)
             if ("Traceback" in output or odd_end) and chosen != signal.SIGKILL:
                 outcome.faults.append(f"{command.name} after {chosen.name}: {process.returncode}, {output[-600:]}")
             continue
