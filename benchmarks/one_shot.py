@@ -27,6 +27,7 @@ from pruned_upstream.model.size import count_parameters
 from pruned_upstream.pruning.compaction import compact
 from pruned_upstream.pruning.gates import GateSettings
 from pruned_upstream.pruning.latency_table import LatencyTable, measure, predicted_and_measured
+from pruned_upstream.pruning.principal_axes import turn_heads
 from pruned_upstream.pruning.repair import repair
 from pruned_upstream.pruning.scores import cut_by_scores, dimension_scores
 
@@ -36,6 +37,7 @@ from .measure import RESULTS, machine
 FITTED = 80  # recordings of 4 s: 320 s of speech
 KINDS = {
     "dimensions": (GateSettings(), "transformer"),
+    "turned dimensions": (GateSettings(principal_axes=True), "transformer"),
     "whole heads": (GateSettings(fine_grained=False), "transformer"),
     "whole heads, channels": (GateSettings(fine_grained=False, conv=True), "everything"),
 }
@@ -43,6 +45,9 @@ CUTS = [
     ("dimensions", "scores", 0.5),
     ("dimensions", "scores", 0.67),
     ("dimensions", "scores", 0.8),
+    ("turned dimensions", "scores", 0.5),
+    ("turned dimensions", "scores", 0.67),
+    ("turned dimensions", "scores", 0.8),
     ("whole heads", "scores", 0.5),
     ("whole heads", "scores", 0.67),
     ("whole heads", "scores", 0.8),
@@ -82,11 +87,12 @@ def _cut(bench: Bench, kind: str, chosen: str, target: float, path: Path, model:
     paths = bench.heard[:: len(bench.heard) // FITTED][:FITTED]
     heard = [teacher.prepare(list(stretches(paths[i : i + GROUP]))) for i in range(0, len(paths), GROUP)]
     start = time.process_time()
-    scores = dimension_scores(teacher, heard, settings)
+    whole = turn_heads(teacher, heard) if settings.principal_axes else teacher
+    scores = dimension_scores(whole, heard, settings)
     if chosen == "random":
         generator = torch.Generator().manual_seed(0)
         scores = {kind: torch.rand(score.shape, generator=generator) for kind, score in scores.items()}
-    student = compact(teacher, cut_by_scores(teacher.config, scores, target, scope))
+    student = compact(whole, cut_by_scores(teacher.config, scores, target, scope))
     repaired = repair(teacher, student, heard).encoder
     row = _described(f"{kind}, {chosen}, {target:.0%}", repaired) | {
         "cpu_seconds": time.process_time() - start,

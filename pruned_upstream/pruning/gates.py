@@ -44,6 +44,7 @@ class GateSettings:
     """
 
     fine_grained: bool = True  # one gate per dimension of q/k and of v/o; else one per head ("w/o FAHP")
+    principal_axes: bool = False  # turn heads before, so that few of their dimensions hold most (`principal_axes.py`)
     multi_scale: bool = True  # gates of whole sublayers besides
     conv: bool = False  # gates of the front end's channels
     straight_through: bool = True  # the clipped estimator; else the true gradient ("w/o STE")
@@ -63,6 +64,8 @@ class GateSettings:
         for kind in ("qk", "vo", "head", "ffn", "attention", "feed_forward", "conv"):
             rate = getattr(self, f"drop_{kind}")
             require(0 < rate < 1, f"gates.drop_{kind}", rate, "lie between 0 and 1, both excluded")
+        without_use = self.principal_axes and not self.fine_grained
+        require(not without_use, "gates.principal_axes", self.principal_axes, "be false where heads are pruned whole")
         require(self.beta > 0, "gates.beta", self.beta, "be above 0, as a temperature is")
         require(self.init_std >= 0, "gates.init_std", self.init_std, "be at least 0")
         require(self.warm_start >= 0, "gates.warm_start", self.warm_start, "be at least 0, which is none")

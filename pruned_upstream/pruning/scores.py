@@ -3,13 +3,15 @@
     feed-forward dimension  deviation of its activation times the norm of its column of fc2
     value/output dimension  deviation of what it brings to out_proj times the norm of its column there
     head                    the same of all its v/o dimensions together
-    query/key dimension     root mean square of the query times that of the key: what it adds to a score
+    query/key dimension     root mean square of the query times deviation of the key: what it adds to a score, less what
+                            it adds to all of a row alike, which the softmax does not see
     channel                 deviation of its output times the norm of what reads it
 
 It is the deviation from the mean that counts where a bias reads on, for a constant can be said by the bias, which the
-repair after the cut refits. The family is that of Wanda (Sun et al., ICLR 2024: weight times norm of the activation).
-With these scores a student is cut at once (`cut_by_scores`), as the baseline that training must beat, or gates start
-where the scores put them (`warm_start_`).
+repair after the cut refits. Of heads that were turned to their principal axes (`principal_axes.py`) the scores are the
+singular values. The family is that of Wanda (Sun et al., ICLR 2024: weight times norm of the activation). With these
+scores a student is cut at once (`cut_by_scores`), as the baseline that training must beat, or gates start where the
+scores put them (`warm_start_`).
 """
 
 from __future__ import annotations
@@ -19,18 +21,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from ..errors import DataError
 from ..model.config import EncoderConfig
 from ..model.encoder import Encoder, TransformerEncoderLayer
-from ..model.frontend import ConvBlock
 from ..model.gating import EncoderGates
-from .compaction import compact_config, evaluating, full_precision
+from .compaction import compact_config
 from .cost import Cost
 from .gates import CONV, Gates, GateSettings, conv_kind, encoder_gates, gate_shapes, living_places
-from .repair import frames_that_count
 from .sparsity import counted_sparsity
+from .watching import Moments, Watch
 
 HALVINGS = 24  # of the share that stays, on the way to a size
 
@@ -49,16 +48,10 @@ def dimension_scores(
         DataError: there is no batch.
     """
     config, kinds = encoder.config, gate_shapes(encoder.config, settings)
-    watch = _Watch()
+    watch = Watch()
     layers = [_watch_layer(watch, layer) for layer in encoder.encoder.layers]
     channels = [_watch_channels(watch, encoder, i) for i in range(len(config.conv)) if conv_kind(i) in kinds]
-    device = next(encoder.parameters()).device.type
-    with watch, evaluating(encoder), full_precision(), torch.autocast(device, enabled=False):
-        for waveforms, lengths in batches:
-            watch.begin(None if lengths is None else encoder.padding_mask(lengths, waveforms.size(1)))
-            encoder(waveforms, lengths)
-    if watch.empty:
-        raise DataError("scores need speech to be taken on, and there was none")
+    watch.hear(encoder, batches, what="scores")
     living = living_places(config)
     scores = {
         kind: _placed([layer[kind]() for layer in layers if kind in layer], living[kind])
@@ -72,87 +65,29 @@ def dimension_scores(
 Score = Callable[[], Tensor]  # gives what has been gathered, once it has been
 
 
-def _watch_layer(watch: _Watch, layer: TransformerEncoderLayer) -> dict[str, Score]:
+def _watch_layer(watch: Watch, layer: TransformerEncoderLayer) -> dict[str, Score]:
     found: dict[str, Score] = {}
     attention = layer.self_attn
     if attention is not None and attention.heads:
-        query = watch.input(attention, attention.q_proj)
-        key = watch.input(attention, attention.k_proj)
-        value = watch.input(attention.out_proj)
-        found["qk"] = lambda: query.root_mean_square() * key.root_mean_square()
+        query = watch.input(attention, Moments(), through=attention.q_proj)
+        key = watch.input(attention, Moments(), through=attention.k_proj)
+        value = watch.input(attention.out_proj, Moments())
+        found["qk"] = lambda: query.root_mean_square() * key.deviation()
         found["vo"] = lambda: value.deviation() * _column_norms(attention.out_proj)
     reader = layer.fc2
     if layer.fc1 is not None and reader is not None:
-        inner = watch.input(reader)
+        inner = watch.input(reader, Moments())
         found["ffn"] = lambda: inner.deviation() * _column_norms(reader)
     return found
 
 
-def _watch_channels(watch: _Watch, encoder: Encoder, number: int) -> Score:
+def _watch_channels(watch: Watch, encoder: Encoder, number: int) -> Score:
     blocks = encoder.feature_extractor.conv_layers
     is_last = number == len(blocks) - 1
     # without a projection there are no gates on the last one's channels
     reader = cast(nn.Linear, encoder.post_extract_proj) if is_last else blocks[number + 1].convolution
-    output = watch.input(reader if is_last else blocks[number + 1])
+    output = watch.input(reader if is_last else blocks[number + 1], Moments())
     return lambda: output.deviation() * _column_norms(reader)
-
-
-class _Moments:
-    """Sums over valid frames of a tensor's values and of their squares, by dimension, in double precision."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sum = self.square = torch.zeros((), dtype=torch.double)
-
-    def add(self, x: Tensor) -> None:  # (N, n)
-        x = x.double()
-        self.count += len(x)
-        self.sum = self.sum + x.sum(0)
-        self.square = self.square + x.square().sum(0)
-
-    def root_mean_square(self) -> Tensor:
-        return (self.square / self.count).sqrt()
-
-    def deviation(self) -> Tensor:
-        return (self.square / self.count - (self.sum / self.count).square()).clamp(min=0.0).sqrt()
-
-
-class _Watch:
-    """Moments of what modules are given, while the `with` lasts."""
-
-    def __init__(self) -> None:
-        self.empty = True
-        self._padding_mask: Tensor | None = None
-        self._wanted: list[tuple[nn.Module, Callable[..., None]]] = []
-        self._hooks: list[RemovableHandle] = []
-
-    def begin(self, padding_mask: Tensor | None) -> None:
-        """A batch comes, with this mask (B, T)."""
-        self.empty, self._padding_mask = False, padding_mask
-
-    def input(self, module: nn.Module, through: nn.Linear | None = None) -> _Moments:
-        """Of a module's first input, or of what `through` makes of it; (B, T, n), or channels first, (B, n, T')."""
-        moments = _Moments()
-
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0] if through is None else through(inputs[0])
-            if isinstance(module, ConvBlock):  # at another frame rate, of which no mask is known
-                x = x.transpose(1, 2).flatten(0, 1)
-            else:
-                mask = self._padding_mask
-                x = x.flatten(0, 1) if mask is None else x[frames_that_count(mask, mask, x)]
-            moments.add(x)
-
-        self._wanted.append((module, add))
-        return moments
-
-    def __enter__(self) -> _Watch:
-        self._hooks = [module.register_forward_pre_hook(add) for module, add in self._wanted]
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
 
 def _column_norms(reader: nn.Module) -> Tensor:

@@ -21,6 +21,7 @@ from ..model.checkpoint import read_header, save
 from ..model.encoder import Encoder
 from ..model.size import count_parameters
 from ..pruning.compaction import compact, verify
+from ..pruning.principal_axes import turn_heads
 from ..pruning.scores import cut_by_scores, dimension_scores
 from ..pruning.sparsity import counted_sparsity, expected_sparsity, final_gates
 from .data import Batches
@@ -90,8 +91,10 @@ def cut(trainer: Trainer, recipe: PruneRecipe, target: float, path: Path) -> Non
     if is_learned:
         final = final_gates(gates, target if sparsity.exact else None, cost)
     else:
-        scores = dimension_scores(student, calibration(student, batches, recipe.repair.seconds), recipe.gates)
-        final = cut_by_scores(config, scores, target, cost)
+        heard = list(calibration(student, batches, recipe.repair.seconds))
+        if recipe.gates.principal_axes:
+            student = turn_heads(student, heard)
+        final = cut_by_scores(config, dimension_scores(student, heard, recipe.gates), target, cost)
     smaller = compact(student, final)
     difference = verify(student, final, smaller, _verification_batches(student, batches))
     counted = counted_sparsity(config.densified(), smaller.config, cost)

@@ -23,6 +23,7 @@ from ..parsing import read_json, require, require_one_of
 from ..pruning.cost import SCOPES, Cost, cost_of
 from ..pruning.gates import CONV, SUBLAYER_KINDS, Gates, GateSample
 from ..pruning.latency_table import Latency, LatencyTable, measure
+from ..pruning.principal_axes import turn_heads
 from ..pruning.scores import dimension_scores, warm_start_
 from ..pruning.sparsity import PRICES, GentlePrice, Lagrangian, Plateaus, Price, expected_sparsity
 from .data import Batch, Batches, noise_seed
@@ -180,6 +181,17 @@ def learn_from_clusters(objective: PruningObjective, batches: Batches, folder: P
     if len(clusters) > (count or 0):
         raise ConfigError(f"{path} holds {len(clusters)} clusters of layers; remove it, or name another run.folder")
     objective.pairing.use_clusters(clusters)
+
+
+def turn_to_principal_axes(objective: PruningObjective, batches: Batches) -> None:
+    """The student's heads are turned, the same function as before, by the main process for all."""
+    student, processes = objective.student, objective.processes
+    if processes.is_main:
+        heard = calibration(student, batches, objective.recipe.repair.seconds)
+        student.load_state_dict(turn_heads(student, heard).state_dict())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.copy_(processes.sum_(parameter * processes.is_main))
 
 
 def start_warm(objective: PruningObjective, batches: Batches) -> None:

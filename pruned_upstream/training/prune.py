@@ -45,6 +45,7 @@ from .gated_stage import (
     cost_in,
     learn_from_clusters,
     start_warm,
+    turn_to_principal_axes,
 )
 from .loop import Trainer
 from .processes import Processes, start_processes
@@ -122,8 +123,11 @@ def run_prune(recipe: PruneRecipe, *, amend: bool = False) -> Path:
         inputs = {OF_TEACHER: encoder_fingerprint(objective.teacher)}
         if recipe.start is not None:
             inputs["weights to start from"] = encoder_fingerprint(objective.student)
-        if recipe.gates.warm_start and recipe.optimisation.steps and not (folder / STATE_FILE).exists():
-            start_warm(objective, batches)  # else the state has what became of it
+        if recipe.optimisation.steps and not (folder / STATE_FILE).exists():  # else the state has what became of it
+            if recipe.gates.principal_axes:
+                turn_to_principal_axes(objective, batches)
+            if recipe.gates.warm_start:
+                start_warm(objective, batches)
         trainer = Trainer(objective, batches, recipe, processes, inputs=inputs, amend=amend)
         if processes.is_main and not recipe.optimisation.steps:
             record_launch(folder, recipe, done=0, world=processes.world, inputs=trainer.inputs)

@@ -36,7 +36,7 @@ def test_a_score_is_the_deviation_times_the_norm_of_its_column() -> None:
         ffn = read["fc2"].std(0, correction=0) * layer.fc2.weight.norm(dim=0)
         vo = read["out_proj"].std(0, correction=0) * layer.self_attn.out_proj.weight.norm(dim=0)
         query, key = (p(read["self_attn"]) for p in (layer.self_attn.q_proj, layer.self_attn.k_proj))
-        qk = query.square().mean(0).sqrt() * key.square().mean(0).sqrt()
+        qk = query.square().mean(0).sqrt() * key.std(0, correction=0)
     torch.testing.assert_close(scores["ffn"][1].float(), ffn, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scores["vo"][1].flatten().float(), vo, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scores["qk"][1].flatten().float(), qk, rtol=1e-4, atol=1e-5)

@@ -93,6 +93,23 @@ def _distill_recipe() -> type:
     return DistillRecipe
 
 
+def test_turned_heads_keep_more_and_resume(recipe, tmp_path: Path) -> None:
+    changes = ONE_SHOT | {"gates.principal_axes": True, "run.folder": str(tmp_path / "turned")}
+    turned, plain = (report_of(run_prune(recipe(**c)))["repairs"]["after_cut"] for c in (changes, ONE_SHOT))
+    assert turned["after"] < plain["after"]
+    learned = {"gates.principal_axes": True, "optimisation.steps": 4}
+    whole = run_prune(recipe(**learned | {"run.folder": str(tmp_path / "whole")}))
+    stopped = recipe(**learned | {"run.folder": str(tmp_path / "stopped")})
+    with ctrl_c_after(2):
+        run_prune(stopped)
+    assert_same_model(load(run_prune(stopped)), load(whole))
+
+
+def test_whole_heads_are_not_turned(recipe) -> None:
+    with pytest.raises(ConfigError, match=r"gates\.principal_axes is True; it must be false where heads"):
+        recipe(**{"gates.fine_grained": False, "gates.principal_axes": True})
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("repair.seconds", 0), ("repair.damping", -0.1), ("gates.warm_start", -1.0)]
 )
