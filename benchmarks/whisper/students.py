@@ -59,7 +59,8 @@ class Method:
     begins: str = ""
 
 
-WHOLE_HEADS = ("gates.fine_grained=false",)
+WHOLE_HEADS = ("gates.fine_grained=false", "gates.principal_axes=false")
+OWN_AXES = ("gates.principal_axes=false",)
 NO_REPAIR = ("repair.after_cut=false",)
 REPAIRED = ("repair.after_cut=true",)
 FAST = (*WHOLE_HEADS, f"second_stage.steps={STEPS}")
@@ -85,6 +86,11 @@ METHODS = {
         (f"second_stage.steps={9 * STEPS}",),
         sizes=(MAIN,),
     ),
+    "one-shot, own axes": Method("heads are not turned", "one_shot", (*NO_REPAIR, *OWN_AXES), sizes=SPARSITIES),
+    "one-shot + repair, own axes": Method(
+        "heads are not turned", "one_shot", (*REPAIRED, *OWN_AXES), sizes=SPARSITIES, begins="best, own axes"
+    ),
+    "best, own axes": Method("heads are not turned", "best", (f"second_stage.steps={STEPS}", *OWN_AXES)),
     "gentle": Method("gates under the gentle price, cut, repaired, distilled, repaired", "gentle", two_stages=True),
     "multipliers": Method(
         "the same with the paper's price", "gentle", ("sparsity.price=multipliers",), two_stages=True

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def _turn_scores(attention: SelfAttention, rows: slice, queries: Tensor, keys: T
 def _turn_values(attention: SelfAttention, rows: slice, values: Tensor) -> None:
     """Of one head, the covariance (w, w) of whose output is given."""
     into, out_of = _root(values)
-    weight = attention.out_proj.weight  # (d, all heads' w)
+    weight = cast(nn.Linear, attention.out_proj).weight  # (d, all heads' w)
     left, singular, right = torch.linalg.svd(weight[:, rows].double() @ into, full_matrices=False)
     scale = singular.sqrt()
     _turn_rows(attention.v_proj, rows, scale.unsqueeze(1) * (right @ out_of))
