@@ -273,6 +273,10 @@ def _disk(name: str) -> Finding:
             free = shutil.disk_usage(place).free / 1e9
         except OSError as error:
             return Finding(name, WARNING, f"{place} ({what}) cannot be written: {error.strerror}", remedy)
+        wanted = os.environ.get("TMPDIR")
+        if what == "temporary files" and wanted and os.path.realpath(wanted) != os.path.realpath(place):
+            said = f"TMPDIR is {wanted}, where no file can be written (is it there, and has it room?); {place} is taken"
+            return Finding(name, WARNING, said, remedy)
         words.append(f"{what} {free:.0f} GB")
         if free < ROOM_GB:
             remedy = f"free {ROOM_GB:g} GB, or keep runs (run.folder) elsewhere"

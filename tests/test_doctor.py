@@ -101,6 +101,13 @@ def test_places_that_are_not_there(environment, said, tmp_path):
     assert state == doctor.WARNING and said in words and "set" in remedy
 
 
+def test_a_place_for_temporary_files_that_is_not_taken(tmp_path, monkeypatch):
+    """Python passes over it without a word."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    (disk,) = doctor.examine(["disk"])
+    assert disk.state == doctor.WARNING and f"TMPDIR is {tmp_path / 'nowhere'}, where no file" in disk.words
+
+
 def test_a_folder_that_is_gone(tmp_path):
     code = f"import os; os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"
     code += "from pruned_upstream import doctor; print(doctor._check('disk'))"

@@ -39,8 +39,8 @@ def require_memory(config: EncoderConfig, batch: int, samples: int, device: torc
         raise DataError(
             f"{batch} waveform{'s' if batch > 1 else ''} of {samples / SAMPLE_RATE:,.0f} s: at least "
             f"{needed / 1e9:,.0f} GB are needed, and {free / 1e9:,.0f} GB of {device.type} memory are free; cut "
-            f"recordings into parts of at most {longest:,.0f} s (`chunk_seconds` of `extract` does), or take fewer at "
-            "a time"
+            f"recordings into parts of at most {longest:,.0f} s (`chunk_seconds` of `extract`, or "
+            "data.max_seconds in training), or take fewer at a time"
         )
 
 

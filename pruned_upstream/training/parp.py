@@ -24,6 +24,7 @@ from ..model.checkpoint import read_masks, save
 from ..model.convert import load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
+from ..model.memory import require_memory
 from ..model.size import count_parameters
 from ..parp.alphabet import KINDS, Alphabet
 from ..parp.decoding import DecodingSettings
@@ -225,6 +226,7 @@ class CtcObjective:
     def _scores(self, part: Batch, valid: Tensor) -> Tensor:
         """Log probabilities (B, T, classes) of what the head reads in a part of which much is hidden."""
         waveforms, _ = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
+        require_memory(self.encoder.config, *waveforms.shape, self.processes.device)
         with torch.no_grad():
             features = self.encoder.features(self.processes.to_device(waveforms))
         learns = torch.is_grad_enabled() and self.step >= self.pruner.frozen

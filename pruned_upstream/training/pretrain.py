@@ -27,7 +27,8 @@ from ..model.checkpoint import load, save
 from ..model.config import SAMPLE_RATE, EncoderConfig, RelativePosition, dense_config
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
-from ..parsing import require
+from ..model.memory import require_memory
+from ..parsing import require, shown
 from .corpus import HEADERS_FILE, Corpus, find_corpus
 from .data import Batch, Batches
 from .fingerprints import encoder_fingerprint
@@ -181,6 +182,7 @@ class MaskedPrediction:
         """Cross entropy of the part's frames over the step's: a scalar."""
         hidden = self.processes.to_device(self._hidden(part))  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
+        require_memory(self.encoder.config, *waveforms.shape, self.processes.device)
         target = self.processes.to_device(self._target(part, waveforms))
         waveforms, lengths = self.processes.to_device(waveforms), self.processes.to_device(lengths)
         projected = self.encoder.project(self.encoder.features(waveforms))
@@ -306,7 +308,9 @@ def _encoder(config: EncoderConfig, recipe: PretrainRecipe) -> Encoder:
     encoder = load(require_local(recipe.start), dropout=dropout)
     if encoder.config != config:
         here, there = asdict(config), asdict(encoder.config)
-        differing = [f"{key} ({there[key]!r} there, {here[key]!r} here)" for key in here if there[key] != here[key]]
+        differing = [
+            f"{key} ({shown(there[key])} there, {shown(here[key])} here)" for key in here if there[key] != here[key]
+        ]
         raise ConfigError(
             f"{recipe.start} holds a model of another shape than the recipe's section shape: {', '.join(differing)}; "
             "describe that shape, or leave start out"

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import random_encoder, tiny_config
+from training.conftest import in_sections, write_noise
 from training.launching import read_state
 
-from pruned_upstream.errors import PrunedUpstreamError
+from pruned_upstream.errors import DataError, PrunedUpstreamError
+from pruned_upstream.model import memory
 from pruned_upstream.model.checkpoint import load, save
+from pruned_upstream.training import parp, pretrain
 from pruned_upstream.training.corpus import find_corpus
 from pruned_upstream.training.data import Batches
 from pruned_upstream.training.loop import Trainer
 from pruned_upstream.training.prune import build_objective, run_prune
+from pruned_upstream.training.recipe import resolve_recipe
 
 
 def trainer_of(recipe) -> Trainer:
@@ -94,6 +99,25 @@ def test_a_teacher_that_overflows_is_not_put_down_to_the_learning_rate(recipe, t
     with pytest.raises(PrunedUpstreamError, match=r"distillation is nan at step 1, before anything was learned") as e:
         run_prune(recipe(**{"optimisation.steps": 2}))
     assert "learning_rate" not in str(e.value) and "speaker" in str(e.value)
+
+
+@pytest.mark.parametrize("module", [pretrain, parp])
+def test_a_crop_that_memory_has_no_room_for(module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In trainings, too, that hide frames and so go through the encoder in steps of their own."""
+    monkeypatch.setattr(memory, "ALWAYS_FINE", 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
+    write_noise(tmp_path / "speech" / "a.wav", 8000)
+    (tmp_path / "speech" / "all.trans.txt").write_text("a SO\n")
+    save(tmp_path / "teacher.safetensors", random_encoder(tiny_config()))
+    values = {"data.train": [str(tmp_path / "speech")], "data.workers": 0, "optimisation.steps": 1}
+    values |= {"run.folder": str(tmp_path / "run"), "run.device": "cpu"}
+    model = str(tmp_path / "teacher.safetensors")
+    with pytest.raises(DataError, match="1 waveform of 0 s: .*data.max_seconds in training"):
+        if module is parp:
+            parp.run_parp(resolve_recipe(in_sections(values | {"teacher": model}), parp.ParpRecipe))
+        else:
+            values |= {"masking.front_end_steps": 0}
+            pretrain.run_pretrain(resolve_recipe(in_sections(values), pretrain.PretrainRecipe))
 
 
 def test_weights_that_no_metric_has_shown_do_not_replace_a_good_state(recipe, tmp_path: Path) -> None:
