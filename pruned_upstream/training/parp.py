@@ -226,7 +226,7 @@ class CtcObjective:
     def _scores(self, part: Batch, valid: Tensor) -> Tensor:
         """Log probabilities (B, T, classes) of what the head reads in a part of which much is hidden."""
         waveforms, _ = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
-        require_memory(self.encoder.config, *waveforms.shape, self.processes.device)
+        require_memory(self.encoder.config, len(waveforms), waveforms.size(1), self.processes.device)
         with torch.no_grad():
             features = self.encoder.features(self.processes.to_device(waveforms))
         learns = torch.is_grad_enabled() and self.step >= self.pruner.frozen

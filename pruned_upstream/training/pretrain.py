@@ -182,7 +182,7 @@ class MaskedPrediction:
         """Cross entropy of the part's frames over the step's: a scalar."""
         hidden = self.processes.to_device(self._hidden(part))  # seeds torch's RNG, then dropout goes on from it
         waveforms, lengths = self.encoder.prepare(part.wavs, pad_to=part.pad_to)
-        require_memory(self.encoder.config, *waveforms.shape, self.processes.device)
+        require_memory(self.encoder.config, len(waveforms), waveforms.size(1), self.processes.device)
         target = self.processes.to_device(self._target(part, waveforms))
         waveforms, lengths = self.processes.to_device(waveforms), self.processes.to_device(lengths)
         projected = self.encoder.project(self.encoder.features(waveforms))
