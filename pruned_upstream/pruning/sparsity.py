@@ -17,7 +17,7 @@ from ..model.gating import EncoderGates
 from ..parsing import require
 from .compaction import compact_config
 from .cost import Cost, cost_of
-from .gates import Gates
+from .gates import CONV, Gates, GateSettings, encoder_gates, gate_shapes
 
 PRICES = ("multipliers", "gentle")
 SHIFT_RANGE = 16.0  # of log_alpha: beyond it every gate within the clamp is certain
@@ -40,6 +40,15 @@ def counted_sparsity(dense: EncoderConfig, compact: EncoderConfig, cost: Cost | 
     """Share of the cost that is really gone from a compact encoder; `cost` as in `expected_sparsity`."""
     cost = cost_of(cost) if isinstance(cost, str) else cost
     return 1 - cost.counted(compact) / cost.counted(dense)
+
+
+def largest_sparsity(config: EncoderConfig, settings: GateSettings, cost: Cost | str = "transformer") -> float:
+    """What is gone when all gates are closed that `settings` asks for, but for one channel of each convolution."""
+    closed = {kind: torch.zeros(shape) for kind, shape in gate_shapes(config, settings).items()}
+    for kind, gates in closed.items():
+        if kind.startswith(CONV):
+            gates[0] = 1.0
+    return counted_sparsity(config.densified(), compact_config(config, encoder_gates(config, closed)), cost)
 
 
 def final_gates(gates: Gates, target: float | None = None, cost: Cost | str = "transformer") -> EncoderGates:

@@ -25,14 +25,16 @@ import torch
 from ..distillation.pairing import LayerPairing
 from ..errors import ConfigError
 from ..model.checkpoint import read_header
+from ..model.config import EncoderConfig
 from ..model.convert import is_safetensors, load_teacher
 from ..model.encoder import Dropout, Encoder
 from ..model.hub import require_local
 from ..parsing import require
+from ..pruning.cost import Cost
 from ..pruning.gates import Gates, GateSettings
 from ..pruning.repair import check_pair
-from ..pruning.sparsity import counted_sparsity, plateau_ends
-from .cut import FIRST_STAGE_FILE, PruneReport, cut, is_made
+from ..pruning.sparsity import counted_sparsity, largest_sparsity, plateau_ends
+from .cut import FIRST_STAGE_FILE, SCOPE_NAMES, PruneReport, cut, is_made
 from .data import batches_to_teach
 from .fingerprints import OF_TEACHER, check_own_teacher, encoder_fingerprint
 from .front_end import FrontEndStage, check_front_end, distil_front_end, start_of
@@ -181,7 +183,8 @@ def build_objective(
         student: what it starts from; by default it is read.
 
     Raises:
-        ConfigError: what the student starts from is smaller than the first target already, or has other layers.
+        ConfigError: what the student starts from is smaller than the first target already, or has other layers; or no
+            gates that the recipe asks for reach the last target.
     """
     teacher = load_teacher(recipe.teacher)
     if student is None:
@@ -197,6 +200,7 @@ def build_objective(
             f"sparsity asks for {least:.1%}, and what the student starts from has lost {lost:.1%} already; "
             "ask for more, or start from a larger one"
         )
+    _check_reach(recipe, config, cost)
     torch.manual_seed(recipe.run.seed)
     gates = Gates(config, recipe.gates)
     distillation = recipe.distillation
@@ -212,6 +216,18 @@ def build_objective(
     for module in (teacher, student, gates, pairing):
         module.to(processes.device)
     return PruningObjective(teacher, student, gates, pairing, recipe, cost, processes)
+
+
+def _check_reach(recipe: PruneRecipe, config: EncoderConfig, cost: Cost) -> None:
+    sparsity = recipe.sparsity
+    most = largest_sparsity(config, recipe.gates, cost)
+    if sparsity.target - most > sparsity.tolerance and not sparsity.may_miss:
+        raise ConfigError(
+            f"sparsity.target asks for {sparsity.target:.1%} of {SCOPE_NAMES[sparsity.scope]}, and with all of these "
+            f"gates closed {most:.1%} would be gone; ask for less, "
+            + ("" if recipe.gates.conv else "let gates.conv=true prune the front end, too, ")
+            + "or let sparsity.may_miss=true take what there is"
+        )
 
 
 def _check_start(path: str, teacher: Encoder, student: Encoder) -> None:

@@ -108,6 +108,10 @@ class Data:
         require(0 <= self.mix <= 1, "data.mix", self.mix, "be a share from 0 to 1")
         require(noisy, "data.noise", self.noise, "be null, or name a folder")
         require(self.noise is None or self.mix > 0, "data.mix", self.mix, "be above 0 where data.noise names noise")
+        alone = self.batch_seconds is None and self.batch_utterances == 1
+        speech = self.mix > 0 and (self.noise is None or self.noise_share < 1)
+        least = "be at least 2 where data.mix mixes the recordings of a batch"
+        require(not (alone and speech), "data.batch_utterances", self.batch_utterances, least)
         require(0 <= self.noise_share <= 1, "data.noise_share", self.noise_share, "be a share from 0 to 1")
         require(self.bucket >= 1, "data.bucket", self.bucket, "be at least 1")
         require(self.workers >= 0, "data.workers", self.workers, "be at least 0")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import random_encoder, tiny_config
 
+from pruned_upstream.errors import ConfigError
 from pruned_upstream.model.checkpoint import read_header, save
 from pruned_upstream.model.config import CONV_FEATURE_LAYERS
 from pruned_upstream.release import write_release
@@ -64,3 +65,19 @@ def test_a_sweep_shows_what_was_reached(recipe, tmp_path: Path, exit_code, capsy
     said = capsys.readouterr().out
     assert "reached (%)" in said and "MISSED" in said and "missed their target" in said and "tolerance-0.001" in said
     assert exit_code(*command[:2], "sparsity.may_miss=true", *command[2:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sparsity.scope": "everything"}, "99.0% of the whole encoder, and .* let gates.conv=true prune the front"),
+        ({"sparsity.scope": "everything", "optimisation.steps": 0}, "99.0% of the whole encoder"),
+    ],
+    ids=["everything", "one_shot"],
+)
+def test_a_target_beyond_all_gates_is_refused_ahead_of_training(recipe, tmp_path, changes: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        run_prune(recipe(**{"sparsity.target": 0.99, "sparsity.exact": True} | changes))
+    assert not (tmp_path / "run" / "state.pt").exists()
+    model = run_prune(recipe(**{"sparsity.target": 0.99, "sparsity.exact": True, "sparsity.may_miss": True} | changes))
+    assert "missed" in read_header(model).provenance

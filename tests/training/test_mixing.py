@@ -121,3 +121,11 @@ def test_a_run_learns_with_it_and_holds_on_to_its_noise(recipe, tmp_path: Path) 
     write_noise(noise / "b.wav", 3000, seed=10)
     with pytest.raises(DataError, match="noise"):
         run_prune(recipe(**changes))
+
+
+def test_a_batch_of_one_recording_has_nobody_to_talk_over_it(recipe) -> None:
+    alone = {"data.mix": 0.2, "data.batch_utterances": 1}
+    with pytest.raises(ConfigError, match="data.batch_utterances is 1; it must be at least 2 where data.mix"):
+        recipe(**alone)
+    assert recipe(**alone | {"data.noise": ["noise"], "data.noise_share": 1.0}).data.mix == 0.2  # noise alone
+    assert recipe(**alone | {"data.mix": 0.0}).data.batch_utterances == 1
