@@ -258,7 +258,7 @@ def _time(root: Path, answers: Sequence[dict]) -> None:
 def run_name(answer: Mapping[str, Any]) -> str:
     """Of the files of a run."""
     parts = [answer["price"], str(answer["steps"]), f"{answer['target']:g}", str(answer["seed"]), *answer["changes"]]
-    return "_".join(parts).replace(" ", "_").replace("=", "-")
+    return "_".join(parts).replace(" ", "_").replace("=", "-").replace("/", "_")
 
 
 def _all(values: Sequence[float], digits: int) -> str:

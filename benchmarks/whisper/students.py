@@ -92,8 +92,9 @@ METHODS = {
     ),
     "best, own axes": Method("heads are not turned", "best", (f"second_stage.steps={STEPS}", *OWN_AXES)),
     "gentle": Method("gates under the gentle price, cut, repaired, distilled, repaired", "gentle", two_stages=True),
-    "multipliers": Method(
-        "the same with the paper's price", "gentle", ("sparsity.price=multipliers",), two_stages=True
+    "gentle, own axes": Method("heads are not turned", "gentle", OWN_AXES, two_stages=True),
+    "multipliers, own axes": Method(
+        "the same with the paper's price", "gentle", ("sparsity.price=multipliers", *OWN_AXES), two_stages=True
     ),
     "fast": Method("best with whole heads; the light front end is none for log-mel features", "best", FAST),
     "the paper": Method("fine-grained heads, straight-through estimator, learned pairs"),
