@@ -21,6 +21,18 @@ repair is fitted to were chosen on the dev speakers. More steps, seeds and sizes
 machine."""
 
 MARKERS = "osD^v<>"
+DRAWN = (  # a figure of all methods says nothing
+    "random",
+    "one-shot",
+    "one-shot + repair",
+    "one-shot + repair, own axes",
+    "best",
+    "fast",
+    "gentle, own axes",
+    "the paper",
+    "DPHuBERT-style",
+    "DistilHuBERT-style",
+)
 CORE_TITLE = "Word errors and layers"
 QUESTIONS = ("phones", "words", "speakers", "digits", "keywords", "coffee")
 Answer = dict[str, Any]
@@ -162,7 +174,7 @@ def _draw(answers: Sequence[Answer]) -> None:
     groups = _groups(answers)
     teacher = milliseconds(groups[0.0, "teacher", ""][0]["core"])
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for number, name in enumerate(METHODS):
+        for number, name in enumerate(DRAWN):
             of_sizes = [found for (_, method, _), found in groups.items() if method == name]
             _curve(
                 axes, name, number, [[a["core"] for a in found if metric in a["core"]] for found in of_sizes], metric
