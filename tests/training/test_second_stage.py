@@ -134,7 +134,9 @@ def test_the_maps_of_all_groups_learn(recipe, tmp_path: Path) -> None:
 
 
 def test_processes_compute_what_one_process_does(recipe, tmp_path: Path) -> None:
+    """What one of them finds out ahead of the first step (axes, scores) reaches all."""
     options = {"optimisation.steps": 3, "second_stage.steps": 3, "optimisation.eps": 1e-3}
+    options |= {"gates.principal_axes": True, "gates.warm_start": 1.0}
     process = launch(recipe(**options | {"run.folder": str(tmp_path / "two")}), folder=tmp_path, processes=2)
     run_prune(recipe(**options | {"run.folder": str(tmp_path / "one")}))
     finish(process)
