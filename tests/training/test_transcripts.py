@@ -68,10 +68,11 @@ def test_phones_in_folders(tmp_path: Path) -> None:
 
 
 def test_several_sources_with_the_same_names(tmp_path: Path) -> None:
+    """The name of its source stands in front of each."""
     sources = [manifest(tmp_path / language, [language], ".wrd") for language in ("ja", "no")]
     found = find_transcribed(sources, "characters", min_samples=100)
     assert found.texts == ["ja", "no"]
-    assert [utterance.name for utterance in found.corpus.utterances] == ["0.wav", "0.wav"]
+    assert [utterance.name for utterance in found.corpus.utterances] == ["train/0.wav", "train-2/0.wav"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
