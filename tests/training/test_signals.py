@@ -138,7 +138,7 @@ COMMANDS = {
         *[f"masking.{key}={value}" for key, value in MASKING.items()],
     ],
     "sweep": ["sweep", "demo", *ENDLESSLY, "--seeds", "0,1", "--jobs", "2"],
-    "one_shot": ["prune", "one_shot", *SPEECH, "repair.seconds=100000"],
+    "one_shot": ["prune", "one_shot", *SPEECH, "repair.seconds=100000", "distillation.teacher_layers=null"],
     "repair": ["repair", "TEACHER", "repair.seconds=100000"],
 }
 IN_THE_SUITE = {("parp", "SIGTERM"), ("pretrain", "SIGUSR1"), ("sweep", "SIGINT"), ("repair", "SIGHUP")}
