@@ -54,7 +54,7 @@ from .layout import Data, Inventory, take_inventory
 from .observer import Observer
 from .preparation import prepare
 from .protocol import Plan, Stage, StageOutput, StageOutputs, Steps, begin
-from .results import FILE_NAME, NAMES, RunResults, is_name, read_results, sha256, write_results
+from .results import FILE_NAME, NAMES, SHA256, RunResults, is_name, read_results, sha256, write_results
 from .runner_input import saved_checkpoints
 from .tasks import Task, select
 from .worker import Worker, Workers
@@ -238,7 +238,7 @@ def _collected(folder: Path) -> RunResults:
         macs=macs,
         profiler_macs=profiler_macs,
         tasks={name: result for part in finished.values() for name, result in part.tasks.items()},
-        provenance={key: str(identity[key]) for key in ("checkpoint_sha256", "data", "versions") if identity.get(key)},
+        provenance={key: str(identity[key]) for key in (SHA256, "data", "versions") if identity.get(key)},
     )
 
 
@@ -488,7 +488,7 @@ def claim(settings: Settings) -> None:
         "model": settings.model_name,
         "upstream": settings.upstream,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
-        "checkpoint_sha256": sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
+        SHA256: sha256(checkpoint) if checkpoint is not None and checkpoint.is_file() else None,
         "model_config": str(settings.model_config) if settings.model_config is not None else None,
         "data": str(settings.data.root.resolve()),
         "seed": settings.seed,
@@ -501,7 +501,7 @@ def claim(settings: Settings) -> None:
             write_guide(settings.folder, identity)
             return
     before = read_mapping(path)
-    for key in ("upstream", "checkpoint_sha256", "model_config", "data", "seed"):
+    for key in ("upstream", SHA256, "model_config", "data", "seed"):
         if before.get(key) != identity[key]:
             raise ConfigError(
                 f"{settings.folder} holds a run with {key} {shown(before.get(key))}, not {shown(identity[key])}; give "

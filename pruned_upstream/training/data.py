@@ -32,7 +32,7 @@ from .processes import Processes
 from .recipe import Data
 from .reports import named_noise
 
-STOPS = (signal.SIGINT, *ENDING, signal.SIGUSR2)
+STOPS = (signal.SIGINT, *ENDING, signal.SIGUSR2)  # what terminals, schedulers and launchers send
 
 
 @dataclass(frozen=True)

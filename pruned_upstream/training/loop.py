@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, DataError, PrunedUpstreamError
 from ..files import make_folder, remove_unfinished
-from ..machine import ENDING
 from ..parsing import MALFORMED, shown
-from .data import Batch, Batches
+from .data import STOPS, Batch, Batches
 from .fingerprints import lines_fingerprint
 from .guide import write_begun
 from .metrics_log import MetricsLog
@@ -41,7 +40,6 @@ from .state import STATE_FILE, check_same_inputs, check_same_run, load_state, sa
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, *ENDING)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of SLURM, ahead of the end
 EMPTY_BATCHES = 100  # so many in a row without a usable recording, or a whole epoch of them, end a run
 # the order in which a step computes its metrics: of those that are not finite the first is the cause
@@ -188,7 +186,7 @@ class Trainer:
             until: stop after so many steps instead, with the state saved; another `fit` goes on.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or another of `STOP_SIGNALS` came; the state is saved.
+            KeyboardInterrupt: Ctrl-C or another of `STOPS` came; the state is saved.
             DataError: no recording of many batches in a row could be read.
             PrunedUpstreamError: a metric is not finite, or the disk is full. The last complete state stays.
         """
@@ -473,7 +471,7 @@ class _StopRequest:
 def _stop_signals() -> Iterator[_StopRequest]:
     """Listen to what terminals (SIGINT, SIGHUP), schedulers (SIGTERM, SIGUSR1) and whoever else listens here send."""
     stop = _StopRequest()
-    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGUSR2)}
+    before = {number: signal.getsignal(number) for number in STOPS}
     if before[signal.SIGHUP] is signal.SIG_IGN:
         del before[signal.SIGHUP]  # nohup
     if not callable(before[signal.SIGUSR2]):
